@@ -1,0 +1,1 @@
+"""The coordinator: learns from outcomes, plans every slot, guards the budget."""

@@ -1,0 +1,241 @@
+"""The budget's books: windows, leases and the append-only ledger (rules C_1 to C_7).
+
+Pure state: every method changes memory and leaves the rows that it made in `take_changes()`, for
+the caller to commit in one transaction. Amounts are nano-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from coordinator.records import (
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    StoreEffect,
+    WindowRow,
+)
+from shared.errors import NotFoundError, invariant
+
+
+class BudgetAccount:
+    """Where every nano-dollar of the open windows is.
+
+    Notes
+    -----
+    Invariant I1, checked on every change: settled + unconfirmed + outstanding <= enforced budget.
+    Overruns, which a provider caused against its own price list, are booked in full (rule S_4) and
+    may exceed it; they raise an alarm.
+    """
+
+    def __init__(
+        self,
+        *,
+        windows: Iterable[WindowRow] = (),
+        leases: Iterable[LeaseRecord] = (),
+        ledger_id_max: int = 0,
+    ) -> None:
+        self._windows = {window.id: window for window in windows}
+        self._leases = {(lease.device_id, lease.number): lease for lease in leases}
+        self._ledger_id = ledger_id_max
+        self._rows: list[LedgerRow] = []
+        self._dirty_windows: dict[int, WindowRow] = {}
+        self._dirty_leases: dict[tuple[str, int], LeaseRecord] = {}
+
+    def window(self, window_id: int) -> WindowRow:
+        """A window with its running balances.
+
+        Raises
+        ------
+        NotFoundError
+            If it was never opened.
+        """
+        if window_id not in self._windows:
+            raise NotFoundError(f"there is no budget window {window_id}")
+        return self._windows[window_id]
+
+    def has_window(self, window_id: int) -> bool:
+        """Whether a window was opened."""
+        return window_id in self._windows
+
+    def lease(self, device_id: str, number: int) -> LeaseRecord | None:
+        """A lease, open or ended."""
+        return self._leases.get((device_id, number))
+
+    def open_leases(self, device_id: str = "") -> tuple[LeaseRecord, ...]:
+        """Leases that still count as outstanding, of one device or of all."""
+        return tuple(
+            lease
+            for lease in self._leases.values()
+            if lease.end is LeaseEnd.OPEN and device_id in ("", lease.device_id)
+        )
+
+    def open_window(
+        self, window_id: int, *, start_unix_ms: int, end_unix_ms: int, target_nanos: int
+    ) -> None:
+        """Begin a window with a fresh budget; nothing rolls over (rule C_4)."""
+        invariant(window_id not in self._windows, f"window {window_id} was opened twice")
+        self._put_window(
+            WindowRow(
+                id=window_id,
+                start_unix_ms=start_unix_ms,
+                end_unix_ms=end_unix_ms,
+                target_nanos=target_nanos,
+            )
+        )
+
+    def set_target(self, window_id: int, target_nanos: int) -> None:
+        """Change a window's budget; below what is committed it falls as leases return (C_3)."""
+        self._put_window(replace(self.window(window_id), target_nanos=target_nanos))
+
+    def grant(self, lease: LeaseRecord) -> None:
+        """Lend free money to a device."""
+        window = self.window(lease.window_id)
+        invariant(
+            0 < lease.amount_nanos <= window.free_nanos,
+            f"a lease of {lease.amount_nanos} nanos exceeds the free {window.free_nanos}",
+        )
+        invariant(
+            (lease.device_id, lease.number) not in self._leases,
+            f"lease {lease.number} of {lease.device_id} was granted twice",
+        )
+        self._put_lease(lease)
+        self._book(lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms)
+        self._check(lease.window_id)
+
+    def settle(self, device_id: str, number: int, *, cost: int, request_id: str, at: int) -> int:
+        """Book the cost of one attempt; returns the part that the lease did not cover.
+
+        On a lease that has ended, the cost turns its unconfirmed money into settled money first.
+        """
+        lease = self._known(device_id, number)
+        invariant(cost >= 0, f"a cost cannot be negative: {cost}")
+        if lease.end is LeaseEnd.OPEN:
+            covered = max(0, min(cost, lease.amount_nanos - lease.booked_nanos))
+            kind = LedgerKind.SETTLE
+        else:
+            covered = min(cost, lease.unconfirmed_nanos)
+            kind = LedgerKind.CONFIRM
+            lease = replace(lease, unconfirmed_nanos=lease.unconfirmed_nanos - covered)
+        self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + cost))
+        if covered:
+            self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
+        if cost > covered:
+            self._book(lease, LedgerKind.OVERRUN, cost - covered, unix_ms=at, request_id=request_id)
+        return cost - covered
+
+    def adjust(self, device_id: str, number: int, *, delta: int, request_id: str, at: int) -> None:
+        """Correct a settled cost after late usage (rule S_3).
+
+        On an open lease a lower cost gives the money back to the lease, not to the budget: only
+        the device's close does that (rule C_6).
+        """
+        lease = self._known(device_id, number)
+        delta = max(delta, -lease.booked_nanos)
+        if delta > 0:
+            self.settle(device_id, number, cost=delta, request_id=request_id, at=at)
+        elif delta < 0:
+            self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + delta))
+            overrun = max(0, lease.booked_nanos - lease.amount_nanos)
+            uncovered = -delta if lease.end is not LeaseEnd.OPEN else min(-delta, overrun)
+            if uncovered:
+                self._book(lease, LedgerKind.ADJUST, -uncovered, unix_ms=at, request_id=request_id)
+            if uncovered < -delta:
+                returned = delta + uncovered
+                self._book(lease, LedgerKind.UNSETTLE, returned, unix_ms=at, request_id=request_id)
+
+    def close(self, device_id: str, number: int, *, final: int, at: int, note: str) -> str:
+        """End a lease at its device's final figure (rules C_6, L_5); returns an alarm or "".
+
+        What the figure holds beyond the booked costs becomes unconfirmed; the rest of the lease
+        returns to the budget. The first close wins. A figure below the booked costs, or above the
+        lease, counts as the full lease.
+        """
+        lease = self._known(device_id, number)
+        if lease.end is not LeaseEnd.OPEN:
+            return ""
+        alarm = ""
+        covered = min(lease.booked_nanos, lease.amount_nanos)
+        overrun = lease.booked_nanos - covered
+        if not lease.booked_nanos <= final <= lease.amount_nanos + overrun:
+            alarm = (
+                f"lease {number} of {device_id} was closed at {final} nanos, with "
+                f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
+            )
+            final = lease.amount_nanos + overrun
+        unconfirmed = final - lease.booked_nanos
+        released = lease.amount_nanos - covered - unconfirmed
+        self._put_lease(replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
+        if unconfirmed:
+            self._book(lease, LedgerKind.UNCONFIRMED, unconfirmed, unix_ms=at, note=note)
+        if released:
+            self._book(lease, LedgerKind.RELEASE, released, unix_ms=at, note=note)
+        self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=alarm or note)
+        return alarm
+
+    def close_in_full(self, device_id: str, *, at: int, note: str) -> None:
+        """Book every open lease of a device as spent but unconfirmed (rule D_2)."""
+        for lease in self.open_leases(device_id):
+            overrun = max(0, lease.booked_nanos - lease.amount_nanos)
+            full = lease.amount_nanos + overrun
+            self.close(device_id, lease.number, final=full, at=at, note=note)
+
+    def take_changes(self) -> list[StoreEffect]:
+        """Every row made or changed since the last call, once."""
+        changes: list[StoreEffect] = [
+            *self._dirty_windows.values(),
+            *self._dirty_leases.values(),
+            *self._rows,
+        ]
+        self._dirty_windows, self._dirty_leases, self._rows = {}, {}, []
+        return changes
+
+    def _known(self, device_id: str, number: int) -> LeaseRecord:
+        lease = self.lease(device_id, number)
+        if lease is None:
+            raise NotFoundError(f"the books do not know lease {number} of device {device_id}")
+        return lease
+
+    def _book(
+        self,
+        lease: LeaseRecord,
+        kind: LedgerKind,
+        amount: int,
+        *,
+        unix_ms: int,
+        request_id: str = "",
+        note: str = "",
+    ) -> None:
+        self._ledger_id += 1
+        row = LedgerRow(
+            id=self._ledger_id,
+            at_unix_ms=unix_ms,
+            window_id=lease.window_id,
+            kind=kind,
+            device_id=lease.device_id,
+            lease_number=lease.number,
+            amount_nanos=amount,
+            request_id=request_id,
+            note=note,
+        )
+        self._rows.append(row)
+        self._put_window(row.applied_to(self.window(lease.window_id)))
+
+    def _put_window(self, window: WindowRow) -> None:
+        self._windows[window.id] = window
+        self._dirty_windows[window.id] = window
+
+    def _put_lease(self, lease: LeaseRecord) -> None:
+        key = (lease.device_id, lease.number)
+        self._leases[key] = lease
+        self._dirty_leases[key] = lease
+
+    def _check(self, window_id: int) -> None:
+        window = self.window(window_id)
+        invariant(
+            window.committed_nanos <= window.enforced_nanos
+            and min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
+            f"I1 broken in window {window_id}: {window}",
+        )

@@ -1,0 +1,1 @@
+"""The coordinator's I/O: the SQL store, the gRPC servicers, metrics."""

@@ -1,0 +1,294 @@
+"""The operators' gRPC service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from coordinator.adapters import admin_views
+from coordinator.adapters.grpc_errors import translated
+from coordinator.engine import CoordinatorEngine
+from coordinator.service import CoordinatorService, bearer
+from coordinator.sessions import Reaction
+from shared import wire
+from shared.clock import Clock
+from shared.errors import ConfigError, NotFoundError
+from shared.pb.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
+
+Context = grpc.aio.ServicerContext[Any, Any]
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 10_000
+JOIN_TOKEN_VALID_S: Final = 3_600
+
+
+class AdminServicer(admin_pb2_grpc.AdminServicer):
+    """Every call needs an admin token."""
+
+    # The methods' names are gRPC's.
+    # ruff: noqa: N802
+
+    def __init__(self, service: CoordinatorService, *, clock: Clock) -> None:
+        self._service = service
+        self._clock = clock
+
+    def _admit(self, context: Context) -> str:
+        """The operator's name, for the audit."""
+        token = bearer(context.invocation_metadata())
+        return self._service.authenticate_admin(token).name
+
+    async def GetVersion(
+        self, request: admin_pb2.GetVersionRequest, context: Context
+    ) -> admin_pb2.VersionReply:
+        """The coordinator's versions."""
+        async with translated(context):
+            self._admit(context)
+        return admin_pb2.VersionReply(
+            software_version=SOFTWARE_VERSION, protocol=wire.version_to_pb(PROTOCOL_VERSION)
+        )
+
+    async def GetStatus(
+        self, request: admin_pb2.GetStatusRequest, context: Context
+    ) -> admin_pb2.FleetStatus:
+        """The fleet at a glance."""
+        async with translated(context):
+            self._admit(context)
+            return admin_views.status(self._service.engine, now_unix_ms=self._clock.unix_ms())
+
+    async def ApplyConfig(
+        self, request: admin_pb2.ApplyConfigRequest, context: Context
+    ) -> admin_pb2.ApplyConfigReply:
+        """Take a fleet configuration, or tell what it would change."""
+        async with translated(context):
+            name = self._admit(context)
+            version, changes = await self._service.apply_config(
+                request.toml, actor=_actor(name, said=request.actor), dry_run=request.dry_run
+            )
+            return admin_pb2.ApplyConfigReply(
+                version=version,
+                changes=[
+                    admin_pb2.ConfigChange(key=c.key, before=c.before, after=c.after)
+                    for c in changes
+                ],
+            )
+
+    async def ListDevices(
+        self, request: admin_pb2.ListDevicesRequest, context: Context
+    ) -> admin_pb2.ListDevicesReply:
+        """Every known device."""
+        async with translated(context):
+            self._admit(context)
+            devices = self._service.engine.registry.devices
+            return admin_pb2.ListDevicesReply(
+                devices=[admin_views.device(self._service, device) for device in devices]
+            )
+
+    async def GetDevice(
+        self, request: admin_pb2.GetDeviceRequest, context: Context
+    ) -> admin_pb2.Device:
+        """One device, by id or name."""
+        async with translated(context):
+            self._admit(context)
+            return self._device(request.device)
+
+    async def RevokeDevice(
+        self, request: admin_pb2.RevokeDeviceRequest, context: Context
+    ) -> admin_pb2.Device:
+        """Shut a device out for good."""
+        async with translated(context):
+            name = self._admit(context)
+            return await self._stand(
+                request.device, CoordinatorEngine.revoke, actor=_actor(name, said=request.actor)
+            )
+
+    async def ReadmitDevice(
+        self, request: admin_pb2.ReadmitDeviceRequest, context: Context
+    ) -> admin_pb2.Device:
+        """Let a quarantined device spend again."""
+        async with translated(context):
+            name = self._admit(context)
+            return await self._stand(
+                request.device, CoordinatorEngine.readmit, actor=_actor(name, said=request.actor)
+            )
+
+    async def ListArms(
+        self, request: admin_pb2.ListArmsRequest, context: Context
+    ) -> admin_pb2.ListArmsReply:
+        """Arms with their estimates per context."""
+        async with translated(context):
+            self._admit(context)
+            return admin_pb2.ListArmsReply(arms=self._arms(request.arm))
+
+    async def SetArmEnabled(
+        self, request: admin_pb2.SetArmEnabledRequest, context: Context
+    ) -> admin_pb2.ArmSummary:
+        """Open or close an arm on every device."""
+        async with translated(context):
+            actor = _actor(self._admit(context), said=request.actor)
+            await self._service.command(
+                lambda engine, now: engine.set_arm_enabled(
+                    request.arm,
+                    request.enabled,
+                    actor=actor,
+                    unix_ms=now,
+                )
+            )
+            return self._arms(request.arm)[0]
+
+    async def GetBudget(
+        self, request: admin_pb2.GetBudgetRequest, context: Context
+    ) -> admin_pb2.Budget:
+        """Where the window's money is."""
+        async with translated(context):
+            self._admit(context)
+            return admin_views.budget(self._service.engine)
+
+    async def SetBudget(
+        self, request: admin_pb2.SetBudgetRequest, context: Context
+    ) -> admin_pb2.Budget:
+        """Change the budget of this window and the following ones."""
+        async with translated(context):
+            name = self._admit(context)
+            await self._service.command(
+                lambda engine, now: engine.set_budget(
+                    request.amount_nanos, actor=_actor(name, said=request.actor), unix_ms=now
+                )
+            )
+            return admin_views.budget(self._service.engine)
+
+    async def PauseSpend(
+        self, request: admin_pb2.PauseSpendRequest, context: Context
+    ) -> admin_pb2.SpendState:
+        """Stop every paid call."""
+        return await self._set_paused(True, actor=request.actor, context=context)
+
+    async def ResumeSpend(
+        self, request: admin_pb2.ResumeSpendRequest, context: Context
+    ) -> admin_pb2.SpendState:
+        """Allow paid calls again."""
+        return await self._set_paused(False, actor=request.actor, context=context)
+
+    async def ListLedger(
+        self, request: admin_pb2.ListLedgerRequest, context: Context
+    ) -> admin_pb2.ListLedgerReply:
+        """Ledger rows, rising by id."""
+        async with translated(context):
+            self._admit(context)
+            device_id = self._device_id(request.device)
+            rows = await self._service.ledger(
+                after_id=request.after_id, limit=_limit(request.limit), device_id=device_id
+            )
+            return admin_pb2.ListLedgerReply(rows=[admin_views.ledger_row(row) for row in rows])
+
+    async def GetTable(
+        self, request: admin_pb2.GetTableRequest, context: Context
+    ) -> types_pb2.SelectionTable:
+        """The table that a device decides by."""
+        async with translated(context):
+            self._admit(context)
+            engine = self._service.engine
+            return wire.table_to_pb(engine.table_for(engine.registry.find(request.device)))
+
+    async def GetForecast(
+        self, request: admin_pb2.GetForecastRequest, context: Context
+    ) -> admin_pb2.ForecastReply:
+        """Demand so far and to come, per context."""
+        async with translated(context):
+            self._admit(context)
+            return admin_views.forecast(self._service.engine)
+
+    async def ListDecisions(
+        self, request: admin_pb2.ListDecisionsRequest, context: Context
+    ) -> admin_pb2.ListDecisionsReply:
+        """Booked decisions, newest first."""
+        async with translated(context):
+            self._admit(context)
+            decisions = await self._service.decisions(
+                limit=_limit(request.limit),
+                device_id=self._device_id(request.device),
+                request_id=request.request_id,
+            )
+            return admin_pb2.ListDecisionsReply(
+                decisions=[admin_views.decision(decision) for decision in decisions]
+            )
+
+    async def CreateToken(
+        self, request: admin_pb2.CreateTokenRequest, context: Context
+    ) -> admin_pb2.CreateTokenReply:
+        """A token for a device or an operator; shown this once."""
+        async with translated(context):
+            name = self._admit(context)
+            actor = _actor(name, said=request.actor)
+            if request.kind == admin_pb2.TOKEN_KIND_JOIN:
+                token, expires = await self._service.create_join_token(
+                    device_class=self._known_class(request.device_class),
+                    valid_for_s=request.valid_for_s or JOIN_TOKEN_VALID_S,
+                    actor=actor,
+                )
+            elif request.kind == admin_pb2.TOKEN_KIND_ADMIN:
+                token, expires = await self._service.create_admin_token(
+                    name=request.name or "operator", valid_for_s=request.valid_for_s, actor=actor
+                )
+            else:
+                raise ConfigError(
+                    "kind", f"a token is for joining or for operators: {request.kind}"
+                )
+            return admin_pb2.CreateTokenReply(token=token, expires_unix_ms=expires)
+
+    async def _set_paused(
+        self, paused: bool, *, actor: str, context: Context
+    ) -> admin_pb2.SpendState:
+        async with translated(context):
+            name = self._admit(context)
+            await self._service.command(
+                lambda engine, now: engine.set_spend_paused(
+                    paused, actor=_actor(name, said=actor), unix_ms=now
+                )
+            )
+            engine = self._service.engine
+            known, told = len(engine.registry.devices), len(engine.sessions)
+            return admin_pb2.SpendState(
+                paused=paused, devices_told=told, devices_unreached=max(0, known - told)
+            )
+
+    async def _stand(
+        self, name_or_id: str, change: Callable[..., Reaction], *, actor: str
+    ) -> admin_pb2.Device:
+        """Change a device's standing and make it connect anew."""
+        device = self._service.engine.registry.find(name_or_id)
+        await self._service.command(
+            lambda engine, now: change(engine, device.id, actor=actor, unix_ms=now)
+        )
+        await self._service.end_session(device.id)
+        return self._device(device.id)
+
+    def _arms(self, arm: str) -> list[admin_pb2.ArmSummary]:
+        arms = admin_views.arms(self._service.engine, only=arm)
+        if arm and not arms:
+            raise NotFoundError(f"no arm {arm!r}; `tidectl arm list` shows all")
+        return arms
+
+    def _device(self, name_or_id: str) -> admin_pb2.Device:
+        device = self._service.engine.registry.find(name_or_id)
+        return admin_views.device(self._service, device)
+
+    def _device_id(self, name_or_id: str) -> str:
+        return self._service.engine.registry.find(name_or_id).id if name_or_id else ""
+
+    def _known_class(self, device_class: str) -> str:
+        config = self._service.engine.config
+        if device_class and config is not None and device_class not in config.device_classes:
+            known = ", ".join(sorted(config.device_classes))
+            raise NotFoundError(f"no device class {device_class!r}; there are {known}")
+        return device_class
+
+
+def _actor(name: str, *, said: str) -> str:
+    """Who goes into the audit: the token's owner first, then what the caller says of itself."""
+    return f"{name} ({said})" if said and said != name else name
+
+
+def _limit(asked: int) -> int:
+    return min(asked or LIMIT_DEFAULT, LIMIT_MAX)

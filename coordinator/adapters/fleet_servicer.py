@@ -1,0 +1,207 @@
+"""The fleet's gRPC service: joins, and one stream per device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from coordinator.adapters.grpc_errors import translated
+from coordinator.messages import (
+    Acked,
+    ConfigSent,
+    HeartbeatAnswered,
+    HelloReceived,
+    LeaseRecalled,
+    LeaseRefused,
+    LeaseSent,
+    Message,
+    QuarantineCommanded,
+    SpendCommanded,
+    TableSent,
+    Welcomed,
+)
+from coordinator.service import CoordinatorService, Outbox, bearer
+from shared import wire
+from shared.clock import Clock
+from shared.decision.lease import LeaseGranted
+from shared.errors import LimitError, ProtocolError, ProtocolVersionError
+from shared.limits import BATCH_RECORDS_MAX, NAME_CHARS_MAX
+from shared.pb.v1 import fleet_pb2, fleet_pb2_grpc
+from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION, ProtocolVersion
+
+log = structlog.get_logger(__name__)
+HELLO_TIMEOUT_S: Final = 10.0
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class FleetServicer(fleet_pb2_grpc.FleetServicer):
+    """Puts the engine's messages on the wire and the devices' messages before the service."""
+
+    def __init__(
+        self,
+        service: CoordinatorService,
+        *,
+        clock: Clock,
+        protocol: ProtocolVersion = PROTOCOL_VERSION,
+    ) -> None:
+        self._service = service
+        self._clock = clock
+        self._protocol = protocol
+
+    async def Join(  # noqa: N802 - the name is gRPC's
+        self, request: fleet_pb2.JoinRequest, context: Context
+    ) -> fleet_pb2.JoinReply:
+        """Exchange a join token for a credential."""
+        async with translated(context):
+            self._check_version(request.protocol)
+            if not 0 < len(request.device_name) <= NAME_CHARS_MAX:
+                raise LimitError(f"a device's name has 1 to {NAME_CHARS_MAX} characters")
+            device_id, credential = await self._service.join(
+                token=request.join_token,
+                name=request.device_name,
+                device_class=request.device_class,
+            )
+        return fleet_pb2.JoinReply(device_id=device_id, credential=credential)
+
+    async def Connect(  # noqa: N802 - the name is gRPC's
+        self, request_iterator: AsyncIterator[fleet_pb2.DeviceMessage], context: Context
+    ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
+        """One device's session."""
+        async with translated(context):
+            device = self._service.authenticate(bearer(context.invocation_metadata()))
+            hello = await self._hello(request_iterator)
+            outbox = await self._service.connect(device, hello)
+            log.info("session_begun", device_id=device.id, name=device.name)
+            reading = asyncio.create_task(self._read(device.id, request_iterator))
+            reading.add_done_callback(lambda _: outbox.close())
+            try:
+                async for message in self._outgoing(outbox):
+                    yield message
+                if reading.done() and not reading.cancelled():
+                    reading.result()
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+                await self._service.disconnect(device.id, outbox, incarnation=hello.incarnation)
+                log.info("session_ended", device_id=device.id, name=device.name)
+
+    async def _outgoing(self, outbox: Outbox) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
+        while (message := await outbox.get()) is not None:
+            yield self._to_pb(message)
+
+    async def _hello(self, messages: AsyncIterator[fleet_pb2.DeviceMessage]) -> HelloReceived:
+        first = await asyncio.wait_for(anext(aiter(messages), None), HELLO_TIMEOUT_S)
+        if first is None or first.WhichOneof("body") != "hello":
+            raise ProtocolError("the first message of a session must be a hello")
+        hello = first.hello
+        self._check_version(hello.protocol)
+        return HelloReceived(
+            incarnation=hello.incarnation,
+            resume_token=hello.resume_token,
+            acked_sequence=hello.acked_sequence,
+            last_sequence=hello.last_sequence,
+            lease_number_max=hello.lease_number_max,
+            leases=tuple(wire.lease_status_from_pb(lease) for lease in hello.leases),
+            local_arms=tuple(hello.local_arms),
+            table_version=hello.table_version,
+            config_version=hello.config_version,
+            software_version=hello.software_version,
+        )
+
+    def _check_version(self, theirs: Any) -> None:
+        version = wire.version_from_pb(theirs)
+        if not self._protocol.works_with(version):
+            raise ProtocolVersionError(ours=self._protocol, theirs=version)
+
+    async def _read(self, device_id: str, messages: AsyncIterator[fleet_pb2.DeviceMessage]) -> None:
+        async for message in messages:
+            await self._take(device_id, message)
+
+    async def _take(self, device_id: str, message: fleet_pb2.DeviceMessage) -> None:
+        match message.WhichOneof("body"):
+            case "batch":
+                records = message.batch.records
+                if len(records) > BATCH_RECORDS_MAX:
+                    raise LimitError(
+                        f"a batch has at most {BATCH_RECORDS_MAX} records, not {len(records)}"
+                    )
+                await self._service.batch(device_id, [wire.record_from_pb(r) for r in records])
+            case "heartbeat":
+                beat = message.heartbeat
+                self._service.heartbeat(
+                    device_id,
+                    state=wire.device_state_from_pb(beat.state),
+                    leases=tuple(wire.lease_status_from_pb(lease) for lease in beat.leases),
+                    spooled_records=beat.spooled_records,
+                    table_version=beat.table_version,
+                )
+            case "lease_request":
+                request = message.lease_request
+                await self._service.lease_requested(
+                    device_id,
+                    available_nanos=request.available_nanos,
+                    worst_case_nanos=request.worst_case_nanos,
+                )
+            case "resume_token_synced":
+                token = message.resume_token_synced.resume_token
+                await self._service.token_synced(device_id, token)
+            case "hello":
+                raise ProtocolError("a session has one hello only")
+            case other:
+                log.info("message_ignored", body=other or "unknown to this version")
+
+    def _to_pb(self, message: Message) -> fleet_pb2.CoordinatorMessage:
+        reply = fleet_pb2.CoordinatorMessage()
+        match message:
+            case Welcomed():
+                reply.welcome.CopyFrom(self._welcome(message))
+            case Acked(sequence):
+                reply.ack.sequence = sequence
+            case ConfigSent(config):
+                reply.config.CopyFrom(wire.config_to_pb(config))
+            case TableSent(table):
+                reply.table.CopyFrom(wire.table_to_pb(table))
+            case LeaseSent():
+                granted = LeaseGranted(
+                    number=message.lease_number,
+                    window_id=message.window_id,
+                    amount_nanos=message.amount_nanos,
+                    duration_ms=message.duration_ms,
+                    price_version=message.price_version,
+                )
+                grant = wire.grant_to_pb(granted, incarnation=message.incarnation)
+                reply.grant.CopyFrom(grant)
+            case LeaseRefused(budget, reason, retry_after_ms):
+                reply.refusal.budget = budget
+                reply.refusal.reason = reason
+                reply.refusal.retry_after_ms = retry_after_ms
+            case LeaseRecalled(lease_number, reason):
+                reply.recall.lease_number = lease_number
+                reply.recall.reason = reason
+            case SpendCommanded(paused):
+                if paused:
+                    reply.command.pause_spend.SetInParent()
+                else:
+                    reply.command.resume_spend.SetInParent()
+            case HeartbeatAnswered(paused):
+                reply.heartbeat_reply.spend_paused = paused
+                reply.heartbeat_reply.now_unix_ms = self._clock.unix_ms()
+            case QuarantineCommanded(reason):
+                reply.command.quarantine.reason = reason
+        return reply
+
+    def _welcome(self, welcomed: Welcomed) -> fleet_pb2.Welcome:
+        return fleet_pb2.Welcome(
+            protocol=wire.version_to_pb(self._protocol),
+            software_version=SOFTWARE_VERSION,
+            resume_token=welcomed.resume_token,
+            acked_sequence=welcomed.acked_sequence,
+            heartbeat_ms=welcomed.heartbeat_ms,
+            spend_paused=welcomed.spend_paused,
+            now_unix_ms=self._clock.unix_ms(),
+            quarantined=welcomed.quarantined,
+        )

@@ -1,0 +1,191 @@
+"""Reading the store: what the engine starts from, the ledger's sums, the latest decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, RowMapping, Table, func, or_, select
+
+from coordinator.adapters import sql_rows as rows
+from coordinator.adapters import sql_schema as schema
+from coordinator.ports import DecisionRecord
+from coordinator.records import (
+    MOVES,
+    AdminTokenRow,
+    BookedCounts,
+    BookedFeedback,
+    BookedOutcome,
+    ConfigRow,
+    JoinTokenRow,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    SettingKey,
+    Snapshot,
+    StoreSnapshot,
+    WindowRow,
+)
+from shared.errors import NotFoundError
+from shared.wire import decode_table
+
+
+def maxima(connection: Connection) -> tuple[int, int]:
+    """The last ledger id, and the last position over outcomes, grades and counts."""
+    ledger_id = connection.scalar(select(func.max(schema.LEDGER.c.id))) or 0
+    learned = (schema.OUTCOME, schema.GRADE, schema.COUNTS)
+    positions = (connection.scalar(select(func.max(table.c.position))) for table in learned)
+    return ledger_id, max(position or 0 for position in positions)
+
+
+def load_all(connection: Connection) -> StoreSnapshot:
+    """Everything that the engine needs to go on."""
+    ledger_id_max, position_max = maxima(connection)
+    snapshot = _snapshot(connection)
+    windows, leases = _windows(connection)
+    devices = _all(connection, schema.DEVICE)
+    join_tokens = _all(connection, schema.JOIN_TOKEN)
+    admin_tokens = _all(connection, schema.ADMIN_TOKEN)
+    return StoreSnapshot(
+        config=_config(connection),
+        devices=tuple(rows.device_row(row) for row in devices),
+        join_tokens=tuple(JoinTokenRow(**row) for row in join_tokens),
+        admin_tokens=tuple(AdminTokenRow(**row) for row in admin_tokens),
+        windows=windows,
+        leases=leases,
+        settings=_settings(connection),
+        snapshot=snapshot,
+        learned_since=_learned(connection, after=snapshot.position if snapshot else 0),
+        tables=tuple(decode_table(row["record"]) for row in _all(connection, schema.TABLE)),
+        ledger_id_max=ledger_id_max,
+        position_max=position_max,
+    )
+
+
+def _all(connection: Connection, table: Table) -> Sequence[RowMapping]:
+    query = select(table).order_by(*table.primary_key)
+    return connection.execute(query).mappings().all()
+
+
+def _config(connection: Connection) -> ConfigRow | None:
+    newest = select(schema.CONFIG).order_by(schema.CONFIG.c.version.desc()).limit(1)
+    row = connection.execute(newest).mappings().one_or_none()
+    return ConfigRow(**row) if row is not None else None
+
+
+def _settings(connection: Connection) -> dict[SettingKey, str]:
+    """Known facts; one that only a newer program knows stays in the database for it."""
+    names = {key.value: key for key in SettingKey}
+    found = _all(connection, schema.SETTING)
+    return {names[row["key"]]: row["value"] for row in found if row["key"] in names}
+
+
+def _snapshot(connection: Connection) -> Snapshot | None:
+    row = connection.execute(select(schema.SNAPSHOT)).mappings().one_or_none()
+    if row is None:
+        return None
+    return Snapshot(**{name: value for name, value in row.items() if name != "id"})
+
+
+def _windows(
+    connection: Connection,
+) -> tuple[tuple[WindowRow, ...], tuple[LeaseRecord, ...]]:
+    """The windows with open leases and the latest one, with all of their leases."""
+    window, lease = schema.WINDOW, schema.LEASE
+    is_open = lease.c.ended == LeaseEnd.OPEN.value
+    latest = select(func.max(window.c.id)).scalar_subquery()
+    wanted = or_(window.c.id.in_(select(lease.c.window_id).where(is_open)), window.c.id == latest)
+    windows = connection.execute(select(window).where(wanted).order_by(window.c.id)).mappings()
+    found = tuple(WindowRow(**row) for row in windows)
+    leases = connection.execute(
+        select(lease)
+        .where(or_(is_open, lease.c.window_id.in_(select(window.c.id).where(wanted))))
+        .order_by(lease.c.device_id, lease.c.number)
+    ).mappings()
+    return found, tuple(rows.lease_record(row) for row in leases)
+
+
+def _learned(
+    connection: Connection, *, after: int
+) -> tuple[BookedOutcome | BookedFeedback | BookedCounts, ...]:
+    """Outcomes, grades and counts above a position, in its order."""
+
+    def above(table: Table) -> Sequence[RowMapping]:
+        return connection.execute(select(table).where(table.c.position > after)).mappings().all()
+
+    booked: list[BookedOutcome | BookedFeedback | BookedCounts] = []
+    booked.extend(rows.booked_outcome(row) for row in above(schema.OUTCOME))
+    booked.extend(rows.booked_feedback(row) for row in above(schema.GRADE))
+    booked.extend(BookedCounts(**row) for row in above(schema.COUNTS))
+    return tuple(sorted(booked, key=lambda row: row.position))
+
+
+def load_ledger(
+    connection: Connection, *, after_id: int, limit: int, device_id: str
+) -> Sequence[LedgerRow]:
+    """Ledger rows with an id above `after_id`, rising."""
+    table = schema.LEDGER
+    query = select(table).where(table.c.id > after_id).order_by(table.c.id).limit(limit)
+    if device_id:
+        query = query.where(table.c.device_id == device_id)
+    return [rows.ledger_row(row) for row in connection.execute(query).mappings()]
+
+
+def load_decisions(
+    connection: Connection, *, limit: int, device_id: str, request_id: str
+) -> Sequence[DecisionRecord]:
+    """The latest outcomes with their grades, newest first."""
+    outcome, grade = schema.OUTCOME, schema.GRADE
+    same_device = grade.c.device_id == outcome.c.device_id
+    same_request = grade.c.request_id == outcome.c.request_id
+    query = (
+        select(outcome, *(column.label(f"grade_{column.name}") for column in grade.c))
+        .select_from(outcome.outerjoin(grade, same_device & same_request))
+        .order_by(outcome.c.position.desc())
+        .limit(limit)
+    )
+    if device_id:
+        query = query.where(outcome.c.device_id == device_id)
+    if request_id:
+        query = query.where(outcome.c.request_id == request_id)
+    found = connection.execute(query).mappings()
+    return [DecisionRecord(outcome=rows.booked_outcome(row), feedback=_grade(row)) for row in found]
+
+
+def _grade(row: RowMapping) -> BookedFeedback | None:
+    if row["grade_position"] is None:
+        return None
+    names = [column.name for column in schema.GRADE.c]
+    return rows.booked_feedback({name: row[f"grade_{name}"] for name in names})
+
+
+def add_up(connection: Connection, *, window_id: int) -> WindowRow:
+    """A window with its balances added up from the ledger rows.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such window.
+    """
+    window, ledger = schema.WINDOW, schema.LEDGER
+    query = select(window).where(window.c.id == window_id)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no window {window_id} in the books")
+    sums = (
+        select(ledger.c.kind, func.sum(ledger.c.amount_nanos))
+        .where(ledger.c.window_id == window_id)
+        .group_by(ledger.c.kind)
+    )
+    balances = [0, 0, 0]
+    for kind, total in connection.execute(sums):
+        for index, factor in enumerate(MOVES[LedgerKind(kind)]):
+            balances[index] += factor * int(total)
+    settled, unconfirmed, outstanding = balances
+    return replace(
+        WindowRow(**row),
+        settled_nanos=settled,
+        unconfirmed_nanos=unconfirmed,
+        outstanding_nanos=outstanding,
+    )

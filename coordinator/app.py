@@ -1,0 +1,172 @@
+"""`tidegate-coordinator`: puts the coordinator together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from prometheus_client import CollectorRegistry
+
+from coordinator import config as coordinator_config
+from coordinator.adapters.grpc_server import start_grpc
+from coordinator.adapters.metrics import EngineCollector
+from coordinator.adapters.sql_store import SqlStore
+from coordinator.adapters.web import build_web
+from coordinator.config import CoordinatorConfig
+from coordinator.records import AdminTokenRow
+from coordinator.registry import digest
+from coordinator.service import CoordinatorService
+from shared import logs
+from shared.clock import SystemClock, SystemIds
+from shared.errors import TidegateError
+from shared.http_server import serve
+from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
+
+log = structlog.get_logger(__name__)
+cli = typer.Typer(
+    name="tidegate-coordinator",
+    help="Plan for a fleet of devices: who answers what, within a hard budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+token_cli = typer.Typer(no_args_is_help=True, help="Tokens for operators.")
+cli.add_typer(token_cli, name="token")
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file; see `tidegate-coordinator example`."),
+]
+
+
+@cli.command("serve")
+def serve_command(
+    config: ConfigFile = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the configuration can be used.")
+    ] = False,
+) -> None:
+    """Run the coordinator until it is told to stop (Ctrl-C or SIGTERM)."""
+    settings = coordinator_config.load(config)
+    if check:
+        problems = coordinator_config.check(settings)
+        for problem in problems:
+            typer.echo(f"{problem.key}: {problem.problem}", err=True)
+        typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
+        raise typer.Exit(1 if problems else 0)
+    logs.configure(format_=settings.log.format, level=settings.log.level)
+    asyncio.run(run_coordinator(settings))
+
+
+@token_cli.command("create")
+def create_token(
+    config: ConfigFile = None,
+    name: Annotated[str, typer.Option(help="Whose token it is; shown in the audit.")] = "operator",
+    valid_for_days: Annotated[int, typer.Option(min=0, help="0: until it is revoked.")] = 0,
+) -> None:
+    """Print a new admin token, on the coordinator's own machine, while it is not running.
+
+    This is how the first operator gets in; later tokens come from `tidectl token create`.
+    """
+    settings = coordinator_config.load(config)
+    store = _store(settings)
+    clock, token = SystemClock(), SystemIds().new_secret("tda")
+    now = clock.unix_ms()
+    expires = now + round(timedelta(days=valid_for_days).total_seconds()) * 1000
+    try:
+        store.open()
+        store.commit([AdminTokenRow(digest(token), name, now, expires if valid_for_days else 0)])
+    finally:
+        store.close()
+    typer.echo(token)
+
+
+@cli.command()
+def example() -> None:
+    """Print a commented configuration file."""
+    typer.echo((Path(__file__).parent / "config.example.toml").read_text(encoding="utf-8"))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file."""
+    typer.echo(json.dumps(coordinator_config.config_schema(), indent=2))
+
+
+@cli.command()
+def version() -> None:
+    """Print the versions of the software and of the protocol."""
+    typer.echo(f"tidegate-coordinator {SOFTWARE_VERSION} (protocol {PROTOCOL_VERSION})")
+
+
+async def run_coordinator(settings: CoordinatorConfig) -> None:
+    """Run a coordinator until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    clock, grace_s = SystemClock(), settings.drain.total_seconds()
+    tls = settings.tls
+    async with AsyncExitStack() as stack:
+        store = _store(settings)
+        stack.callback(store.close)
+        await asyncio.to_thread(store.open)
+        service = CoordinatorService(store, clock=clock, ids=SystemIds())
+        await service.start()
+        stack.push_async_callback(service.stop)
+        grpc_server = await start_grpc(
+            service,
+            clock=clock,
+            host=settings.listen.host,
+            port=settings.listen.port,
+            keepalive_ms=round(settings.keepalive.interval.total_seconds() * 1000),
+            keepalive_timeout_ms=round(settings.keepalive.timeout.total_seconds() * 1000),
+            cert_file=Path(tls.cert_file) if tls.enabled else None,
+            key_file=Path(tls.key_file) if tls.enabled else None,
+        )
+        stack.push_async_callback(grpc_server.stop, grace_s=0.5)
+        registry = CollectorRegistry()
+        registry.register(EngineCollector(lambda: service.engine))
+        web = await stack.enter_async_context(
+            serve(
+                build_web(registry),
+                host=settings.web_listen.host,
+                port=settings.web_listen.port,
+                grace_s=grace_s,
+                cert_file=Path(tls.cert_file) if tls.enabled else None,
+                key_file=Path(tls.key_file) if tls.enabled else None,
+            )
+        )
+        log.info("coordinator_ready", listen=f"{settings.listen.host}:{grpc_server.port}")
+        parts = (stop.wait(), service.wait_failed(), web.wait_ended())
+        waiting = {asyncio.ensure_future(part) for part in parts}
+        done, still = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        log.info("coordinator_stopping")
+        for task in still:
+            task.cancel()
+        for task in done:
+            task.result()
+
+
+def _store(settings: CoordinatorConfig) -> SqlStore:
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return SqlStore(settings.resolved_database_url(), epoch_file=settings.state_dir / "epoch")
+
+
+def main() -> None:
+    """The console script: errors that were foreseen become one line and exit code 1."""
+    try:
+        cli()
+    except TidegateError as error:
+        typer.echo(f"tidegate-coordinator: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

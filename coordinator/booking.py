@@ -1,0 +1,254 @@
+"""What a batch of a device's records does to the books, exactly once and in order (rule O_1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from coordinator.account import BudgetAccount
+from coordinator.fleet_config import WindowConfig
+from coordinator.messages import Acked
+from coordinator.planner import Planner
+from coordinator.records import (
+    BookedCounts,
+    BookedFeedback,
+    BookedOutcome,
+    DeviceRow,
+    LeaseEnd,
+    StoreEffect,
+)
+from shared.decision.reward import reward_from_ppm
+from shared.decision.types import (
+    CostAdjustment,
+    Feedback,
+    LeaseClose,
+    Outcome,
+    SettleKind,
+    SpoolRecord,
+    SpoolSummary,
+)
+from shared.errors import ProtocolError
+
+Learned = BookedOutcome | BookedFeedback | BookedCounts
+
+
+@dataclass
+class Booked:
+    """What a batch came to."""
+
+    device: DeviceRow
+    effects: list[StoreEffect] = field(default_factory=list)
+    alarms: dict[str, str] = field(default_factory=dict)
+    overrun_arms: set[str] = field(default_factory=set)
+
+    @property
+    def ack(self) -> Acked:
+        """The device's new mark."""
+        return Acked(self.device.acked_sequence)
+
+
+class Booking:
+    """Gives every learned record its position and books it.
+
+    Parameters
+    ----------
+    position : int
+        The last position that the store holds.
+    """
+
+    def __init__(self, *, position: int) -> None:
+        self.position = position
+
+    def learn_again(self, learned: Iterable[Learned], *, planner: Planner) -> None:
+        """Learn what was booked after the last snapshot, in the same order as before."""
+        for record in learned:
+            _learn(record, planner=planner)
+
+    def book(
+        self,
+        device: DeviceRow,
+        records: Iterable[SpoolRecord],
+        *,
+        account: BudgetAccount,
+        planner: Planner | None,
+        window: WindowConfig | None,
+        unix_ms: int,
+    ) -> Booked:
+        """Book records above the device's mark; those at or below it were booked before.
+
+        Raises
+        ------
+        ProtocolError
+            If sequences have a gap: something that the device spooled is missing.
+        """
+        booked = Booked(device)
+        for record in _fresh(device, records):
+            slot = _slot(record, window=window, unix_ms=unix_ms)
+            self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
+            booked.device = replace(booked.device, acked_sequence=record.sequence)
+        for effect in booked.effects:
+            if planner is not None and isinstance(effect, Learned):
+                _learn(effect, planner=planner)
+        booked.effects += account.take_changes()
+        return booked
+
+    def _book_one(
+        self,
+        record: SpoolRecord,
+        booked: Booked,
+        *,
+        account: BudgetAccount,
+        slot: int,
+        unix_ms: int,
+    ) -> None:
+        device, body = booked.device, record.body
+        match body:
+            case Outcome():
+                self._book_costs(body, booked, account=account, unix_ms=unix_ms)
+                place = (self._next(), device.id, device.device_class, record.sequence, slot)
+                booked.effects.append(BookedOutcome(*place, outcome=body))
+            case Feedback():
+                feedback = BookedFeedback(
+                    self._next(), device.id, device.device_class, record.sequence, feedback=body
+                )
+                booked.effects.append(feedback)
+            case LeaseClose():
+                self._book_close(body, booked, account=account, unix_ms=unix_ms)
+            case CostAdjustment():
+                if account.lease(device.id, body.lease_number) is None:
+                    self._unknown_lease(booked, number=body.lease_number)
+                    return
+                account.adjust(
+                    device.id,
+                    body.lease_number,
+                    delta=body.delta_nanos,
+                    request_id=body.request_id,
+                    at=unix_ms,
+                )
+            case SpoolSummary():
+                for number, cost in body.costs:
+                    self._book_cost(number, cost, booked, account=account, request="", at=unix_ms)
+                for count in body.counts:
+                    place = (self._next(), device.id, device.device_class, record.sequence, slot)
+                    booked.effects.append(
+                        BookedCounts(*place, count.task_class, count.arm, count.requests)
+                    )
+
+    def _book_costs(
+        self, outcome: Outcome, booked: Booked, *, account: BudgetAccount, unix_ms: int
+    ) -> None:
+        for attempt in outcome.attempts:
+            if attempt.settle in (None, SettleKind.RELEASED) or not attempt.lease_number:
+                continue
+            if attempt.cost_nanos > attempt.reserved_nanos:
+                booked.overrun_arms.add(attempt.arm)
+                booked.alarms[f"overrun:{attempt.arm}"] = (
+                    f"arm {attempt.arm} billed {attempt.cost_nanos} nanos for request "
+                    f"{outcome.request_id}, above its worst case of {attempt.reserved_nanos}: "
+                    "check its price and token bounds"
+                )
+            self._book_cost(
+                attempt.lease_number,
+                attempt.cost_nanos,
+                booked,
+                account=account,
+                request=outcome.request_id,
+                at=unix_ms,
+            )
+
+    def _book_cost(
+        self,
+        number: int,
+        cost: int,
+        booked: Booked,
+        *,
+        account: BudgetAccount,
+        request: str,
+        at: int,
+    ) -> None:
+        if account.lease(booked.device.id, number) is None:
+            self._unknown_lease(booked, number=number)
+            return
+        account.settle(booked.device.id, number, cost=cost, request_id=request, at=at)
+
+    def _book_close(
+        self, close: LeaseClose, booked: Booked, *, account: BudgetAccount, unix_ms: int
+    ) -> None:
+        device = booked.device
+        lease = account.lease(device.id, close.lease_number)
+        if lease is None:
+            self._unknown_lease(booked, number=close.lease_number)
+            return
+        alarm = account.close(
+            device.id,
+            close.lease_number,
+            final=close.final_nanos,
+            at=unix_ms,
+            note=close.reason,
+        )
+        if alarm:
+            booked.alarms[f"close:{device.id}"] = alarm
+        if lease.end is LeaseEnd.OPEN:
+            unclean = 0 if close.clean else device.unclean_closes + 1
+            booked.device = replace(device, unclean_closes=unclean)
+
+    def _unknown_lease(self, booked: Booked, *, number: int) -> None:
+        if number <= booked.device.lease_number_max:
+            # Closed in an earlier window, and not in memory since a restart. Its final figure has
+            # gone into that window: what is told of it now is unconfirmed money there already.
+            return
+        booked.alarms["restored"] = (
+            f"device {booked.device.name} reports on lease {number}, which these books do not "
+            "know: they were restored from a backup. No leases are granted"
+        )
+
+    def _next(self) -> int:
+        self.position += 1
+        return self.position
+
+
+def _fresh(device: DeviceRow, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:
+    """Records above a device's mark, checked before any of them is booked."""
+    fresh, mark = [], device.acked_sequence
+    for record in records:
+        first = record.sequence
+        if isinstance(record.body, SpoolSummary):
+            first = record.body.first_sequence
+        if record.sequence <= mark:
+            continue
+        if first > mark + 1:
+            raise ProtocolError(
+                f"device {device.name} sent sequence {first} after {mark}: records are missing"
+            )
+        fresh.append(record)
+        mark = record.sequence
+    return fresh
+
+
+def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> int:
+    """The absolute slot of a request's arrival, by the device's clock but never in the future."""
+    if window is None:
+        return 0
+    arrived = unix_ms
+    if isinstance(record.body, Outcome):
+        arrived = min(unix_ms, record.body.arrived_unix_ms)
+    return (arrived - window.anchor_unix_ms) // window.slot_ms
+
+
+def _learn(record: Learned, *, planner: Planner) -> None:
+    match record:
+        case BookedOutcome():
+            planner.learn(record.outcome, device_class=record.device_class, slot=record.slot)
+        case BookedFeedback():
+            planner.learn_reward(
+                device_class=record.device_class,
+                task_class=record.feedback.task_class,
+                arm=record.feedback.arm,
+                reward=reward_from_ppm(record.feedback.reward_ppm),
+            )
+        case BookedCounts():
+            planner.learn_counts(
+                (record.device_class, record.task_class),
+                slot=record.slot,
+                requests=record.requests,
+            )

@@ -1,0 +1,169 @@
+"""The coordinator's own configuration: where it listens and keeps its books, not the fleet's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import (
+    Duration,
+    FileSettings,
+    ListenAddress,
+    Problem,
+    check_secret_ref,
+    file_problem,
+    key_error,
+    load_settings,
+    read_secret,
+    schema_of,
+    secret_problem,
+)
+from shared.units import Address
+
+_REFERENCE = ("env:", "file:")
+
+
+def _database_url(value: str) -> str:
+    """A database's URL without a password in it, or a reference to a URL."""
+    if value.startswith(_REFERENCE):
+        return check_secret_ref(value)
+    if not re.match(r"(sqlite|postgresql)(\+[a-z0-9_]+)?://", value):
+        raise ValueError(
+            'should begin with "sqlite:///" or "postgresql://", or be a reference, "env:NAME" or '
+            '"file:PATH"'
+        )
+    if re.match(r"[^/]*//[^/@]*:[^/@]*@", value) or re.search(r"[?&]password=", value):
+        raise ValueError(
+            'holds a password; put the URL into the environment or a file and write "env:NAME" or '
+            '"file:PATH"'
+        )
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class TlsConfig(_Section):
+    """The certificate of this server. Both files or neither."""
+
+    cert_file: str = Field(default="", description="PEM file with the certificate chain")
+    key_file: str = Field(default="", description="PEM file with the private key")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a certificate to use."""
+        return bool(self.cert_file)
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> TlsConfig:
+        if bool(self.cert_file) != bool(self.key_file):
+            raise key_error(
+                "key_file" if self.cert_file else "cert_file", "missing; both files or neither"
+            )
+        return self
+
+
+class LogConfig(_Section):
+    """What is logged and how."""
+
+    format: Literal["json", "console"] = Field(default="json", description="json or console")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least level that is logged"
+    )
+
+
+class KeepaliveConfig(_Section):
+    """When a silent connection counts as dead."""
+
+    interval: Duration = Field(
+        default=timedelta(seconds=30), description="silence after which a ping is sent"
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=10), description="how long its answer may take"
+    )
+
+
+class CoordinatorConfig(FileSettings):
+    """What the coordinator's process needs to start."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_COORDINATOR_")
+
+    listen: ListenAddress = Field(
+        default=Address("127.0.0.1", 7481), description="gRPC for devices and operators"
+    )
+    web_listen: ListenAddress = Field(
+        default=Address("127.0.0.1", 7482), description="the web page and /metrics"
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        default="sqlite:///tidegate.db",
+        description="sqlite:/// or postgresql:// without a password, or a reference to such a URL",
+    )
+    state_dir: Path = Field(
+        default=Path("tidegate-coordinator"),
+        description="folder for what must outlive a restored database, such as the epoch",
+    )
+    tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
+    log: LogConfig = Field(default_factory=LogConfig)
+    keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig)
+    drain: Duration = Field(
+        default=timedelta(seconds=10), description="how long a stop waits for calls under way"
+    )
+
+    @model_validator(mode="after")
+    def _tls_off_loopback(self) -> CoordinatorConfig:
+        for key, address in (("listen", self.listen), ("web_listen", self.web_listen)):
+            if not address.is_loopback and not self.tls.enabled:
+                raise key_error(
+                    key,
+                    f"{address} can be reached by other machines: set tls.cert_file and "
+                    "tls.key_file, or listen on 127.0.0.1",
+                )
+        return self
+
+    def resolved_database_url(self) -> str:
+        """The database's URL, password included if it came by reference. Never log it.
+
+        Raises
+        ------
+        ConfigError
+            If the reference leads nowhere.
+        """
+        if self.database_url.startswith(_REFERENCE):
+            return read_secret(self.database_url, key="database_url")
+        return self.database_url
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> CoordinatorConfig:
+    """Read the configuration: file, then `TIDEGATE_COORDINATOR_*`, then `overrides`.
+
+    Raises
+    ------
+    ConfigProblems
+        Naming the file and every key that is wrong.
+    """
+    return load_settings(CoordinatorConfig, path=path, overrides=overrides)
+
+
+def check(config: CoordinatorConfig) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names; nothing is changed."""
+    problems: list[Problem] = []
+    if config.database_url.startswith(_REFERENCE):
+        problems += secret_problem("database_url", config.database_url)
+    if config.tls.enabled:
+        problems += file_problem("tls.cert_file", config.tls.cert_file)
+        problems += file_problem("tls.key_file", config.tls.key_file)
+    return tuple(problems)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration file."""
+    return schema_of(CoordinatorConfig)

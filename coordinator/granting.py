@@ -1,0 +1,42 @@
+"""How large a lease is (rule L_6)."""
+
+from __future__ import annotations
+
+WORST_CASES_WANTED = 8
+FREE_SHARE_MAX = 4
+
+
+def lease_amount_nanos(
+    *,
+    free_nanos: int,
+    planned_nanos_per_slot: float,
+    lease_slots: int,
+    available_nanos: int,
+    worst_case_nanos: int,
+    devices: int,
+) -> int:
+    """The next lease of a device, in nano-dollars; 0 if the free money does not suffice.
+
+    Large enough for the planned spend of a few slots and for several requests at their worst
+    case, but never more than a fair share of what is free: the last money of a window goes out in
+    small leases, so that little of it is stranded.
+
+    Parameters
+    ----------
+    free_nanos : int
+        What the budget can still lend.
+    planned_nanos_per_slot : float
+        The device's expected spend in the coming slot.
+    available_nanos : int
+        What the device still holds.
+    worst_case_nanos : int
+        The largest reservation that it lately asked for; 0 if it has seen no request yet.
+    devices : int
+        Devices that share the free money.
+    """
+    wanted = max(int(planned_nanos_per_slot * lease_slots), WORST_CASES_WANTED * worst_case_nanos)
+    fair = free_nanos // (FREE_SHARE_MAX * max(1, devices))
+    amount = min(max(wanted - available_nanos, worst_case_nanos), max(fair, worst_case_nanos))
+    if amount <= 0 or amount > free_nanos:
+        return 0
+    return amount

@@ -1,0 +1,142 @@
+"""Granting leases: who gets one, how large, for how long (rules C_1, L_4, L_6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from coordinator.account import BudgetAccount
+from coordinator.fleet_config import FleetConfig
+from coordinator.granting import lease_amount_nanos
+from coordinator.messages import LeaseRefused, LeaseSent
+from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRow
+from coordinator.registry import Registry
+from coordinator.sessions import Reaction, Session
+
+RETRY_AFTER_MS = 2_000
+FROZEN_RETRY_AFTER_MS = 10_000
+STANDING_RETRY_AFTER_MS = 60_000
+UNCLEAN_BACKOFF_MS = 1_000
+UNCLEAN_BACKOFF_MS_MAX = 600_000
+
+
+class Lending:
+    """Lends the free money of the present window to connected devices."""
+
+    def __init__(
+        self, *, account: BudgetAccount, registry: Registry, sessions: Mapping[str, Session]
+    ) -> None:
+        self._account = account
+        self._registry = registry
+        self._sessions = sessions
+
+    def request(
+        self,
+        device: DeviceRow,
+        *,
+        config: FleetConfig,
+        window: WindowRow | None,
+        price_version: int,
+        planned_nanos_per_slot: float,
+        frozen: str,
+        available_nanos: int,
+        worst_case_nanos: int,
+        unix_ms: int,
+    ) -> Reaction:
+        """Grant a lease, or refuse it with the reason.
+
+        Parameters
+        ----------
+        planned_nanos_per_slot : float
+            The device's expected spend in the coming slot.
+        frozen : str
+            Why nobody gets a lease now; empty normally.
+        available_nanos, worst_case_nanos : int
+            What the device still holds, and its largest reservation lately.
+        """
+        problem, retry_after_ms = self._problem(device, window=window, unix_ms=unix_ms)
+        if frozen:
+            problem, retry_after_ms = frozen, FROZEN_RETRY_AFTER_MS
+        if problem or window is None:
+            return _refusal(device, config, reason=problem, retry_after_ms=retry_after_ms)
+        duration_ms = _duration_ms(config, window=window, unix_ms=unix_ms)
+        if duration_ms <= 0:
+            reason = "a price is no longer valid: apply a configuration with its successor"
+            return _refusal(device, config, reason=reason, retry_after_ms=FROZEN_RETRY_AFTER_MS)
+        amount = lease_amount_nanos(
+            free_nanos=window.free_nanos,
+            planned_nanos_per_slot=planned_nanos_per_slot,
+            lease_slots=config.link.lease_slots,
+            available_nanos=available_nanos,
+            worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
+            devices=len(self._sessions),
+        )
+        if amount <= 0:
+            reason = (
+                f"budget {config.budget.name}: {window.free_nanos} of {window.enforced_nanos} "
+                "nano-dollars are free until the window ends"
+            )
+            return _refusal(device, config, reason=reason, retry_after_ms=RETRY_AFTER_MS)
+        lease = LeaseRecord(
+            device_id=device.id,
+            number=device.lease_number_max + 1,
+            incarnation=self._sessions[device.id].incarnation,
+            window_id=window.id,
+            amount_nanos=amount,
+            price_version=price_version,
+            granted_unix_ms=unix_ms,
+        )
+        self._account.grant(lease)
+        device = self._registry.put(replace(device, lease_number_max=lease.number))
+        sent = LeaseSent(
+            incarnation=lease.incarnation,
+            lease_number=lease.number,
+            window_id=lease.window_id,
+            amount_nanos=amount,
+            duration_ms=duration_ms,
+            price_version=price_version,
+        )
+        effects = [*self._account.take_changes(), device]
+        return Reaction(effects=effects, sends=[(device.id, sent)])
+
+    def _problem(
+        self, device: DeviceRow, *, window: WindowRow | None, unix_ms: int
+    ) -> tuple[str, int]:
+        session = self._sessions.get(device.id)
+        if session is None or not session.may_spend:
+            return "the session's resume token is not synced yet", RETRY_AFTER_MS
+        if device.standing is not DeviceStanding.ACTIVE:
+            reason = f"the device is {device.standing}: {device.standing_reason}"
+            return reason, STANDING_RETRY_AFTER_MS
+        if window is None or unix_ms >= window.end_unix_ms:
+            return "the budget window is over and the next has not begun", RETRY_AFTER_MS
+        if device.unclean_closes and not session.unclean_until_ms:
+            wait_ms = UNCLEAN_BACKOFF_MS * 2 ** min(device.unclean_closes - 1, 32)
+            session.unclean_until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
+        if unix_ms < session.unclean_until_ms:
+            reason = f"{device.unclean_closes} leases in a row were not closed cleanly"
+            return reason, session.unclean_until_ms - unix_ms
+        return "", 0
+
+
+def _refusal(
+    device: DeviceRow, config: FleetConfig, *, reason: str, retry_after_ms: int
+) -> Reaction:
+    return Reaction(sends=[(device.id, LeaseRefused(config.budget.name, reason, retry_after_ms))])
+
+
+def _dearest_nanos(device: DeviceRow, *, config: FleetConfig) -> int:
+    """What a request may cost a device that has not seen one yet, by the arms' priors."""
+    found = config.device_classes.get(device.device_class)
+    arms = [config.arms[name] for name in found.arms] if found else []
+    # A cloud arm that is free needs a lease like any other, if only of next to nothing.
+    paid = [max(1, arm.cost_nanos) for arm in arms if arm.arm.cloud is not None]
+    return max(paid, default=0)
+
+
+def _duration_ms(config: FleetConfig, *, window: WindowRow, unix_ms: int) -> int:
+    """A lease ends with its window and with its prices, at the latest (rules A_3, C_4)."""
+    ends = [window.end_unix_ms, unix_ms + config.link.lease_duration_ms]
+    prices = config.prices.values()
+    ends += [price.valid_until_unix_ms for price in prices if price.valid_until_unix_ms]
+    return max(0, min(ends) - unix_ms)

@@ -1,0 +1,120 @@
+"""What the engine tells devices, as plain values; the fleet servicer puts them on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.decision.table import SelectionTable
+from shared.decision.types import DeviceConfig, LeaseStatus
+
+
+@dataclass(frozen=True)
+class HelloReceived:
+    """What a device said first in its session."""
+
+    incarnation: str
+    resume_token: str
+    acked_sequence: int
+    last_sequence: int
+    lease_number_max: int
+    leases: tuple[LeaseStatus, ...]
+    local_arms: tuple[str, ...]
+    table_version: int
+    config_version: int
+    software_version: str
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The answer to a hello."""
+
+    resume_token: str
+    acked_sequence: int
+    heartbeat_ms: int
+    spend_paused: bool
+    quarantined: bool
+
+
+@dataclass(frozen=True)
+class Acked:
+    """Everything up to this sequence is in the books."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class ConfigSent:
+    """The device's part of the configuration."""
+
+    config: DeviceConfig
+
+
+@dataclass(frozen=True)
+class TableSent:
+    """A new selection table."""
+
+    table: SelectionTable
+
+
+@dataclass(frozen=True)
+class LeaseSent:
+    """An allowance. Amount in nano-dollars."""
+
+    incarnation: str
+    lease_number: int
+    window_id: int
+    amount_nanos: int
+    duration_ms: int
+    price_version: int
+
+
+@dataclass(frozen=True)
+class LeaseRefused:
+    """No allowance now, and why."""
+
+    budget: str
+    reason: str
+    retry_after_ms: int
+
+
+@dataclass(frozen=True)
+class LeaseRecalled:
+    """Give a lease back; 0 means all of them."""
+
+    lease_number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SpendCommanded:
+    """Stop or allow paid calls."""
+
+    paused: bool
+
+
+@dataclass(frozen=True)
+class HeartbeatAnswered:
+    """The coordinator is alive; repeats what must not be missed."""
+
+    spend_paused: bool
+
+
+@dataclass(frozen=True)
+class QuarantineCommanded:
+    """Spend nothing until an operator readmits this device."""
+
+    reason: str
+
+
+Message = (
+    Welcomed
+    | Acked
+    | ConfigSent
+    | TableSent
+    | LeaseSent
+    | LeaseRefused
+    | LeaseRecalled
+    | SpendCommanded
+    | HeartbeatAnswered
+    | QuarantineCommanded
+)

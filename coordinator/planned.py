@@ -1,0 +1,192 @@
+"""What a slot's planning leaves behind: the plan, the window's totals, the tables' rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.estimates import EstimateBook
+from coordinator.policy import Estimates, Forecast, Plan
+from coordinator.policy.base import FloatArray
+from shared.decision.money import PPM
+from shared.decision.table import TableArm, TableRow
+
+Context = tuple[str, str]
+"""Device class and task class."""
+
+WEIGHT_STEP_PPM: Final = 1_000
+REWARD_STEP_PPM: Final = 10_000
+COST_STEPS_PER_E: Final = 20.0
+LATENCY_MS_MAX: Final = 2**31
+
+
+@dataclass
+class ArmTotals:
+    """What an arm did in the present window. Cost in nano-dollars."""
+
+    requests: int = 0
+    graded: int = 0
+    reward: float = 0.0
+    cost_nanos: int = 0
+
+
+@dataclass
+class WindowTotals:
+    """What happened in the present window.
+
+    Attributes
+    ----------
+    admitted : int
+        Every request but those that the client aborted: the SLA's denominator.
+    """
+
+    demand: dict[Context, int] = field(default_factory=lambda: defaultdict(int))
+    requests: int = 0
+    admitted: int = 0
+    answered: int = 0
+    hits: int = 0
+    arms: dict[str, ArmTotals] = field(default_factory=lambda: defaultdict(ArmTotals))
+
+    @property
+    def graded(self) -> int:
+        """Answers with a grade."""
+        return sum(arm.graded for arm in self.arms.values())
+
+    @property
+    def reward_mean(self) -> float:
+        """Mean grade; 0 without any."""
+        return sum(arm.reward for arm in self.arms.values()) / max(1, self.graded)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain data; `from_state` restores it exactly."""
+        return {
+            "demand": pairs_of(self.demand),
+            "numbers": [self.requests, self.admitted, self.answered, self.hits],
+            "arms": {name: asdict(arm) for name, arm in self.arms.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> WindowTotals:
+        """Restore totals from `to_state`'s data."""
+        requests, admitted, answered, hits = state["numbers"]
+        totals = cls(counts_of(state["demand"]), requests, admitted, answered, hits)
+        for name, values in state["arms"].items():
+            totals.arms[name] = ArmTotals(**values)
+        return totals
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedSlot:
+    """A plan with what it was made from. Arrays are over `contexts` and `arms`."""
+
+    slot: int
+    slots_total: int
+    contexts: tuple[Context, ...]
+    arms: tuple[str, ...]
+    estimates: Estimates
+    forecast: Forecast
+    plan: Plan
+
+    def paid_nanos_next_slot(self, device_class: str) -> float:
+        """Expected spend of a device class in the coming slot, in nano-dollars."""
+        rows = [i for i, context in enumerate(self.contexts) if context[0] == device_class]
+        cost = (self.plan.weights * self.estimates.packing[0].mean)[rows].sum(axis=1)
+        return float((cost * self.forecast.next_slot[rows]).sum())
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain data, without the estimates and the forecast."""
+        plan = self.plan
+        return {
+            "slot": self.slot,
+            "slots_total": self.slots_total,
+            "contexts": self.contexts,
+            "arms": self.arms,
+            "plan": {
+                "weights": plan.weights.tolist(),
+                "packing_dual": plan.packing_dual.tolist(),
+                "covering_dual": plan.covering_dual.tolist(),
+                "slack": plan.slack.tolist(),
+                "objective": plan.objective,
+                "state": {name: array.tolist() for name, array in plan.state.items()},
+            },
+        }
+
+
+def plan_of(state: Mapping[str, Any]) -> Plan:
+    """A policy's plan from plain data."""
+    return Plan(
+        weights=np.asarray(state["weights"], dtype=np.float64),
+        packing_dual=np.asarray(state["packing_dual"], dtype=np.float64),
+        covering_dual=np.asarray(state["covering_dual"], dtype=np.float64),
+        slack=np.asarray(state["slack"], dtype=np.float64),
+        objective=state["objective"],
+        state={k: np.asarray(v, dtype=np.float64) for k, v in state["state"].items()},
+    )
+
+
+def table_rows(
+    planned: PlannedSlot, *, device_class: str, estimates: EstimateBook
+) -> tuple[TableRow, ...]:
+    """The rows of a device class's selection table.
+
+    Numbers are rounded to what makes a difference for a device, so that a table which decides
+    alike is the same table and need not be pushed.
+    """
+    mine = [i for i, context in enumerate(planned.contexts) if context[0] == device_class]
+    contexts = [planned.contexts[index] for index in mine]
+    quantiles = estimates.latency_quantiles(contexts, arms=planned.arms)
+    return tuple(
+        TableRow(
+            context[1],
+            tuple(
+                _table_arm(planned, row=row, column=int(column), quantiles=quantiles[at, column])
+                for column in np.flatnonzero(planned.estimates.feasible[row])
+            ),
+        )
+        for at, (row, context) in enumerate(zip(mine, contexts, strict=True))
+    )
+
+
+def _table_arm(planned: PlannedSlot, *, row: int, column: int, quantiles: FloatArray) -> TableArm:
+    estimates = planned.estimates
+    p50, p90, p99 = (min(LATENCY_MS_MAX, round(float(value))) for value in quantiles)
+    cost = float(estimates.packing[0].mean[row, column])
+    reward = float(estimates.reward.mean[row, column])
+    return TableArm(
+        arm=planned.arms[column],
+        weight_ppm=_down(float(planned.plan.weights[row, column]), step=WEIGHT_STEP_PPM),
+        expected_reward_ppm=_down(reward, step=REWARD_STEP_PPM),
+        expected_cost_nanos=_rounded(cost),
+        latency_p50_ms=p50,
+        latency_p90_ms=p90,
+        latency_p99_ms=p99,
+    )
+
+
+def _down(share: float, *, step: int) -> int:
+    """A share in parts per million, rounded down to a step: rows never exceed a million."""
+    return int(share * PPM + 1e-3) // step * step
+
+
+def _rounded(nanos: float) -> int:
+    """A cost to within 5 %."""
+    if nanos < 1.0:
+        return 0
+    return round(float(np.exp(np.round(np.log(nanos) * COST_STEPS_PER_E) / COST_STEPS_PER_E)))
+
+
+def pairs_of(counts: Mapping[Context, int]) -> list[list[object]]:
+    """Counts per context as plain data."""
+    return [[list(context), number] for context, number in counts.items()]
+
+
+def counts_of(pairs: Iterable[Any]) -> dict[Context, int]:
+    """Counts per context from plain data."""
+    counts: dict[Context, int] = defaultdict(int)
+    for context, number in pairs:
+        counts[(context[0], context[1])] = number
+    return counts

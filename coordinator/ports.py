@@ -1,0 +1,78 @@
+"""What the coordinator's service needs from the outside world."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.records import (
+    BookedFeedback,
+    BookedOutcome,
+    LedgerRow,
+    StoreEffect,
+    StoreSnapshot,
+    WindowRow,
+)
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """One logged decision with the grade it got, if any."""
+
+    outcome: BookedOutcome
+    feedback: BookedFeedback | None
+
+
+class Store(ABC):
+    """The coordinator's durable state behind one writer.
+
+    Methods block; the service calls them from a thread of its own, one at a time.
+
+    Raises
+    ------
+    LostLeadershipError
+        When another process has taken over (rule C_5); nothing was written.
+    StoreError
+        When the database cannot be read or written; nothing of the commit was applied.
+    """
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect, migrate to the newest schema and become the one writer."""
+
+    @abstractmethod
+    def load(self) -> StoreSnapshot:
+        """Everything that the engine needs to go on."""
+
+    @abstractmethod
+    def commit(self, effects: Sequence[StoreEffect]) -> None:
+        """Apply effects in order, in one durable transaction, if this is still the writer.
+
+        Rows with a key replace an earlier row of that key, except ledger rows, outcomes, grades
+        and configurations, which are append-only: a second row of the same key MUST fail.
+        """
+
+    @abstractmethod
+    def ledger(self, *, after_id: int, limit: int, device_id: str = "") -> Sequence[LedgerRow]:
+        """Ledger rows with an id above `after_id`, rising."""
+
+    @abstractmethod
+    def decisions(
+        self, *, limit: int, device_id: str = "", request_id: str = ""
+    ) -> Sequence[DecisionRecord]:
+        """The latest booked decisions, newest first."""
+
+    @abstractmethod
+    def recomputed_window(self, window_id: int) -> WindowRow:
+        """A window with its balances added up from the ledger rows (rule C_2).
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such window.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the writer's role and disconnect."""

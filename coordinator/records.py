@@ -1,0 +1,318 @@
+"""What the coordinator's store holds, as plain rows: the effects that the engine asks to commit.
+
+All effects of one event are one transaction. The engine's memory is ahead of the store only by
+effects that it has returned; loading the store gives the state from which it starts again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from shared.decision.table import SelectionTable
+from shared.decision.types import Feedback, Outcome
+
+
+class LedgerKind(StrEnum):
+    """The kinds of ledger rows (rule C_2); `LedgerRow.applied_to` says what each one moves."""
+
+    GRANT = "grant"
+    SETTLE = "settle"
+    UNSETTLE = "unsettle"  # late usage was lower and the lease is still open (rule S_3)
+    CONFIRM = "confirm"  # an outcome explains unconfirmed money of an ended lease
+    ADJUST = "adjust"  # late usage was lower and the lease has ended (rule S_3)
+    REFUND = "refund"  # a lower final figure after a write-off (rule C_7)
+    RELEASE = "release"  # from a closed lease only (rule C_6)
+    UNCONFIRMED = "unconfirmed"  # spent by the device's figure, not explained (rule L_4)
+    OVERRUN = "overrun"  # settled beyond the lease (rule S_4)
+    WRITEOFF = "writeoff"  # for a silent device (rule C_7)
+    CLOSE = "close"  # marks a lease's end; moves nothing
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """A budget window with its running balances, kept in the ledger's transaction."""
+
+    id: int
+    start_unix_ms: int
+    end_unix_ms: int
+    target_nanos: int
+    settled_nanos: int = 0
+    unconfirmed_nanos: int = 0
+    outstanding_nanos: int = 0
+    alarms: str = ""
+
+    @property
+    def committed_nanos(self) -> int:
+        """What can no longer be granted: settled + unconfirmed + outstanding."""
+        return self.settled_nanos + self.unconfirmed_nanos + self.outstanding_nanos
+
+    @property
+    def enforced_nanos(self) -> int:
+        """The budget that holds after a cut below what is committed (rule C_3)."""
+        return max(self.target_nanos, self.committed_nanos)
+
+    @property
+    def free_nanos(self) -> int:
+        """What can still be granted."""
+        return self.enforced_nanos - self.committed_nanos
+
+
+MOVES: Final[dict[LedgerKind, tuple[int, int, int]]] = {
+    LedgerKind.GRANT: (0, 0, 1),
+    LedgerKind.SETTLE: (1, 0, -1),
+    LedgerKind.UNSETTLE: (1, 0, -1),
+    LedgerKind.CONFIRM: (1, -1, 0),
+    LedgerKind.ADJUST: (1, 0, 0),
+    LedgerKind.REFUND: (-1, 0, 0),
+    LedgerKind.RELEASE: (0, 0, -1),
+    LedgerKind.UNCONFIRMED: (0, 1, -1),
+    LedgerKind.OVERRUN: (1, 0, 0),
+    LedgerKind.WRITEOFF: (1, 0, -1),
+    LedgerKind.CLOSE: (0, 0, 0),
+}
+"""By which multiple of a row's amount settled, unconfirmed and outstanding money change."""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One append-only row. Amounts in nano-dollars; `id` rises without gaps."""
+
+    id: int
+    at_unix_ms: int
+    window_id: int
+    kind: LedgerKind
+    device_id: str
+    lease_number: int
+    amount_nanos: int
+    request_id: str = ""
+    note: str = ""
+
+    def applied_to(self, window: WindowRow) -> WindowRow:
+        """The window's balances after this row."""
+        settled, unconfirmed, outstanding = MOVES[self.kind]
+        return replace(
+            window,
+            settled_nanos=window.settled_nanos + settled * self.amount_nanos,
+            unconfirmed_nanos=window.unconfirmed_nanos + unconfirmed * self.amount_nanos,
+            outstanding_nanos=window.outstanding_nanos + outstanding * self.amount_nanos,
+        )
+
+
+class LeaseEnd(StrEnum):
+    """Whether the coordinator still counts a lease as outstanding."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    WRITTEN_OFF = "written_off"
+
+
+@dataclass(frozen=True)
+class LeaseRecord:
+    """A lease as the coordinator knows it. Amounts in nano-dollars."""
+
+    device_id: str
+    number: int
+    incarnation: str
+    window_id: int
+    amount_nanos: int
+    price_version: int
+    granted_unix_ms: int
+    booked_nanos: int = 0
+    unconfirmed_nanos: int = 0
+    end: LeaseEnd = LeaseEnd.OPEN
+
+
+class DeviceStanding(StrEnum):
+    """Whether a device may talk and spend."""
+
+    ACTIVE = "active"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """A known device. Secrets are kept as SHA-256 digests only."""
+
+    id: str
+    name: str
+    device_class: str
+    credential_digest: str
+    joined_unix_ms: int
+    standing: DeviceStanding = DeviceStanding.ACTIVE
+    standing_reason: str = ""
+    incarnation: str = ""
+    resume_digest: str = ""  # confirmed by the device as synced
+    resume_digest_next: str = ""  # issued, not yet confirmed
+    acked_sequence: int = 0
+    lease_number_max: int = 0
+    unclean_closes: int = 0
+    seen_unix_ms: int = 0
+    software_version: str = ""
+
+
+@dataclass(frozen=True)
+class JoinTokenRow:
+    """A single-use, expiring right to join, by the digest of its secret."""
+
+    digest: str
+    device_class: str
+    created_unix_ms: int
+    expires_unix_ms: int
+    used_by: str = ""
+
+
+@dataclass(frozen=True)
+class AdminTokenRow:
+    """An operator's right to use the admin service, by the digest of its secret."""
+
+    digest: str
+    name: str
+    created_unix_ms: int
+    expires_unix_ms: int  # 0: never
+
+
+@dataclass(frozen=True)
+class ConfigRow:
+    """One applied fleet configuration, as text."""
+
+    version: int
+    toml: str
+    actor: str
+    applied_unix_ms: int
+
+
+@dataclass(frozen=True)
+class BookedOutcome:
+    """An outcome at its place in the books.
+
+    Attributes
+    ----------
+    position : int
+        Rises by one over outcomes and grades together, in the order of booking: what came after
+        the last snapshot is learned again in the same order.
+    """
+
+    position: int
+    device_id: str
+    device_class: str
+    sequence: int
+    slot: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class BookedFeedback:
+    """A grade at its place in the books."""
+
+    position: int
+    device_id: str
+    device_class: str
+    sequence: int
+    feedback: Feedback
+
+
+@dataclass(frozen=True)
+class BookedCounts:
+    """Requests of compacted outcomes (rule O_2): demand and arms, no details."""
+
+    position: int
+    device_id: str
+    device_class: str
+    sequence: int
+    slot: int
+    task_class: str
+    arm: str
+    requests: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the engine has learned up to a position, as JSON text."""
+
+    position: int
+    slot: int
+    window_id: int
+    payload: str
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """Who changed what."""
+
+    at_unix_ms: int
+    actor: str
+    action: str
+    detail: str
+
+
+class SettingKey(StrEnum):
+    """Small facts, one value each, kept as text."""
+
+    SPEND_PAUSED = "spend_paused"
+    DISABLED_ARMS = "disabled_arms"  # a JSON list
+    BUDGET_OVERRIDE = "budget_override"  # JSON: set by `tidectl budget set`
+    PRICE_VERSION = "price_version"  # the configuration that last changed a price
+
+
+@dataclass(frozen=True)
+class PutSetting:
+    """Set a small fact."""
+
+    key: SettingKey
+    value: str
+
+
+@dataclass(frozen=True)
+class TableRowStored:
+    """The selection table last made for a device class."""
+
+    table: SelectionTable
+
+
+StoreEffect = (
+    LedgerRow
+    | WindowRow
+    | LeaseRecord
+    | DeviceRow
+    | JoinTokenRow
+    | AdminTokenRow
+    | ConfigRow
+    | BookedOutcome
+    | BookedFeedback
+    | BookedCounts
+    | Snapshot
+    | AuditRow
+    | PutSetting
+    | TableRowStored
+)
+
+
+@dataclass(frozen=True)
+class StoreSnapshot:
+    """Everything the engine needs to go on where it stopped.
+
+    Attributes
+    ----------
+    windows : tuple of WindowRow
+        Those with open leases, and the latest one.
+    leases : tuple of LeaseRecord
+        The open ones, and all of the windows above.
+    learned_since : tuple
+        Outcomes, grades and counts booked after `snapshot.position`, in order of position.
+    """
+
+    config: ConfigRow | None = None
+    devices: tuple[DeviceRow, ...] = ()
+    join_tokens: tuple[JoinTokenRow, ...] = ()
+    admin_tokens: tuple[AdminTokenRow, ...] = ()
+    windows: tuple[WindowRow, ...] = ()
+    leases: tuple[LeaseRecord, ...] = ()
+    settings: dict[SettingKey, str] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
+    learned_since: tuple[BookedOutcome | BookedFeedback | BookedCounts, ...] = ()
+    tables: tuple[SelectionTable, ...] = ()
+    ledger_id_max: int = 0
+    position_max: int = 0

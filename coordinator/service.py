@@ -1,0 +1,366 @@
+"""Drives the coordinator's engine: one event at a time, committed before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+
+from coordinator.engine import CoordinatorEngine
+from coordinator.fleet_config import ConfigChange
+from coordinator.messages import HeartbeatAnswered, HelloReceived, Message
+from coordinator.ports import DecisionRecord, Store
+from coordinator.records import (
+    AdminTokenRow,
+    AuditRow,
+    DeviceRow,
+    JoinTokenRow,
+    LedgerRow,
+    StoreEffect,
+)
+from coordinator.registry import digest
+from coordinator.sessions import Reaction
+from shared.clock import Clock, IdSource
+from shared.decision.types import DeviceState, LeaseStatus, SpoolRecord
+from shared.errors import (
+    AuthenticationError,
+    InvariantError,
+    LostLeadershipError,
+    StoreError,
+    TidegateError,
+)
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+OUTBOX_MESSAGES_MAX = 1_000
+TICK_S = 0.1
+RESTART_WAIT_S = 2.0
+STORE_WAIT_S = 1.0
+
+
+class Outbox:
+    """Messages for one connected device; closed when a newer session takes its place."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(OUTBOX_MESSAGES_MAX)
+
+    def put(self, message: Message) -> bool:
+        """Queue a message; False when the device does not keep up."""
+        try:
+            self._queue.put_nowait(message)
+        except asyncio.QueueFull:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the session after what is queued."""
+        while True:
+            try:
+                self._queue.put_nowait(None)
+            except asyncio.QueueFull:
+                self._queue.get_nowait()
+            else:
+                return
+
+    async def get(self) -> Message | None:
+        """The next message; None at the end."""
+        return await self._queue.get()
+
+
+class CoordinatorService:
+    """The coordinator at work.
+
+    Every change goes through `_change`: the engine decides, the store commits, then the messages
+    go out. If a commit fails, the engine is ahead of the store and is made anew from it.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock, ids: IdSource, seed: int = 0) -> None:
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._seed = seed
+        self._lock = asyncio.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._outboxes: dict[str, Outbox] = {}
+        self._states: dict[str, DeviceState] = {}
+        self._ticking: asyncio.Task[None] | None = None
+        self.engine = CoordinatorEngine(store.load(), seed=seed)
+        self._stale = False
+        self.commits = 0
+
+    async def start(self) -> None:
+        """Begin to plan.
+
+        After a restart the devices get a moment to resend what they spooled meanwhile, so that
+        the slots in between are closed with their demand.
+        """
+        wait_s = RESTART_WAIT_S if self.engine.config is not None else 0.0
+        self._ticking = asyncio.create_task(self._tick_for_ever(wait_s), name="tick")
+
+    async def stop(self) -> None:
+        """End every session, keep what was learned, and stop."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+        for outbox in self._outboxes.values():
+            outbox.close()
+        async with self._lock:
+            if self.engine.planner is not None and not self._stale:
+                await self._commit([self.engine.snapshot()])
+        self._writer.shutdown()
+
+    async def wait_failed(self) -> None:
+        """Return only by raising what made the planning stop."""
+        if self._ticking is not None:
+            await asyncio.shield(self._ticking)
+
+    # Devices.
+
+    async def join(self, *, token: str, name: str, device_class: str) -> tuple[str, str]:
+        """Exchange a join token for a device id and its credential."""
+        device_id, credential = self._ids.new_id("dev"), self._ids.new_secret("tdc")
+
+        def change(engine: CoordinatorEngine) -> Reaction:
+            device, used = engine.registry.join(
+                device_id=device_id,
+                name=name,
+                device_class=device_class,
+                token=token,
+                credential=credential,
+                unix_ms=self._clock.unix_ms(),
+            )
+            return Reaction(effects=[device, used])
+
+        await self._change(change)
+        log.info("device_joined", device_id=device_id, name=name)
+        return device_id, credential
+
+    def authenticate(self, credential: str) -> DeviceRow:
+        """The device that a credential belongs to."""
+        return self.engine.registry.authenticate(credential)
+
+    async def connect(self, device: DeviceRow, hello: HelloReceived) -> Outbox:
+        """Begin a session; an older one of the same device ends."""
+        outbox = Outbox()
+        token = self._ids.new_secret("tdr")
+
+        def change(engine: CoordinatorEngine) -> Reaction:
+            older = self._outboxes.get(device.id)
+            if older is not None:
+                older.close()
+            self._outboxes[device.id] = outbox  # from here on, so that the welcome comes first
+            return engine.hello(device.id, hello, resume_token=token, unix_ms=self._clock.unix_ms())
+
+        await self._change(change)
+        return outbox
+
+    async def disconnect(self, device_id: str, outbox: Outbox, *, incarnation: str) -> None:
+        """A session has ended."""
+        if self._outboxes.get(device_id) is outbox:
+            del self._outboxes[device_id]
+            self.engine.disconnected(device_id, incarnation=incarnation)
+
+    async def end_session(self, device_id: str) -> None:
+        """Make a device connect anew, after what is queued for it was sent."""
+        outbox = self._outboxes.get(device_id)
+        if outbox is not None:
+            outbox.close()
+
+    async def token_synced(self, device_id: str, token: str) -> None:
+        """The device has synced its resume token."""
+        await self._change(lambda engine: engine.token_synced(device_id, token))
+
+    async def batch(self, device_id: str, records: Iterable[SpoolRecord]) -> None:
+        """Book a batch."""
+        await self._change(
+            lambda engine: engine.batch(device_id, records, unix_ms=self._clock.unix_ms())
+        )
+
+    async def lease_requested(
+        self, device_id: str, *, available_nanos: int, worst_case_nanos: int
+    ) -> None:
+        """Grant or refuse a lease."""
+        await self._change(
+            lambda engine: engine.lease_requested(
+                device_id,
+                available_nanos=available_nanos,
+                worst_case_nanos=worst_case_nanos,
+                unix_ms=self._clock.unix_ms(),
+            )
+        )
+
+    def heartbeat(
+        self,
+        device_id: str,
+        *,
+        state: DeviceState,
+        leases: tuple[LeaseStatus, ...],
+        spooled_records: int,
+        table_version: int,
+    ) -> None:
+        """A device is alive."""
+        self._states[device_id] = state
+        self.engine.heartbeat(
+            device_id,
+            leases=leases,
+            spooled_records=spooled_records,
+            table_version=table_version,
+            unix_ms=self._clock.unix_ms(),
+        )
+        outbox = self._outboxes.get(device_id)
+        if outbox is not None:
+            outbox.put(HeartbeatAnswered(self.engine.spend_paused))
+
+    def device_state(self, device_id: str) -> DeviceState | None:
+        """What a device last said of itself."""
+        return self._states.get(device_id)
+
+    # The operator.
+
+    def authenticate_admin(self, token: str) -> AdminTokenRow:
+        """The operator that a token belongs to."""
+        return self.engine.registry.authenticate_admin(token, unix_ms=self._clock.unix_ms())
+
+    async def apply_config(
+        self, toml: str, *, actor: str, dry_run: bool
+    ) -> tuple[int, tuple[ConfigChange, ...]]:
+        """Take a new fleet configuration, or tell what it would change."""
+        found: list[ConfigChange] = []
+
+        def change(engine: CoordinatorEngine) -> Reaction:
+            changes, reaction = engine.apply_config(
+                toml, actor=actor, unix_ms=self._clock.unix_ms(), dry_run=dry_run
+            )
+            found.extend(changes)
+            return reaction
+
+        await self._change(change)
+        return self.engine.config_version, tuple(found)
+
+    async def command(self, change: Callable[[CoordinatorEngine, int], Reaction]) -> None:
+        """Run an operator's command, given the engine and the time in Unix milliseconds."""
+        await self._change(lambda engine: change(engine, self._clock.unix_ms()))
+
+    async def create_join_token(
+        self, *, device_class: str, valid_for_s: int, actor: str
+    ) -> tuple[str, int]:
+        """A single-use token for one device; returned once, kept as a digest."""
+        token = self._ids.new_secret("tdj")
+        now = self._clock.unix_ms()
+        row = JoinTokenRow(
+            digest=digest(token),
+            device_class=device_class,
+            created_unix_ms=now,
+            expires_unix_ms=now + valid_for_s * 1000,
+        )
+        audit = AuditRow(now, actor, "token create", f"join {device_class or 'any class'}")
+        await self._change(
+            lambda engine: Reaction(effects=[engine.registry.add_join_token(row), audit])
+        )
+        return token, row.expires_unix_ms
+
+    async def create_admin_token(
+        self, *, name: str, valid_for_s: int, actor: str
+    ) -> tuple[str, int]:
+        """A token for an operator; returned once, kept as a digest. 0 seconds: for good."""
+        token = self._ids.new_secret("tda")
+        now = self._clock.unix_ms()
+        expires = now + valid_for_s * 1000 if valid_for_s else 0
+        row = AdminTokenRow(digest(token), name, now, expires)
+        audit = AuditRow(now, actor, "token create", f"admin {name}")
+        await self._change(
+            lambda engine: Reaction(effects=[engine.registry.add_admin_token(row), audit])
+        )
+        return token, expires
+
+    async def ledger(self, *, after_id: int, limit: int, device_id: str) -> list[LedgerRow]:
+        """Ledger rows, rising."""
+        return await self._read(
+            lambda: list(self._store.ledger(after_id=after_id, limit=limit, device_id=device_id))
+        )
+
+    async def decisions(
+        self, *, limit: int, device_id: str, request_id: str
+    ) -> list[DecisionRecord]:
+        """Booked decisions, newest first."""
+        return await self._read(
+            lambda: list(
+                self._store.decisions(limit=limit, device_id=device_id, request_id=request_id)
+            )
+        )
+
+    # Inside.
+
+    async def _tick_for_ever(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        while True:
+            try:
+                await self._change(lambda engine: engine.tick(unix_ms=self._clock.unix_ms()))
+            except LostLeadershipError:
+                raise
+            except StoreError as error:
+                log.warning("slot_not_stored", problem=str(error), again_in_s=STORE_WAIT_S)
+                await asyncio.sleep(STORE_WAIT_S)
+            await asyncio.sleep(TICK_S)
+
+    async def _change(self, change: Callable[[CoordinatorEngine], Reaction]) -> None:
+        # A caller's stream may break at any time; what was begun is finished all the same.
+        await asyncio.shield(asyncio.ensure_future(self._change_whole(change)))
+
+    async def _change_whole(self, change: Callable[[CoordinatorEngine], Reaction]) -> None:
+        async with self._lock:
+            if self._stale:
+                await self._begin_anew()
+            try:
+                reaction = change(self.engine)
+                await self._commit(reaction.effects)
+            except Exception as error:
+                if not _is_refusal(error):
+                    await self._begin_anew()
+                raise
+            for device_id, message in reaction.sends:
+                outbox = self._outboxes.get(device_id)
+                if outbox is not None and not outbox.put(message):
+                    log.warning("device_too_slow", device_id=device_id)
+                    outbox.close()
+
+    async def _commit(self, effects: list[StoreEffect]) -> None:
+        if not effects:
+            return
+        await self._read(lambda: self._store.commit(effects))
+        self.commits += 1
+
+    async def _begin_anew(self) -> None:
+        """The engine is ahead of the store: go back to what is stored; devices reconnect."""
+        for outbox in self._outboxes.values():
+            outbox.close()
+        self._outboxes.clear()
+        self._stale = True  # until the store can be read, nothing may be decided or said
+        snapshot = await self._read(self._store.load)
+        self.engine = CoordinatorEngine(snapshot, seed=self._seed)
+        self._stale = False
+
+    async def _read(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the engine refused before it changed anything."""
+    return isinstance(error, TidegateError) and not isinstance(error, InvariantError | StoreError)
+
+
+def bearer(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The secret of an `authorization: Bearer ...` entry.
+
+    Raises
+    ------
+    AuthenticationError
+        If there is none.
+    """
+    for key, value in metadata or ():
+        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+            return value.removeprefix("Bearer ")
+    raise AuthenticationError("a credential is required: authorization: Bearer ...")

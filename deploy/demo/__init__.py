@@ -1,0 +1,1 @@
+"""The demo: the whole system on real models, driven, disturbed, graded and judged."""

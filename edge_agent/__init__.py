@@ -1,0 +1,1 @@
+"""The agent: an OpenAI endpoint on the device that decides alone which model answers."""

@@ -1,0 +1,178 @@
+"""What an OpenAI-compatible endpoint sends back, read with distrust. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from edge_agent.ports import Chunk, Usage
+from shared.errors import TidegateError
+from shared.limits import ERROR_CHARS_MAX
+
+TOKENS_MAX: Final = 10**9
+"""A count beyond this is garbage and counts as no report at all."""
+
+
+class AnswerError(TidegateError):
+    """An answer that cannot be used.
+
+    Attributes
+    ----------
+    reason : str
+        `upstream_error` if it says itself that it failed, else `bad_response`.
+    usage : Usage or None
+        What it reports all the same.
+    """
+
+    code = "bad_answer"
+
+    def __init__(self, reason: str, message: str, *, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.usage = usage
+
+
+def usage_of(answer: Mapping[str, Any]) -> Usage | None:
+    """The tokens that an answer reports, or None where it reports none that make sense.
+
+    Some providers leave a model's hidden thinking out of `completion_tokens` and bill it all the
+    same; it shows in `total_tokens`, and counts as output here.
+    """
+    reported = answer.get("usage")
+    if not isinstance(reported, dict):
+        return None
+    prompt = _count(reported.get("prompt_tokens"))
+    completion = _count(reported.get("completion_tokens"))
+    if prompt is None or completion is None:
+        return None
+    total = _count(reported.get("total_tokens"))
+    if total is not None:
+        completion = max(completion, total - prompt)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion)
+
+
+def _count(value: object) -> int | None:
+    """A plausible number of tokens, or None."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= TOKENS_MAX:
+        return None
+    return value
+
+
+def error_of(answer: object) -> tuple[str, str]:
+    """The message and the code of an error object; both empty if there is no error in it."""
+    if isinstance(answer, list) and answer:
+        return error_of(answer[0])
+    if not isinstance(answer, dict) or not answer.get("error"):
+        return "", ""
+    error = answer["error"]
+    if not isinstance(error, dict):
+        return str(error), ""
+    message = error.get("message")
+    code = error.get("code") or error.get("type") or ""
+    return str(message or "no message"), str(code)
+
+
+def error_text(body: bytes, *, secret: str) -> tuple[str, str]:
+    """An error reply's message, shortened and without the secret, and its code."""
+    try:
+        message, code = error_of(json.loads(body))
+    except (ValueError, RecursionError):
+        message, code = "", ""
+    if not message:
+        message = body.decode("utf-8", errors="replace").strip() or "an empty reply"
+    return shortened(message, secret=secret), shortened(code, secret=secret)
+
+
+def shortened(message: str, *, secret: str) -> str:
+    """Text of a stranger, fit for logs and clients: one line, short, without the secret."""
+    if secret:
+        message = message.replace(secret, "[api key]")
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    return line if len(line) <= ERROR_CHARS_MAX else line[: ERROR_CHARS_MAX - 3] + "..."
+
+
+def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
+    """The `chat.completion` object of a call that was not streamed, and its usage.
+
+    Raises
+    ------
+    AnswerError
+        When it is no such object.
+    """
+    answer = _json_object(body, what="reply")
+    usage = usage_of(answer)
+    message, _ = error_of(answer)
+    if message:
+        raise AnswerError("upstream_error", message, usage=usage)
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise AnswerError("bad_response", "the reply has no choices", usage=usage)
+    return answer, usage
+
+
+class StreamTally:
+    """Follows a stream: passes its chunks on, keeps the usage, knows if the answer is whole.
+
+    Parameters
+    ----------
+    choices : int
+        How many answers were asked for (`n`).
+
+    Attributes
+    ----------
+    started : bool
+        Whether there was a chunk for the client.
+    usage : Usage or None
+        The last one reported.
+    """
+
+    def __init__(self, *, choices: int) -> None:
+        self.started = False
+        self.usage: Usage | None = None
+        self._open = set(range(choices))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has given its reason to end."""
+        return not self._open
+
+    def take(self, data: bytes) -> Chunk | None:
+        """Read one event; the chunk to pass on, if there is anything in it for the client.
+
+        Raises
+        ------
+        AnswerError
+            When the event is an error or no chunk at all.
+        """
+        chunk = _json_object(data, what="chunk")
+        message, _ = error_of(chunk)
+        if message:
+            raise AnswerError("upstream_error", message)
+        if chunk.get("usage") is not None:
+            self.usage = usage_of(chunk)
+        # Whoever asked for the usage gets it from the agent, with the cost.
+        chunk.pop("usage", None)
+        choices = chunk.get("choices")
+        if not isinstance(choices, list) or not all(isinstance(each, dict) for each in choices):
+            raise AnswerError("bad_response", "a chunk has no array of choices")
+        for choice in choices:
+            index = choice.get("index", 0)
+            if choice.get("finish_reason") and isinstance(index, int):
+                self._open.discard(index)
+        if not choices:
+            return None
+        self.started = True
+        return Chunk(chunk)
+
+
+def _json_object(data: bytes, *, what: str) -> dict[str, Any]:
+    """A JSON object, or the error that it is none."""
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        start = data[:80].decode("utf-8", errors="replace")
+        raise AnswerError("bad_response", f"a {what} is no JSON object; it starts with {start!r}")
+    return parsed

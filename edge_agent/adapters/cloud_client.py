@@ -1,0 +1,371 @@
+"""Paid, OpenAI-compatible endpoints over aiohttp: one attempt a call, never a second."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+
+from edge_agent.adapters.cloud_answers import (
+    AnswerError,
+    StreamTally,
+    error_text,
+    shortened,
+    whole_answer,
+)
+from edge_agent.adapters.sse import DONE, EventParser
+from edge_agent.openai_request import serialise
+from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, CloudClient, Finished, Usage
+from shared.decision.types import CloudSettings, SettleKind
+from shared.errors import ConfigError, InvariantError, LimitError
+from shared.limits import REQUESTS_IN_FLIGHT_MAX
+from shared.settings import read_secret
+from shared.version import SOFTWARE_VERSION
+
+RESPONSE_BYTES_MAX: Final = 32 * 1024 * 1024
+EVENT_BYTES_MAX: Final = 1024 * 1024
+ERROR_BYTES_MAX: Final = 64 * 1024
+PIECE_BYTES: Final = 64 * 1024
+KEEPALIVE_S: Final = 30.0
+# After the last event most servers end the response at once; waiting a moment for that keeps the
+# connection for the next call, and a server that lingers costs no more than this.
+END_WAIT_S: Final = 0.05
+_CLIENT_ERRORS: Final = frozenset({400, 422})
+_CONTEXT_CODE: Final = "context_length_exceeded"
+
+
+class OpenAiCloud(CloudClient):
+    """Calls cloud arms.
+
+    A POST is sent once: aiohttp repeats requests on a lost connection for idempotent methods
+    only, and redirects are not followed (rule S_1).
+
+    Parameters
+    ----------
+    environ : mapping
+        Where `env:NAME` references are looked up, at every call.
+    tls : ssl.SSLContext, optional
+        Trusts more than the system's authorities, for a private endpoint.
+    """
+
+    def __init__(self, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
+        self._environ = environ
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+        """Answer a call; see `ChatBackend.chat`."""
+        settings = call.arm.cloud
+        if settings is None:
+            raise InvariantError(f"arm {call.arm.id} is no cloud arm")
+        attempt = _Attempt(call, settings, secret=self._secret(call, settings))
+        response = await attempt.post(self._open_session())
+        try:
+            if not 200 <= response.status < 300:
+                raise await attempt.refused(response)
+            if not call.stream:
+                yield await attempt.whole(response)
+                return
+            async with aclosing(attempt.events(response)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            # Does nothing to a connection whose response was read to its end.
+            response.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _secret(self, call: ChatCall, settings: CloudSettings) -> str:
+        """The arm's key, read now; empty where the arm needs none."""
+        if not settings.api_key_ref:
+            return ""
+        try:
+            return read_secret(settings.api_key_ref, environ=self._environ)
+        except ConfigError as error:
+            raise ArmFailed("api_key_missing", f"the key of arm {call.arm.id}: {error}") from None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """The one session, made at the first call because it belongs to the running loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=REQUESTS_IN_FLIGHT_MAX,
+                    keepalive_timeout=KEEPALIVE_S,
+                    ssl=True if self._tls is None else self._tls,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"tidegate-agent/{SOFTWARE_VERSION}"},
+            )
+        return self._session
+
+
+class _Body(aiohttp.payload.Payload):
+    """A request body in pieces, which knows whether its end may have left this machine.
+
+    Attributes
+    ----------
+    handed_over : bool
+        Set before the last piece is written. Until then the endpoint cannot have the whole
+        request, so it cannot have executed it (rule S_2).
+    """
+
+    def __init__(self, content: bytes, *, on_progress: Callable[[], None]) -> None:
+        super().__init__(content, content_type="application/json")
+        self._size = len(content)
+        self._content = content
+        self._on_progress = on_progress
+        self.handed_over = False
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._content.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for start in range(0, len(self._content), PIECE_BYTES):
+            end = start + PIECE_BYTES
+            self.handed_over = end >= len(self._content)
+            self._on_progress()
+            await writer.write(self._content[start:end])
+            await writer.drain()
+
+
+class _Attempt:
+    """One call from the first byte sent to the last one read."""
+
+    def __init__(self, call: ChatCall, settings: CloudSettings, *, secret: str) -> None:
+        self._arm_id = call.arm.id
+        self._settings = settings
+        self._secret = secret
+        self._connect_s = settings.connect_timeout_ms / 1000
+        self._wait_s = settings.first_byte_timeout_ms / 1000
+        self._choices = int(call.body.get("n", 1))
+        self._stream = call.stream
+        self._content = serialise(_sent_body(call))
+        self._deadline = 0.0
+        self._read_bytes = 0
+
+    async def post(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+        """Send the request and wait for the response's headers."""
+        loop = asyncio.get_running_loop()
+
+        def on_progress() -> None:
+            self._deadline = loop.time() + self._wait_s
+            # The response may come, or the wait be over, before the body has left.
+            if waiting and not limit.expired():
+                limit.reschedule(self._deadline)
+
+        waiting = True
+        body = _Body(self._content, on_progress=on_progress)
+        try:
+            # aiohttp limits the time to connect; from then on the limit moves with each piece.
+            async with asyncio.timeout(None) as limit:
+                return await session.post(
+                    self._settings.base_url.rstrip("/") + "/chat/completions",
+                    data=body,
+                    headers=self._headers(),
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=self._connect_s, sock_connect=self._connect_s
+                    ),
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # aiohttp's errors hold the request's headers, and so the key: they end here.
+            raise self._not_answered(error, handed_over=body.handed_over) from None
+        finally:
+            waiting = False
+
+    def _headers(self) -> dict[str, str]:
+        """Headers of the request; compression would only delay a stream."""
+        headers = {
+            "Accept": "text/event-stream" if self._stream else "application/json",
+            "Accept-Encoding": "identity",
+        }
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        return headers
+
+    def _not_answered(self, error: Exception, *, handed_over: bool) -> ArmFailed:
+        """The failure of a request that got no response."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            reason, problem = "connect_timeout", f"no connection within {self._connect_s:g} s"
+        elif isinstance(error, TimeoutError):
+            reason, problem = "timeout", f"no response within {self._wait_s:g} s"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            reason, problem = "connect_failed", str(error)
+        elif isinstance(error, ValueError):
+            reason, problem = "invalid_base_url", f"{error}: correct the arm's base_url"
+        else:
+            reason, problem = "connection_lost", str(error) or type(error).__name__
+        return self._failed(
+            reason, problem, settle=SettleKind.UNKNOWN if handed_over else SettleKind.RELEASED
+        )
+
+    async def refused(self, response: aiohttp.ClientResponse) -> ArmFailed:
+        """The failure that a status other than success stands for."""
+        status = response.status
+        unbilled = status in self._settings.unbilled_statuses
+        settle = SettleKind.RELEASED if unbilled else SettleKind.UNKNOWN
+        if 300 <= status < 400:
+            target = response.headers.get("Location", "nowhere")
+            problem = f"HTTP {status}, a redirect to {target}: correct the arm's base_url"
+            return self._failed("redirected", problem, settle=settle)
+        message, code = error_text(await self._error_body(response), secret=self._secret)
+        client_error = status in _CLIENT_ERRORS and code != _CONTEXT_CODE
+        if code == _CONTEXT_CODE:
+            reason = _CONTEXT_CODE
+        else:
+            reason = "invalid_request" if client_error else f"http_{status}"
+        problem = f"HTTP {status}: {message}"
+        return self._failed(reason, problem, settle=settle, client_error=client_error)
+
+    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """The start of an error reply; what cannot be read does not change its meaning."""
+        body = b""
+        try:
+            while len(body) < ERROR_BYTES_MAX and (read := await self._read(response)):
+                body += read
+        except ArmFailed as error:
+            return body or str(error).encode()
+        return body[:ERROR_BYTES_MAX]
+
+    async def whole(self, response: aiohttp.ClientResponse) -> Finished:
+        """The answer of a call that is not streamed."""
+        body = bytearray()
+        while read := await self._read(response):
+            body += read
+        try:
+            answer, usage = whole_answer(bytes(body))
+        except AnswerError as error:
+            raise self._unusable(error) from error
+        return Finished(usage=usage, response=answer)
+
+    async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ChatEvent, None]:
+        """The chunks of a streamed answer and its end."""
+        if response.content_type == "application/json":
+            raise await self._not_a_stream(response)
+        tally = StreamTally(choices=self._choices)
+        try:
+            async with aclosing(self._event_data(response, tally)) as data:
+                async for each in data:
+                    if each.strip() == DONE:
+                        await self._reach_end(response)
+                        break
+                    chunk = tally.take(each)
+                    if chunk is not None:
+                        yield chunk
+                    self._extend_deadline()
+                else:
+                    if not tally.complete:
+                        raise self._failed(
+                            "stream_broken", "the stream ended before the answer was finished"
+                        )
+        except AnswerError as error:
+            raise self._unusable(error) from error
+        if not tally.started:
+            raise self._failed("bad_response", "the stream held no chunk", usage=tally.usage)
+        yield Finished(usage=tally.usage)
+
+    async def _event_data(
+        self, response: aiohttp.ClientResponse, tally: StreamTally
+    ) -> AsyncGenerator[bytes, None]:
+        """The data of each event. A connection that breaks after the answer's end just ends."""
+        parser = EventParser(event_bytes_max=EVENT_BYTES_MAX)
+        try:
+            while read := await self._read(response):
+                for data in parser.feed(read):
+                    yield data
+            last = parser.finish()
+        except LimitError as error:
+            raise self._failed("bad_response", str(error)) from error
+        except ArmFailed:
+            if not tally.complete:
+                raise
+            return
+        if last is not None:
+            yield last
+
+    async def _not_a_stream(self, response: aiohttp.ClientResponse) -> ArmFailed:
+        """The failure of a server that answers a streamed call in one piece, or with an error."""
+        body = bytearray()
+        while read := await self._read(response):
+            body += read
+        try:
+            _, usage = whole_answer(bytes(body))
+        except AnswerError as error:
+            return self._unusable(error)
+        return self._failed("bad_response", "a streamed call got one JSON object", usage=usage)
+
+    async def _reach_end(self, response: aiohttp.ClientResponse) -> None:
+        """Give the response a moment to end, so that its connection can be used again."""
+        try:
+            async with asyncio.timeout(END_WAIT_S):
+                while await response.content.readany():
+                    pass
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            # The answer is whole; only the connection is not worth keeping.
+            response.close()
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has arrived, waiting for it up to the deadline; empty at the end."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                read = await response.content.readany()
+        except TimeoutError as error:
+            problem = f"nothing came for {self._wait_s:g} s"
+            raise self._failed("timeout", problem) from error
+        except (aiohttp.ClientError, OSError) as error:
+            problem = f"the connection broke: {error}"
+            raise self._failed("stream_broken", problem) from error
+        self._read_bytes += len(read)
+        if self._read_bytes > RESPONSE_BYTES_MAX:
+            problem = f"the response is longer than {RESPONSE_BYTES_MAX} bytes"
+            raise self._failed("bad_response", problem)
+        if not self._stream:
+            self._extend_deadline()
+        return read
+
+    def _extend_deadline(self) -> None:
+        """Something came: the endpoint has the full time again until the next."""
+        self._deadline = asyncio.get_running_loop().time() + self._wait_s
+
+    def _unusable(self, error: AnswerError) -> ArmFailed:
+        """The failure that an unusable answer stands for."""
+        return self._failed(error.reason, str(error), usage=error.usage)
+
+    def _failed(
+        self,
+        reason: str,
+        problem: str,
+        *,
+        settle: SettleKind = SettleKind.UNKNOWN,
+        usage: Usage | None = None,
+        client_error: bool = False,
+    ) -> ArmFailed:
+        """A failure of this arm, in words that hold no secret; a known usage settles it."""
+        return ArmFailed(
+            reason,
+            f"arm {self._arm_id}: {shortened(problem, secret=self._secret)}",
+            settle=settle if usage is None else SettleKind.REPORTED,
+            usage=usage,
+            client_error=client_error,
+        )
+
+
+def _sent_body(call: ChatCall) -> dict[str, Any]:
+    """The call's body, with the fields that say how it is delivered (rule A_2: all set here)."""
+    body = {name: value for name, value in call.body.items() if name not in _DELIVERY}
+    if call.stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+_DELIVERY: Final = frozenset({"stream", "stream_options"})

@@ -1,0 +1,130 @@
+"""What every request passes: an id, the API key, and the end of every error."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_agent.adapters.http_api.errors import error_response, internal_error, refused_from
+from edge_agent.requests import RequestRefused
+from shared.clock import Clock, IdSource
+from shared.errors import TidegateError
+
+_log = structlog.get_logger(__name__)
+_STATE: Final = "tidegate"
+_GUARDED: Final = "/v1/"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a request came, and its id."""
+
+    request_id: str
+    unix_ms: int
+    monotonic_ms: float
+
+
+def arrival(scope: Scope) -> Arrival:
+    """What the gate noted of a request."""
+    noted: Arrival = scope["state"][_STATE]
+    return noted
+
+
+class ApiKeys:
+    """The keys that clients of `/v1` have to show; with none set, everybody is let in."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = tuple(_digest(key) for key in keys)
+
+    def check(self, headers: Headers) -> None:
+        """Refuse a request without a valid `Authorization: Bearer` header."""
+        if not self._digests:
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        shown = _digest(key.strip()) if scheme.lower() == "bearer" else b""
+        if not any(hmac.compare_digest(shown, each) for each in self._digests):
+            raise RequestRefused(
+                401,
+                "invalid_api_key",
+                "the API key is missing or wrong: send 'Authorization: Bearer KEY' with one of "
+                "the agent's API keys",
+            )
+
+
+def _digest(key: str) -> bytes:
+    """A key in a form of fixed length, which is safe to compare and to keep."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Gate:
+    """ASGI middleware: gives each request its id and turns what escapes into a reply."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock, ids: IdSource, api_keys: ApiKeys) -> None:
+        self._app = app
+        self._clock = clock
+        self._ids = ids
+        self._api_keys = api_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        noted = Arrival(
+            request_id=self._ids.new_id("req"),
+            unix_ms=self._clock.unix_ms(),
+            monotonic_ms=self._clock.monotonic_ms(),
+        )
+        scope.setdefault("state", {})[_STATE] = noted
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-tidegate-request-id"] = noted.request_id
+            await send(message)
+
+        refused = await self._pass(scope, receive, send_with_id, request_id=noted.request_id)
+        if refused is not None and not started:
+            await error_response(refused)(scope, receive, send_with_id)
+
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, *, request_id: str
+    ) -> RequestRefused | None:
+        """Let the request through; what it ends with if it is refused."""
+        try:
+            if scope["path"].startswith(_GUARDED):
+                self._api_keys.check(Headers(scope=scope))
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            _log.info("client_gone_while_sending", request_id=request_id)
+        except TidegateError as error:
+            return self._refused(error, request_id)
+        except Exception as error:  # noqa: BLE001 - the last stop: the client gets a 500
+            return self._defect(error, request_id)
+        return None
+
+    def _refused(self, error: TidegateError, request_id: str) -> RequestRefused:
+        """The refusal that an error on purpose stands for."""
+        try:
+            return refused_from(error)
+        except TidegateError as unexpected:
+            return self._defect(unexpected, request_id)
+
+    def _defect(self, error: Exception, request_id: str) -> RequestRefused:
+        """The refusal for what should not have happened; the log gets the traceback."""
+        log_defect(error, request_id)
+        return internal_error(request_id)
+
+
+def log_defect(error: Exception, request_id: str, **facts: Any) -> None:
+    """Write a defect with its traceback into the log."""
+    _log.error("request_failed", request_id=request_id, exc_info=error, **facts)

@@ -1,0 +1,182 @@
+"""What Prometheus can read of the agent: numbers with bounded labels, no prompts, no ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from shared.decision.money import NANOS_PER_DOLLAR
+from shared.decision.types import Attempt, Outcome
+from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
+
+OTHER: Final = "other"
+NONE: Final = "none"
+REASONS_MAX: Final = 64
+_LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_TTFT_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class AgentGauges:
+    """The agent's condition at one moment. Amounts in nano-dollars."""
+
+    spool_records: int
+    link_connected: bool
+    table_version: int
+    lease_available_nanos: int
+    lease_reserved_nanos: int
+
+
+class _Label:
+    """Values of a label, the first few as they are and every later one as `other`."""
+
+    def __init__(self, values_max: int) -> None:
+        self._values_max = values_max
+        self._known: set[str] = set()
+
+    def value(self, text: str) -> str:
+        """The value to use for a text."""
+        if not text:
+            return NONE
+        if text in self._known:
+            return text
+        if len(self._known) >= self._values_max:
+            return OTHER
+        self._known.add(text)
+        return text
+
+
+class AgentMetrics:
+    """The agent's metrics on a registry of their own.
+
+    Parameters
+    ----------
+    registry : CollectorRegistry
+        Where the metrics are registered; a second instance needs another one.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._arms = _Label(ARMS_MAX)
+        self._task_classes = _Label(TASK_CLASSES_MAX)
+        self._reasons = _Label(REASONS_MAX)
+        self._requests = Counter(
+            "tidegate_requests_total",
+            "Requests that came to an end.",
+            ["task_class", "arm", "status"],
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "tidegate_attempts_total",
+            "Tries of an arm, by result: ok, or why it failed.",
+            ["arm", "result"],
+            registry=registry,
+        )
+        self._fallouts = Counter(
+            "tidegate_fallouts_total",
+            "Arms that were no candidate for a request, by reason.",
+            ["arm", "reason"],
+            registry=registry,
+        )
+        self._deadline_hits = Counter(
+            "tidegate_deadline_hits_total",
+            "Requests answered within their deadline.",
+            ["task_class"],
+            registry=registry,
+        )
+        self._latency = Histogram(
+            "tidegate_request_latency_seconds",
+            "From a request's arrival to the end of its answer.",
+            ["task_class", "arm"],
+            buckets=_LATENCY_S,
+            registry=registry,
+        )
+        self._ttft = Histogram(
+            "tidegate_request_ttft_seconds",
+            "From a request's arrival to its first token.",
+            ["task_class", "arm"],
+            buckets=_TTFT_S,
+            registry=registry,
+        )
+        self._spend = Counter(
+            "tidegate_spend_dollars_total",
+            "Settled cost of paid attempts; the books hold the exact amounts.",
+            ["arm"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "tidegate_tokens_total",
+            "Tokens as the backends counted them.",
+            ["arm", "direction"],
+            registry=registry,
+        )
+        self._register_gauges(registry)
+
+    def _register_gauges(self, registry: CollectorRegistry) -> None:
+        """Register what rises and falls."""
+        self._in_flight = Gauge(
+            "tidegate_requests_in_flight", "Chat requests being answered.", registry=registry
+        )
+        self._spool = Gauge(
+            "tidegate_spool_records", "Records that wait to be acknowledged.", registry=registry
+        )
+        self._link = Gauge(
+            "tidegate_link_connected", "1 while the coordinator can be reached.", registry=registry
+        )
+        self._table = Gauge(
+            "tidegate_table_version", "Version of the selection table.", registry=registry
+        )
+        self._lease_available = Gauge(
+            "tidegate_lease_available_dollars",
+            "What may still be reserved on the lease.",
+            registry=registry,
+        )
+        self._lease_reserved = Gauge(
+            "tidegate_lease_reserved_dollars", "Held by paid calls under way.", registry=registry
+        )
+
+    def observe(self, outcome: Outcome) -> None:
+        """Count a request that has come to its end."""
+        arm = self._arms.value(outcome.arm)
+        task_class = self._task_classes.value(outcome.task_class)
+        self._requests.labels(task_class, arm, outcome.status.value).inc()
+        self._latency.labels(task_class, arm).observe(outcome.latency_ms / 1000)
+        if outcome.ttft_ms > 0:
+            self._ttft.labels(task_class, arm).observe(outcome.ttft_ms / 1000)
+        if outcome.hit:
+            self._deadline_hits.labels(task_class).inc()
+        self._tokens.labels(arm, "prompt").inc(outcome.prompt_tokens)
+        self._tokens.labels(arm, "completion").inc(outcome.completion_tokens)
+        for attempt in outcome.attempts:
+            self._observe_attempt(attempt)
+        for fallout in outcome.fallouts:
+            reason = self._reasons.value(fallout.reason)
+            self._fallouts.labels(self._arms.value(fallout.arm), reason).inc()
+
+    def _observe_attempt(self, attempt: Attempt) -> None:
+        """Count one try of one arm."""
+        arm = self._arms.value(attempt.arm)
+        result = self._reasons.value(attempt.error) if attempt.error else "ok"
+        self._attempts.labels(arm, result).inc()
+        if attempt.lease_number:
+            # An overrun's correction may lower a cost; a counter can only rise.
+            self._spend.labels(arm).inc(max(0, attempt.cost_nanos) / NANOS_PER_DOLLAR)
+
+    def set_requests_in_flight(self, requests: int) -> None:
+        """Show how many chat requests are being answered."""
+        self._in_flight.set(requests)
+
+    def set_gauges(self, gauges: AgentGauges) -> None:
+        """Show the agent's condition."""
+        self._spool.set(gauges.spool_records)
+        self._link.set(gauges.link_connected)
+        self._table.set(gauges.table_version)
+        self._lease_available.set(gauges.lease_available_nanos / NANOS_PER_DOLLAR)
+        self._lease_reserved.set(gauges.lease_reserved_nanos / NANOS_PER_DOLLAR)
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition text and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST

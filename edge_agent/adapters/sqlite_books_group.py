@@ -1,0 +1,260 @@
+"""A group of commits as one net change of the books, written with few, large statements.
+
+Every effect sets or removes one row, so what a group of commits leaves behind is its last word on
+each row. Each statement gives up Python's global lock once: few of them keep the writer from
+waiting for the event loop over and over.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+from edge_agent.books import (
+    AppendSpool,
+    BookEffect,
+    DropLease,
+    DropReservation,
+    PutConfig,
+    PutLease,
+    PutMeta,
+    PutReservation,
+    PutTable,
+    TrimSpool,
+)
+from shared.decision.lease import LeaseRow, ReservationRow
+from shared.decision.types import Feedback, Outcome, SpoolRecord
+from shared.errors import StoreError
+from shared.wire import encode_config, encode_table, record_to_bytes
+
+Row = tuple[Any, ...]
+
+SPOOL_LAST: Final = "spool_last"
+LEASE_COLUMNS: Final = (
+    "number, incarnation, boot_id, window_id, amount_nanos, price_version, expires_boot_ms, "
+    "settled_nanos, watermark_nanos, state, closing_since_boot_ms, close_reason"
+)
+RESERVATION_COLUMNS: Final = (
+    "id, request_id, arm, lease_number, amount_nanos, task_class, arrived_unix_ms"
+)
+_ROWS_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class Change:
+    """What one commit does, in rows; encoded before it is queued."""
+
+    leases: dict[int, Row | None] = field(default_factory=dict)
+    reservations: list[tuple[str, Row | None]] = field(default_factory=list)
+    spool: list[Row | int] = field(default_factory=list)  # a row, or the end of a trim
+    meta: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+
+def change_of(effects: Iterable[BookEffect]) -> Change:
+    """Effects as rows.
+
+    Raises
+    ------
+    LimitError
+        If a record cannot be encoded.
+    """
+    change = Change()
+    for effect in effects:
+        match effect:
+            case PutReservation():
+                change.reservations.append((effect.row.id, _reservation_row(effect.row)))
+            case PutLease():
+                change.leases[effect.row.number] = _lease_row(effect.row)
+            case DropReservation():
+                change.reservations.append((effect.reservation_id, None))
+            case AppendSpool():
+                change.spool.append(_spool_row(effect.record))
+            case TrimSpool():
+                change.spool.append(effect.through)
+            case PutMeta():
+                change.meta[effect.key.value] = effect.value
+            case DropLease():
+                change.leases[effect.lease_number] = None
+            case PutTable():
+                change.documents["table"] = encode_table(effect.table)
+            case PutConfig():
+                change.documents["config"] = encode_config(effect.config)
+    return change
+
+
+def _lease_row(row: LeaseRow) -> Row:
+    return (
+        row.number,
+        row.incarnation,
+        row.boot_id,
+        row.window_id,
+        row.amount_nanos,
+        row.price_version,
+        row.expires_boot_ms,
+        row.settled_nanos,
+        row.watermark_nanos,
+        row.state.value,
+        row.closing_since_boot_ms,
+        row.close_reason,
+    )
+
+
+def _reservation_row(row: ReservationRow) -> Row:
+    return (
+        row.id,
+        row.request_id,
+        row.arm,
+        row.lease_number,
+        row.amount_nanos,
+        row.task_class,
+        row.arrived_unix_ms,
+    )
+
+
+def _spool_row(record: SpoolRecord) -> Row:
+    body = record.body
+    if isinstance(body, Outcome):
+        found_by, kind = body.request_id, "outcome"
+    elif isinstance(body, Feedback):
+        found_by, kind = body.request_id, "feedback"
+    else:
+        found_by, kind = None, type(body).__name__
+    return (record.sequence, found_by, kind, record_to_bytes(record))
+
+
+@dataclass(slots=True)
+class Standing:
+    """What a commit is checked against: it equals the file's state, this process being alone."""
+
+    spool_last: int
+    reserved: set[str]
+
+
+class Group:
+    """Commits merged into one net change.
+
+    Parameters
+    ----------
+    standing : Standing
+        The books before the group; left as it is until `accept`.
+    """
+
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+        self._leases: dict[int, Row | None] = {}
+        self._reservations: dict[str, Row | None] = {}
+        self._appends: list[Row] = []
+        self._spool_last = standing.spool_last
+        self._trim = 0
+        self._meta: dict[str, str] = {}
+        self._documents: dict[str, bytes] = {}
+
+    def add(self, change: Change) -> None:
+        """Merge one commit.
+
+        Raises
+        ------
+        StoreError
+            If it would leave a gap in the spool or insert a reservation twice; nothing of it is
+            merged then.
+        """
+        spool_last = self._checked_spool(change.spool)
+        if change.reservations:
+            self._check_reservations(change.reservations)
+            self._reservations.update(change.reservations)
+        self._spool_last = spool_last
+        for op in change.spool:
+            if isinstance(op, int):
+                self._trim = max(self._trim, op)
+                self._appends = [row for row in self._appends if row[0] > op]
+            else:
+                self._appends.append(op)
+        self._leases.update(change.leases)
+        self._meta.update(change.meta)
+        self._documents.update(change.documents)
+
+    def _checked_spool(self, ops: Iterable[Row | int]) -> int:
+        last = self._spool_last
+        for op in ops:
+            if isinstance(op, int):
+                continue
+            if op[0] != last + 1:
+                raise StoreError(
+                    f"spool record {op[0]} does not follow the last one, {last}; load the books "
+                    "again and go on from there"
+                )
+            last = op[0]
+        return last
+
+    def _check_reservations(self, reservations: Iterable[tuple[str, Row | None]]) -> None:
+        seen: dict[str, bool] = {}
+        for reservation_id, row in reservations:
+            if row is not None and seen.get(reservation_id, self._is_reserved(reservation_id)):
+                raise StoreError(f"reservation {reservation_id} is already in the books")
+            seen[reservation_id] = row is not None
+
+    def _is_reserved(self, reservation_id: str) -> bool:
+        if reservation_id in self._reservations:
+            return self._reservations[reservation_id] is not None
+        return reservation_id in self._standing.reserved
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the net change into the open transaction."""
+        reserved = self._standing.reserved
+        gone = [key for key, row in self._reservations.items() if row is None and key in reserved]
+        replaced = [
+            key for key, row in self._reservations.items() if row is not None and key in reserved
+        ]
+        made = [row for row in self._reservations.values() if row is not None]
+        _delete(connection, "reservation", "id", gone + replaced)
+        _put(connection, "INSERT", f"reservation ({RESERVATION_COLUMNS})", made)
+        _delete(connection, "lease", "number", [n for n, row in self._leases.items() if not row])
+        leases = [row for row in self._leases.values() if row]
+        _put(connection, "INSERT OR REPLACE", f"lease ({LEASE_COLUMNS})", leases)
+        if self._trim:
+            connection.execute("DELETE FROM spool WHERE sequence <= ?", (self._trim,))
+            last = [(SPOOL_LAST, self._spool_last)]
+            _put(connection, "INSERT OR REPLACE", "counter (key, value)", last)
+        _put(connection, "INSERT", "spool (sequence, request_id, kind, record)", self._appends)
+        meta = list(self._meta.items())
+        _put(connection, "INSERT OR REPLACE", "meta (key, value)", meta)
+        documents = list(self._documents.items())
+        _put(connection, "INSERT OR REPLACE", "document (key, record)", documents)
+
+    def accept(self) -> None:
+        """The transaction is committed: bring the standing up to date."""
+        self._standing.spool_last = self._spool_last
+        for key, row in self._reservations.items():
+            if row is None:
+                self._standing.reserved.discard(key)
+            else:
+                self._standing.reserved.add(key)
+
+
+def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut into powers of two, so that a handful of prepared statements serves every length."""
+    start = 0
+    while start < len(rows):
+        size = min(_ROWS_MAX, 1 << ((len(rows) - start).bit_length() - 1))
+        yield rows[start : start + size]
+        start += size
+
+
+def _put(connection: sqlite3.Connection, verb: str, target: str, rows: Sequence[Row]) -> None:
+    for chunk in _chunks(rows):
+        places = ", ".join(["(" + ", ".join("?" * len(chunk[0])) + ")"] * len(chunk))
+        sql = f"{verb} INTO {target} VALUES {places}"
+        connection.execute(sql, tuple(chain.from_iterable(chunk)))
+
+
+def _delete(
+    connection: sqlite3.Connection, table: str, key: str, values: Sequence[int | str]
+) -> None:
+    for chunk in _chunks(values):
+        places = ", ".join("?" * len(chunk))
+        # Only names from this module reach the statement's text.
+        connection.execute(f"DELETE FROM {table} WHERE {key} IN ({places})", tuple(chunk))  # noqa: S608

@@ -1,0 +1,320 @@
+"""One request under way: attempts, fallback, delivery, settlement.
+
+The request runs in a task of its own, so that a paid call whose client has gone can be read to its
+end (rule S_5) and every way out settles and spools exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import structlog
+
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
+from edge_agent.idempotency import Kept
+from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Chunk, Finished, Usage
+from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestRefused
+from shared.clock import Clock
+from shared.decision.money import dollars
+from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind
+from shared.errors import BooksFullError
+
+log = structlog.get_logger(__name__)
+_ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens"})
+_END: Final = object()
+
+
+class RunningAnswer(Answer):
+    """The client's side of a request under way."""
+
+    def __init__(self, run: RequestRun, head: AnswerHead) -> None:
+        self._run = run
+        self.head = head
+        self.response = run.response
+
+    async def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
+        try:
+            while (item := await self._run.delivered.get()) is not _END:
+                if isinstance(item, RequestRefused):
+                    raise item
+                yield item
+        finally:
+            self._run.client_gone()
+
+    @property
+    def cost_nanos(self) -> int:
+        return self._run.cost_nanos
+
+
+class RequestRun:
+    """Runs one admitted request to its outcome.
+
+    Attributes
+    ----------
+    first : Future of AnswerHead
+        Done when the first chunk or the whole response is there, or with `RequestRefused`.
+    delivered : Queue
+        Chunks for the client, an error that came after the first one, and the end mark.
+    """
+
+    def __init__(
+        self,
+        request: ClientRequest,
+        *,
+        engine: AgentEngine,
+        bookkeeper: Bookkeeper,
+        local: ChatBackend,
+        cloud: ChatBackend,
+        clock: Clock,
+        on_outcome: Callable[[Outcome], None],
+        keep: Callable[[Kept | None], None] | None = None,
+    ) -> None:
+        self._request = request
+        self._keep = keep
+        self._sent: list[Mapping[str, Any]] = []
+        self._engine = engine
+        self._bookkeeper = bookkeeper
+        self._local = local
+        self._cloud = cloud
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._plan: AttemptPlan | None = None
+        self._attempt_started_ms = 0.0
+        self._ttft_ms = 0
+        self._gone = False
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
+        self.first: asyncio.Future[AnswerHead] = asyncio.get_running_loop().create_future()
+        self.delivered: asyncio.Queue[Any] = asyncio.Queue()
+        self.response: Mapping[str, Any] | None = None
+        self.cost_nanos = 0
+
+    def start(self) -> asyncio.Task[None]:
+        """Run in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name=self._request.request_id)
+        return self._task
+
+    def client_gone(self) -> None:
+        """Nobody waits any more: the arm's `on_abort` decides what becomes of a paid call."""
+        if self._ended or self._gone or self._task is None:
+            return
+        self._gone = True
+        cloud = self._plan.arm.cloud if self._plan else None
+        if cloud is not None and cloud.on_abort is OnAbort.DRAIN:
+            loop = asyncio.get_running_loop()
+            loop.call_later(cloud.drain_timeout_ms / 1000, self._task.cancel)
+        else:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            while not self._gone:
+                plan, effects = self._engine.next_attempt(self._request.request_id)
+                self._plan = plan
+                if plan is None:
+                    await self._bookkeeper.commit_or_keep(effects)
+                    await self._refuse()
+                    return
+                if await self._attempt(plan, reserved=effects):
+                    return
+            await self._finish(RequestStatus.ABORTED, end=None)
+        except asyncio.CancelledError:
+            await self._cut_off()
+            if not self._gone:
+                raise
+        except Exception:
+            await self._cut_off()  # a defect, which must not keep the reservation open
+            raise
+        finally:
+            self._ended = True
+            if self._keep is not None:
+                self._keep(None)
+            if not self.first.done():
+                self.first.set_exception(_stopping())
+                self.first.exception()
+            self.delivered.put_nowait(_END)
+
+    async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
+        """Try one arm; True when the request has ended with it."""
+        self._attempt_started_ms = self._clock.monotonic_ms()
+        try:
+            await self._bookkeeper.commit(reserved)
+        except BooksFullError:
+            await self._failed(ArmFailed("books_full", "the reservation could not be written"))
+            return False
+        call = ChatCall(
+            request_id=self._request.request_id,
+            arm=plan.arm,
+            body=self._body_for(plan),
+            stream=self._request.stream,
+        )
+        backend = self._local if plan.arm.cloud is None else self._cloud
+        finished: Finished | None = None
+        try:
+            async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    if isinstance(event, Chunk):
+                        self._deliver(event, plan=plan)
+                    else:
+                        finished = event
+            if finished is None:
+                raise ArmFailed(
+                    "no_answer", "the answer ended without a result", settle=SettleKind.UNKNOWN
+                )
+        except ArmFailed as failure:
+            if self.first.done() or failure.client_error:
+                await self._fail_for_good(failure)
+                return True
+            await self._failed(failure)
+            return False
+        await self._answered(finished, plan=plan)
+        return True
+
+    def _body_for(self, plan: AttemptPlan) -> dict[str, Any]:
+        body = dict(self._request.body)
+        if plan.arm.cloud is not None:
+            allowed = plan.arm.cloud.fields | _ALWAYS_SENT
+            body = {name: value for name, value in body.items() if name in allowed}
+        body["model"] = plan.arm.model if plan.arm.cloud is not None else plan.arm.id
+        body["max_tokens"] = plan.max_tokens
+        return body
+
+    def _head(self, plan: AttemptPlan) -> AnswerHead:
+        table = self._engine.table
+        return AnswerHead(
+            request_id=self._request.request_id,
+            arm=plan.arm.id,
+            reason=self._engine.reason(self._request.request_id),
+            table_version=table.version if table else 0,
+            max_tokens=plan.max_tokens,
+        )
+
+    def _deliver(self, chunk: Chunk, *, plan: AttemptPlan) -> None:
+        if not self.first.done():
+            self._ttft_ms = self._elapsed_ms()
+            self.first.set_result(self._head(plan))
+        self._send({**chunk.data, "model": plan.arm.id})
+
+    def _send(self, chunk: Mapping[str, Any]) -> None:
+        if self._keep is not None:
+            self._sent.append(chunk)
+        if not self._gone:
+            self.delivered.put_nowait(chunk)
+
+    async def _answered(self, finished: Finished, *, plan: AttemptPlan) -> None:
+        usage = finished.usage
+        end = self._end(SettleKind.REPORTED if usage else SettleKind.UNKNOWN, usage=usage)
+        head = self._head(plan)
+        status = RequestStatus.ABORTED if self._gone else RequestStatus.OK
+        outcome = await self._finish(status, end=end)
+        counted = _usage_json(usage, cost_nanos=outcome.cost_nanos)
+        if finished.response is not None:
+            self.response = {**finished.response, "model": plan.arm.id, "usage": counted}
+        elif self._request.include_usage:
+            self._send(self._usage_chunk(plan, usage=counted))
+        if not self.first.done():
+            self.first.set_result(head)
+        if self._keep is not None:
+            self._keep(Kept(head, self.response, tuple(self._sent), self.cost_nanos))
+
+    def _usage_chunk(self, plan: AttemptPlan, *, usage: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self._request.request_id}",
+            "object": "chat.completion.chunk",
+            "created": self._clock.unix_ms() // 1000,
+            "model": plan.arm.id,
+            "choices": [],
+            "usage": usage,
+        }
+
+    async def _failed(self, failure: ArmFailed) -> None:
+        log.info(
+            "attempt_failed",
+            request_id=self._request.request_id,
+            arm=self._plan.arm.id if self._plan else "",
+            reason=failure.reason,
+            problem=str(failure),
+        )
+        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        effects = self._engine.attempt_failed(
+            self._request.request_id, end, now_ms=self._clock.monotonic_ms()
+        )
+        self._plan = None
+        await self._bookkeeper.commit_or_keep(effects)
+
+    async def _fail_for_good(self, failure: ArmFailed) -> None:
+        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        status = 400 if failure.client_error else 502
+        refused = RequestRefused(status, failure.reason, str(failure))
+        await self._finish(RequestStatus.ERROR, end=end)
+        self._tell(refused)
+
+    async def _refuse(self) -> None:
+        refused = self._engine.refusal(self._request.request_id)
+        status = RequestStatus.ERROR if refused.status >= 500 else RequestStatus.REFUSED
+        await self._finish(status, end=None)
+        self._tell(refused)
+
+    def _tell(self, refused: RequestRefused) -> None:
+        if self.first.done():
+            self.delivered.put_nowait(refused)
+        else:
+            self.first.set_exception(refused)
+
+    async def _cut_off(self) -> None:
+        """The task was cancelled: nobody will know the usage of a call under way (rule I5)."""
+        if self._engine.knows(self._request.request_id):
+            end = None
+            if self._plan is not None:
+                error = "client_gone" if self._gone else "interrupted"
+                end = self._end(SettleKind.UNKNOWN, usage=None, error=error)
+            status = RequestStatus.ABORTED if self._gone else RequestStatus.INTERRUPTED
+            await self._finish(status, end=end)
+
+    async def _finish(self, status: RequestStatus, *, end: AttemptEnd | None) -> Outcome:
+        outcome, effects = self._engine.finish(
+            self._request.request_id,
+            status=status,
+            end=end,
+            ttft_ms=self._ttft_ms,
+            latency_ms=self._elapsed_ms(),
+        )
+        self._plan = None
+        self.cost_nanos = outcome.cost_nanos
+        self._on_outcome(outcome)
+        await self._bookkeeper.commit_or_keep(effects)
+        return outcome
+
+    def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
+        now_ms = self._clock.monotonic_ms()
+        if settle is SettleKind.REPORTED and usage is None:
+            settle = SettleKind.UNKNOWN  # a report without numbers must not be booked as free
+        return AttemptEnd(
+            latency_ms=round(now_ms - self._attempt_started_ms),
+            settle=settle,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            error=error,
+        )
+
+    def _elapsed_ms(self) -> int:
+        return round(self._clock.monotonic_ms() - self._request.arrived_monotonic_ms)
+
+
+def _usage_json(usage: Usage | None, *, cost_nanos: int) -> dict[str, Any]:
+    counted: dict[str, Any] = {"cost_usd": dollars(cost_nanos)}
+    if usage is not None:
+        counted["prompt_tokens"] = usage.prompt_tokens
+        counted["completion_tokens"] = usage.completion_tokens
+        counted["total_tokens"] = usage.prompt_tokens + usage.completion_tokens
+    return counted
+
+
+def _stopping() -> RequestRefused:
+    return RequestRefused(
+        503, "stopping", "the agent is stopping; send the request again", retry_after_s=2
+    )

@@ -1,0 +1,300 @@
+"""`tidegate-agent`: puts the agent together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import stamina.instrumentation
+import structlog
+import typer
+from prometheus_client import CollectorRegistry
+
+from edge_agent import config as agent_config
+from edge_agent.adapters.cloud_client import OpenAiCloud
+from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
+from edge_agent.adapters.http_api import build_app
+from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
+from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from edge_agent.adapters.sensors import SystemSensors
+from edge_agent.adapters.sqlite_books import SqliteBooks
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import BooksSnapshot, MetaKey
+from edge_agent.candidates import OTHER_CLASS
+from edge_agent.config import AgentConfig
+from edge_agent.engine import AgentEngine
+from edge_agent.ports import LocalModel
+from edge_agent.service import AgentService
+from edge_agent.session import Credential, FleetSession
+from shared import logs
+from shared.clock import SystemClock, SystemIds
+from shared.decision.money import PPM
+from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
+from shared.errors import BooksCorruptError, TidegateError
+from shared.http_server import serve
+from shared.settings import read_secret
+from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
+
+log = structlog.get_logger(__name__)
+cli = typer.Typer(
+    name="tidegate-agent",
+    help="Answer OpenAI requests on this device: with local models, and with paid ones when that "
+    "pays off.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file; see `tidegate-agent example`."),
+]
+BOOKS_FILE = "books.db"
+GAUGES_S = 1.0
+FLUSH_ROUNDS = 40
+
+
+@cli.command()
+def run(
+    config: ConfigFile = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the configuration can be used.")
+    ] = False,
+    listen: Annotated[str, typer.Option(help="host:port instead of the file's.")] = "",
+) -> None:
+    """Run the agent until it is told to stop (Ctrl-C or SIGTERM)."""
+    overrides = {"listen": listen} if listen else {}
+    settings = agent_config.load(config, overrides)
+    if check:
+        problems = agent_config.check(settings)
+        for problem in problems:
+            typer.echo(f"{problem.key}: {problem.problem}", err=True)
+        typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
+        raise typer.Exit(1 if problems else 0)
+    logs.configure(format_=settings.log.format, level=settings.log.level)
+    stamina.instrumentation.set_on_retry_hooks(())  # the link logs an outage once, by itself
+    _event_loop(run_agent(settings))
+
+
+@cli.command()
+def example() -> None:
+    """Print a commented configuration file."""
+    typer.echo((Path(__file__).parent / "config.example.toml").read_text(encoding="utf-8"))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file."""
+    typer.echo(json.dumps(agent_config.config_schema(), indent=2))
+
+
+@cli.command()
+def version() -> None:
+    """Print the versions of the software and of the protocol."""
+    typer.echo(f"tidegate-agent {SOFTWARE_VERSION} (protocol {PROTOCOL_VERSION})")
+
+
+async def run_agent(settings: AgentConfig) -> None:
+    """Run an agent until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    clock, ids = SystemClock(), SystemIds()
+    metrics = AgentMetrics(CollectorRegistry())
+    async with AsyncExitStack() as stack:
+        books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
+        stack.push_async_callback(books.close)
+        snapshot = books.load()
+        engine = AgentEngine(
+            incarnation=ids.new_id("inc"),
+            boot_id=clock.boot_id(),
+            snapshot=snapshot,
+            fallback=_fallback(settings),
+            unix_ms=clock.unix_ms(),
+        )
+        bookkeeper = Bookkeeper(books, gate=engine.gate)
+        service = AgentService(
+            engine,
+            books=books,
+            bookkeeper=bookkeeper,
+            local=LlamaWorker(
+                models=_models(settings),
+                clock=clock,
+                memory_bytes_max=settings.worker.memory_bytes_max or None,
+                hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
+            ),
+            cloud=OpenAiCloud(environ=os.environ),
+            sensors=SystemSensors(state_dir=settings.state_dir),
+            classifier=None,
+            clock=clock,
+            rng=random.SystemRandom(),
+            on_outcome=metrics.observe,
+        )
+        link_up = asyncio.Event()
+        tasks: list[asyncio.Task[None]] = []
+        stack.push_async_callback(_cancel, tasks)
+        stack.push_async_callback(_flush, engine, link_up)
+        await service.start()
+        stack.push_async_callback(service.stop, grace_s=settings.drain.total_seconds())
+        session = FleetSession(
+            engine,
+            books=books,
+            bookkeeper=bookkeeper,
+            service=service,
+            clock=clock,
+            credential=_credential(snapshot),
+            on_connected=lambda up: link_up.set() if up else link_up.clear(),
+        )
+        tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
+        if settings.coordinator.address is not None:
+            link = CoordinatorLink(_target(settings), session=session)
+            tasks.append(asyncio.create_task(link.run(), name="link"))
+        app = build_app(
+            service,
+            clock=clock,
+            ids=ids,
+            metrics=metrics,
+            api_keys=[read_secret(ref, key="api_keys") for ref in settings.api_keys],
+        )
+        server = await stack.enter_async_context(
+            serve(
+                app,
+                host=settings.listen.host,
+                port=settings.listen.port,
+                grace_s=settings.drain.total_seconds(),
+                cert_file=_path(settings.tls.cert_file),
+                key_file=_path(settings.tls.key_file),
+            )
+        )
+        log.info("agent_ready", listen=f"http://{settings.listen.host}:{server.port}/v1")
+        await _until_stopped(stop, server.wait_ended(), *tasks)
+        log.info("agent_stopping")
+
+
+async def _until_stopped(stop: asyncio.Event, *parts: Any) -> None:
+    """Wait for the signal; a part that fails ends the agent with its error."""
+    stopped = asyncio.ensure_future(stop.wait())
+    waiting = {stopped, *(asyncio.ensure_future(part) for part in parts)}
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    for task in done:
+        if task is not stopped:
+            task.result()
+
+
+async def _flush(engine: AgentEngine, link_up: asyncio.Event) -> None:
+    """Give the link a moment to hand over what is spooled, the closed leases above all."""
+    for _ in range(FLUSH_ROUNDS):
+        if not link_up.is_set() or not engine.outbox.waiting:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.Event) -> None:
+    while True:
+        metrics.set_requests_in_flight(engine.requests_in_flight)
+        metrics.set_gauges(
+            AgentGauges(
+                spool_records=engine.outbox.waiting,
+                link_connected=link_up.is_set(),
+                table_version=engine.table.version if engine.table else 0,
+                lease_available_nanos=engine.gate.available_nanos,
+                lease_reserved_nanos=sum(held.reserved_nanos for held in engine.gate.leases()),
+            )
+        )
+        await asyncio.sleep(GAUGES_S)
+
+
+def _open_books(path: Path, *, clock: SystemClock) -> SqliteBooks:
+    """Open the books; corrupt ones are set aside and said so (rule O_3)."""
+    try:
+        return SqliteBooks(path)
+    except BooksCorruptError as error:
+        aside = SqliteBooks.set_aside(path, clock=clock)
+        log.error("books_corrupt", problem=str(error), kept_as=str(aside))
+        return SqliteBooks(path)
+
+
+def _credential(snapshot: BooksSnapshot) -> Credential | None:
+    secret = snapshot.meta.get(MetaKey.CREDENTIAL)
+    return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
+
+
+def _models(settings: AgentConfig) -> list[LocalModel]:
+    return [LocalModel(**model.model_dump()) for model in settings.models]
+
+
+def _fallback(settings: AgentConfig) -> DeviceConfig:
+    """The device's own models, for as long as no coordinator has configured it."""
+    arms = tuple(
+        Arm(
+            id=model.arm,
+            kind=ArmKind.LOCAL,
+            model=model.arm,
+            context_tokens_max=model.context_tokens,
+            max_tokens_default=min(256, model.context_tokens // 2),
+            bytes_per_token_ppm=3 * PPM,
+        )
+        for model in settings.models
+    )
+    return DeviceConfig(
+        version=0,
+        device_class="",
+        arms=arms,
+        task_classes=(TaskClass(OTHER_CLASS, deadline_ms=0),),
+        price_version=0,
+        budget_name="",
+        close_wait_ms=30_000,
+    )
+
+
+def _target(settings: AgentConfig) -> LinkTarget:
+    link = settings.coordinator
+    return LinkTarget(
+        address=str(link.address),
+        plaintext=link.plaintext,
+        ca_file=_path(link.ca_file),
+        device_name=settings.name,
+        device_class=link.device_class,
+        join_token=lambda: read_secret(link.join_token, key="coordinator.join_token"),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _event_loop(main: Any) -> None:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def main() -> None:
+    """The console script: errors that were foreseen become one line and exit code 1."""
+    try:
+        cli()
+    except TidegateError as error:
+        typer.echo(f"tidegate-agent: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the device's books hold, as plain rows: the effects that the engine asks to commit.
+
+The engine's memory is ahead of the books only by effects that it has returned; loading the books
+gives the snapshot from which the engine starts again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shared.decision.lease import LeaseRow, ReservationRow
+from shared.decision.table import SelectionTable
+from shared.decision.types import DeviceConfig, SpoolRecord
+
+
+class MetaKey(StrEnum):
+    """Small facts, one value each, kept as text."""
+
+    DEVICE_ID = "device_id"
+    CREDENTIAL = "credential"
+    INCARNATION = "incarnation"
+    BOOT_ID = "boot_id"
+    RESUME_TOKEN = "resume_token"  # noqa: S105 - the name of a key, not a secret
+    SPEND_PAUSED = "spend_paused"
+    QUARANTINED = "quarantined"
+    SEQUENCE_SENT_MAX = "sequence_sent_max"
+    SEQUENCE_ACKED = "sequence_acked"
+    SEQUENCE_LAST = "sequence_last"
+    LEASE_NUMBER_MAX = "lease_number_max"
+
+
+@dataclass(frozen=True)
+class PutLease:
+    """Insert or replace a lease by its number."""
+
+    row: LeaseRow
+
+
+@dataclass(frozen=True)
+class DropLease:
+    """Forget a lease whose close has been spooled."""
+
+    lease_number: int
+
+
+@dataclass(frozen=True)
+class PutReservation:
+    """Insert a reservation."""
+
+    row: ReservationRow
+
+
+@dataclass(frozen=True)
+class DropReservation:
+    """Remove a settled reservation."""
+
+    reservation_id: str
+
+
+@dataclass(frozen=True)
+class AppendSpool:
+    """Append one record to the outbox; its sequence is one above the last."""
+
+    record: SpoolRecord
+
+
+@dataclass(frozen=True)
+class TrimSpool:
+    """Delete records with a sequence up to `through`."""
+
+    through: int
+
+
+@dataclass(frozen=True)
+class PutMeta:
+    """Set a small fact."""
+
+    key: MetaKey
+    value: str
+
+
+@dataclass(frozen=True)
+class PutTable:
+    """Keep the selection table for the next start."""
+
+    table: SelectionTable
+
+
+@dataclass(frozen=True)
+class PutConfig:
+    """Keep the device's part of the configuration for the next start."""
+
+    config: DeviceConfig
+
+
+BookEffect = (
+    PutLease
+    | DropLease
+    | PutReservation
+    | DropReservation
+    | AppendSpool
+    | TrimSpool
+    | PutMeta
+    | PutTable
+    | PutConfig
+)
+
+
+@dataclass(frozen=True)
+class BooksSnapshot:
+    """Everything in the books at the start of a process."""
+
+    meta: dict[MetaKey, str] = field(default_factory=dict)
+    leases: tuple[LeaseRow, ...] = ()
+    reservations: tuple[ReservationRow, ...] = ()
+    table: SelectionTable | None = None
+    config: DeviceConfig | None = None
+    spool_first: int = 0
+    spool_last: int = 0

@@ -1,0 +1,220 @@
+"""The agent's configuration: what this device offers, and where its coordinator is."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from shared.limits import NAME_CHARS_MAX
+from shared.settings import (
+    ByteSize,
+    Duration,
+    FileSettings,
+    ListenAddress,
+    Problem,
+    SecretRef,
+    check_secret_ref,
+    file_problem,
+    key_error,
+    load_settings,
+    schema_of,
+    secret_problem,
+)
+from shared.units import Address
+
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"should be up to {NAME_CHARS_MAX} of a-z, 0-9, '.', '_' and '-', beginning with a "
+            "letter or a digit"
+        )
+    return value
+
+
+def _host_name() -> str:
+    """This machine's name in the form of a device's name."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", socket.gethostname().lower())
+    return name.lstrip("._-")[:NAME_CHARS_MAX] or "device"
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class TlsConfig(_Section):
+    """The certificate of the HTTP face. Both files or neither."""
+
+    cert_file: str = Field(default="", description="PEM file with the certificate chain")
+    key_file: str = Field(default="", description="PEM file with the private key")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a certificate to use."""
+        return bool(self.cert_file)
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> TlsConfig:
+        if bool(self.cert_file) != bool(self.key_file):
+            raise key_error(
+                "key_file" if self.cert_file else "cert_file", "missing; both files or neither"
+            )
+        return self
+
+
+class CoordinatorLinkConfig(_Section):
+    """Where the coordinator is. Without an address only local models answer."""
+
+    address: ListenAddress | None = Field(
+        default=None, description="host:port of the coordinator's gRPC face"
+    )
+    ca_file: str = Field(
+        default="",
+        description="PEM file of the authority that signed its certificate; empty: the system's",
+    )
+    device_class: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+        default="", description="class to join as; empty: the one that the join token names"
+    )
+    join_token: Annotated[str, AfterValidator(lambda v: check_secret_ref(v) if v else v)] = Field(
+        default="", description="reference to the token of the first start, env:NAME or file:PATH"
+    )
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether the link goes without TLS: only to this machine itself."""
+        return self.address is not None and self.address.is_loopback and not self.ca_file
+
+
+class ModelConfig(_Section):
+    """A model file on this device, bound to a local arm of the fleet."""
+
+    arm: Name = Field(description='the local arm that it serves, such as "tiny"')
+    path: Annotated[str, Field(min_length=1)] = Field(description="the GGUF file")
+    context_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
+        default=2_048, description="prompt and answer together, per sequence"
+    )
+    threads: Annotated[int, Field(ge=0, le=1_024)] = Field(
+        default=0, description="CPU threads; 0: one per physical core"
+    )
+    batch_sequences: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=4, description="answers generated side by side"
+    )
+    gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = Field(
+        default=0, description="layers on the GPU; -1: all"
+    )
+    tokens_per_second_max: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="slow the model down to this; 0: as fast as it can"
+    )
+
+
+class WorkerConfig(_Section):
+    """The process that runs the models."""
+
+    memory_bytes_max: ByteSize = Field(
+        default=0, description="models are unloaded to stay below it; 0: no limit"
+    )
+    hang_timeout: Duration = Field(
+        default=timedelta(seconds=60), description="silence after which the worker is restarted"
+    )
+
+
+class LogConfig(_Section):
+    """What is logged and how."""
+
+    format: Literal["json", "console"] = Field(default="json", description="json or console")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least level that is logged"
+    )
+
+
+class AgentConfig(FileSettings):
+    """What the agent's process needs to start."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_AGENT_")
+
+    listen: ListenAddress = Field(
+        default=Address("127.0.0.1", 7480), description="the OpenAI-compatible HTTP face"
+    )
+    api_keys: tuple[SecretRef, ...] = Field(
+        default=(), description="references to keys that clients must send; required off loopback"
+    )
+    tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
+    state_dir: Path = Field(
+        default=Path("tidegate-agent"), description="folder of the books and the credential"
+    )
+    name: Name = Field(
+        default_factory=_host_name, description="this device's name; default: the machine's"
+    )
+    coordinator: CoordinatorLinkConfig = Field(default_factory=CoordinatorLinkConfig)
+    models: tuple[ModelConfig, ...] = Field(default=(), description="local models")
+    worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    drain: Duration = Field(
+        default=timedelta(seconds=30), description="how long a stop waits for answers under way"
+    )
+
+    @model_validator(mode="after")
+    def _guarded_off_loopback(self) -> AgentConfig:
+        if not self.listen.is_loopback and not (self.tls.enabled and self.api_keys):
+            raise key_error(
+                "listen",
+                f"{self.listen} can be reached by other machines: set tls.cert_file, "
+                "tls.key_file and api_keys, or listen on 127.0.0.1",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model_per_arm(self) -> AgentConfig:
+        arms = [model.arm for model in self.models]
+        twice = sorted({arm for arm in arms if arms.count(arm) > 1})
+        if twice:
+            raise key_error("models", f"more than one for the arm {twice[0]!r}")
+        return self
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> AgentConfig:
+    """Read the configuration: file, then `TIDEGATE_AGENT_*`, then `overrides`.
+
+    Raises
+    ------
+    ConfigProblems
+        Naming the file and every key that is wrong.
+    """
+    return load_settings(AgentConfig, path=path, overrides=overrides)
+
+
+def check(config: AgentConfig) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names; nothing is changed."""
+    problems: list[Problem] = []
+    for index, ref in enumerate(config.api_keys):
+        problems += secret_problem(f"api_keys[{index}]", ref)
+    if config.coordinator.join_token:
+        problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
+    files = [(f"models[{index}].path", model.path) for index, model in enumerate(config.models)]
+    files += [
+        ("tls.cert_file", config.tls.cert_file),
+        ("tls.key_file", config.tls.key_file),
+        ("coordinator.ca_file", config.coordinator.ca_file),
+    ]
+    for key, path in files:
+        problems += file_problem(key, path) if path else []
+    return tuple(problems)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration file."""
+    return schema_of(AgentConfig)

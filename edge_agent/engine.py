@@ -1,0 +1,475 @@
+"""The agent's decisions: one request from arrival to outcome, one session with the coordinator.
+
+No I/O, no clock, no ambient randomness. Every method takes what happened and returns what is to
+be committed to the books (`books.BookEffect`), in order; the service does the rest.
+
+One request: `begin` filters and draws, `next_attempt` passes the gate, `attempt_failed` makes room
+for the next candidate, `finish` settles and spools. `candidates.py` has the filters, `gate.py` the
+money, `outbox.py` the sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
+from edge_agent.candidates import (
+    CONTEXT_REASON,
+    OTHER_CLASS,
+    ArmCondition,
+    Candidates,
+    RequestFacts,
+    find_candidates,
+)
+from edge_agent.gate import Gate
+from edge_agent.health import ArmHealth
+from edge_agent.outbox import Outbox
+from edge_agent.refusals import refusal_for
+from edge_agent.requests import RequestRefused, RouteDecision
+from shared.decision.lease import Settlement
+from shared.decision.money import PPM, Price
+from shared.decision.table import Draw, SelectionTable, draw_arm
+from shared.decision.types import (
+    Arm,
+    Attempt,
+    DeviceConfig,
+    Fallout,
+    Feedback,
+    LeaseStatus,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    TaskClass,
+)
+from shared.errors import ConflictError, InvariantError, invariant
+from shared.limits import ATTEMPTS_MAX, ERROR_CHARS_MAX
+
+Effects = list[BookEffect]
+BOOKS_FULL = "books_full"
+
+
+@dataclass(frozen=True)
+class AttemptPlan:
+    """One attempt that has passed the gate: call this arm now.
+
+    Attributes
+    ----------
+    reservation_id : str
+        Empty for a local arm.
+    """
+
+    arm: Arm
+    max_tokens: int
+    reservation_id: str = ""
+    lease_number: int = 0
+    reserved_nanos: int = 0
+    price: Price | None = None
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended.
+
+    Attributes
+    ----------
+    settle : SettleKind
+        Of a paid attempt (rule S_2).
+    prompt_tokens, completion_tokens : int
+        As reported; they give the cost when `settle` is REPORTED.
+    error : str
+        Empty for an answer.
+    """
+
+    latency_ms: int
+    settle: SettleKind = SettleKind.RELEASED
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class HelloFacts:
+    """What a device says first in a session."""
+
+    incarnation: str
+    resume_token: str
+    acked_sequence: int
+    last_sequence: int
+    lease_number_max: int
+    leases: tuple[LeaseStatus, ...]
+    table_version: int
+    config_version: int
+
+
+@dataclass
+class _Request:
+    facts: RequestFacts
+    candidates: Candidates
+    draw: Draw | None
+    table_version: int
+    queue: list[str]
+    forced: bool
+    gate_fallouts: list[Fallout] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    plan: AttemptPlan | None = None
+    settled_early: Settlement | None = None
+    corrections: list[tuple[Settlement, int]] = field(default_factory=list)
+
+    @property
+    def fallouts(self) -> tuple[Fallout, ...]:
+        return (*self.candidates.fallouts, *self.gate_fallouts)
+
+    @property
+    def reason(self) -> str:
+        if self.facts.pinned_arm:
+            return "pinned"
+        failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
+        failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
+        if failed:
+            return "fallback:" + ",".join(failed)
+        if not self.table_version:
+            return "no_table"
+        without = [f"{fallout.arm}={fallout.reason}" for fallout in self.candidates.fallouts]
+        return "table;without:" + ",".join(without) if without else "table"
+
+
+class AgentEngine:
+    """Everything the agent decides.
+
+    Parameters
+    ----------
+    incarnation : str
+        A fresh random id of this start (rule D_1).
+    boot_id : str
+        The present boot; empty where the system has none.
+    snapshot : BooksSnapshot
+        What the books held at the start. `recover` must be called before anything else.
+    fallback : DeviceConfig
+        The device's own models, for as long as no coordinator has configured it (promise P2).
+    """
+
+    def __init__(
+        self,
+        *,
+        incarnation: str,
+        boot_id: str,
+        snapshot: BooksSnapshot,
+        fallback: DeviceConfig,
+        unix_ms: int,
+    ) -> None:
+        self._incarnation = incarnation
+        self.config = snapshot.config or fallback
+        self.table = snapshot.table
+        self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
+        self.gate = Gate(
+            incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=self.outbox
+        )
+        self.health = ArmHealth()
+        self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
+        self._requests: dict[str, _Request] = {}
+
+    def recover(self) -> Effects:
+        """Close what an earlier process left open (rule L_4); to be synced before all else."""
+        return self.gate.recover()
+
+    def task_class(self, name: str | None) -> TaskClass:
+        """The configured class of that name, else `other`."""
+        classes = {task.id: task for task in self.config.task_classes}
+        known = classes.get(name or OTHER_CLASS) or classes.get(OTHER_CLASS)
+        return known or TaskClass(OTHER_CLASS, deadline_ms=0)
+
+    def route(
+        self,
+        facts: RequestFacts,
+        *,
+        conditions: Mapping[str, ArmCondition],
+        now_ms: float,
+        uniform: float,
+    ) -> RouteDecision:
+        """The decision for a request, without beginning it."""
+        request = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        arm = self.config.arm(request.draw.arm if request.draw else facts.pinned_arm)
+        return RouteDecision(
+            task_class=facts.task_class,
+            arm=request.draw.arm if request.draw else "",
+            propensity_ppm=request.draw.propensity_ppm if request.draw else 0,
+            fallbacks=request.draw.fallbacks if request.draw else (),
+            fallouts=request.fallouts,
+            reason=request.reason,
+            table_version=request.table_version,
+            worst_case_nanos=facts.worst_case_nanos(arm) if arm else 0,
+        )
+
+    def begin(
+        self,
+        facts: RequestFacts,
+        *,
+        conditions: Mapping[str, ArmCondition],
+        now_ms: float,
+        uniform: float,
+    ) -> None:
+        """Admit a request: filter its arms and draw one.
+
+        Raises
+        ------
+        RequestRefused
+            404 if it pins an arm that the fleet does not have. Such a request is not admitted.
+        """
+        invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
+        self._requests[facts.request_id] = self._choose(
+            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
+        )
+
+    def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
+        """Pass the gate with the next candidate (rules S_1, I6).
+
+        A paid attempt may be sent once the effects are committed. None: no candidate is left.
+        """
+        request = self._requests[request_id]
+        effects: Effects = []
+        while request.queue and len(request.attempts) < ATTEMPTS_MAX:
+            arm = self.config.arm(request.queue.pop(0))
+            if arm is None:
+                continue
+            max_tokens = request.facts.max_tokens_on(arm)
+            if arm.cloud is None:
+                request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
+                return request.plan, effects
+            row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
+            effects += reserved
+            if row is not None:
+                request.plan = AttemptPlan(
+                    arm=arm,
+                    max_tokens=max_tokens,
+                    reservation_id=row.id,
+                    lease_number=row.lease_number,
+                    reserved_nanos=row.amount_nanos,
+                    price=arm.cloud.price,
+                )
+                return request.plan, effects
+            request.gate_fallouts.append(Fallout(arm.id, problem))
+        return None, effects
+
+    def attempt_failed(self, request_id: str, end: AttemptEnd, *, now_ms: float) -> Effects:
+        """Settle a failed attempt; `next_attempt` may follow."""
+        request = self._requests[request_id]
+        plan = _under_way(request)
+        if end.error not in (CONTEXT_REASON, BOOKS_FULL):
+            self.health.failed(plan.arm.id, now_ms=now_ms)
+        return self._end_attempt(request, end)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether a request has begun and not finished."""
+        return request_id in self._requests
+
+    def reason(self, request_id: str) -> str:
+        """Why the present arm answers; becomes `x-tidegate-reason`."""
+        return self._requests[request_id].reason
+
+    def refusal(self, request_id: str) -> RequestRefused:
+        """What a client is told when no candidate is left."""
+        request = self._requests[request_id]
+        failed = [Fallout(tried.arm, tried.error) for tried in request.attempts if tried.error]
+        return refusal_for(
+            (*request.fallouts, *failed),
+            budget=self.config.budget_name,
+            why=self.gate.refused_because,
+        )
+
+    def finish(
+        self,
+        request_id: str,
+        *,
+        status: RequestStatus,
+        end: AttemptEnd | None,
+        ttft_ms: int,
+        latency_ms: int,
+    ) -> tuple[Outcome, Effects]:
+        """Settle the last attempt and spool the outcome, in one transaction (rule O_1)."""
+        request = self._requests.pop(request_id)
+        effects: Effects = []
+        answered = status is RequestStatus.OK
+        arm = request.plan.arm.id if request.plan and answered else ""
+        reason = request.reason
+        if request.plan is not None and end is not None:
+            if answered:
+                self.health.answered(request.plan.arm.id)
+            effects += self._end_attempt(request, end)
+        facts = request.facts
+        in_time = not facts.deadline_ms or latency_ms <= facts.deadline_ms
+        outcome = Outcome(
+            request_id=request_id,
+            task_class=facts.task_class,
+            arrived_unix_ms=facts.arrived_unix_ms,
+            status=status,
+            arm=arm,
+            drawn_arm=request.draw.arm if request.draw else "",
+            propensity_ppm=request.draw.propensity_ppm if request.draw else 0,
+            table_version=request.table_version,
+            reason=reason[:ERROR_CHARS_MAX],
+            forced=request.forced,
+            attempts=tuple(request.attempts),
+            fallouts=request.fallouts,
+            prompt_tokens=end.prompt_tokens if end else 0,
+            completion_tokens=end.completion_tokens if end else 0,
+            ttft_ms=ttft_ms,
+            latency_ms=latency_ms,
+            deadline_ms=facts.deadline_ms,
+            hit=answered and in_time,
+            tag=facts.tag,
+        )
+        effects += self.outbox.spool(outcome)
+        for settled, known in request.corrections:
+            effects += self.gate.correct(settled, request_id=request_id, cost_nanos=known)
+        return outcome, effects
+
+    def graded(self, feedback: Feedback, *, earlier: Feedback | None) -> tuple[bool, Effects]:
+        """Spool a grade; False if the same one is already there.
+
+        Raises
+        ------
+        ConflictError
+            If the request already has another grade: the first one counts.
+        """
+        if earlier is None:
+            return True, self.outbox.spool(feedback)
+        if earlier.reward_ppm != feedback.reward_ppm:
+            raise ConflictError(
+                f"request {feedback.request_id} was already graded "
+                f"{earlier.reward_ppm / PPM:g}; the first grade counts"
+            )
+        return False, []
+
+    def tick(self, *, boot_ms: int, unix_ms: int) -> Effects:
+        """Let leases expire and close; the effects must be synced if any lease closes."""
+        effects = self.gate.expire(boot_ms=boot_ms)
+        late = self.gate.overdue(boot_ms=boot_ms, close_wait_ms=self.config.close_wait_ms)
+        for request in self._requests.values():
+            if request.plan and request.plan.reservation_id in late:
+                request.settled_early, settled = self.gate.settle(
+                    request.plan.reservation_id,
+                    arm=request.plan.arm.id,
+                    kind=SettleKind.UNKNOWN,
+                    cost_nanos=0,
+                )
+                effects += settled
+        return effects + self.gate.close_idle() + self.outbox.trim(unix_ms=unix_ms)
+
+    def hello(self) -> HelloFacts:
+        """How the device introduces itself."""
+        return HelloFacts(
+            incarnation=self._incarnation,
+            resume_token=self._resume_token,
+            acked_sequence=self.outbox.acked,
+            last_sequence=self.outbox.last,
+            lease_number_max=self.gate.number_max,
+            leases=self.gate.leases(),
+            table_version=self.table.version if self.table else 0,
+            config_version=self.config.version,
+        )
+
+    def welcomed(self, *, resume_token: str, spend_paused: bool, quarantined: str) -> Effects:
+        """A session has begun; to be synced before `token_synced` (rule D_2)."""
+        return [
+            PutMeta(MetaKey.RESUME_TOKEN, resume_token),
+            *self.gate.pause(spend_paused),
+            *self.gate.quarantine(quarantined),
+        ]
+
+    def token_synced(self, resume_token: str) -> None:
+        """This token survives a loss of power: from now on the device names it."""
+        self._resume_token = resume_token
+
+    def configured(self, config: DeviceConfig) -> Effects:
+        """A new configuration of the fleet."""
+        self.config = config
+        self.gate.closed_elsewhere(arm.id for arm in config.arms if not arm.enabled)
+        return [PutConfig(config)]
+
+    def table_pushed(self, table: SelectionTable) -> Effects:
+        """A new selection table."""
+        self.table = table
+        return [PutTable(table)]
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests begun and not finished."""
+        return len(self._requests)
+
+    def _choose(
+        self,
+        facts: RequestFacts,
+        *,
+        conditions: Mapping[str, ArmCondition],
+        now_ms: float,
+        uniform: float,
+    ) -> _Request:
+        if facts.pinned_arm and self.config.arm(facts.pinned_arm) is None:
+            known = ", ".join(["auto", *(arm.id for arm in self.config.arms)])
+            raise RequestRefused(
+                404,
+                "model_not_found",
+                f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
+                param="model",
+            )
+        usable = {
+            arm: ArmCondition(problem="resting")
+            if not condition.problem and self.health.resting_ms(arm, now_ms=now_ms)
+            else condition
+            for arm, condition in conditions.items()
+        }
+        paid = [arm for arm in self.config.arms if arm.cloud is not None]
+        money = {arm.id: why for arm in paid if (why := self.gate.problem(facts, arm=arm))}
+        candidates = find_candidates(
+            facts, config=self.config, table=self.table, conditions=usable, money=money
+        )
+        draw = draw_arm(candidates.row, candidates.arms, uniform)
+        return _Request(
+            facts=facts,
+            candidates=candidates,
+            draw=draw,
+            table_version=self.table.version if self.table else 0,
+            queue=[draw.arm, *draw.fallbacks] if draw else [],
+            forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
+        )
+
+    def _end_attempt(self, request: _Request, end: AttemptEnd) -> Effects:
+        plan = _under_way(request)
+        request.plan = None
+        if plan.price is None:
+            request.attempts.append(Attempt(plan.arm.id, end.latency_ms, error=end.error))
+            return []
+        cost = plan.price.cost_nanos(
+            prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens
+        )
+        effects: Effects = []
+        settled, request.settled_early = request.settled_early, None
+        if settled is None:
+            settled, effects = self.gate.settle(
+                plan.reservation_id, arm=plan.arm.id, kind=end.settle, cost_nanos=cost
+            )
+        elif end.settle is not SettleKind.UNKNOWN:
+            known = cost if end.settle is SettleKind.REPORTED else 0
+            request.corrections.append((settled, known))
+            if known > settled.reserved_nanos:
+                self.gate.overran(plan.arm.id)
+        request.attempts.append(
+            Attempt(
+                arm=plan.arm.id,
+                latency_ms=end.latency_ms,
+                error=end.error,
+                lease_number=settled.lease_number,
+                reserved_nanos=settled.reserved_nanos,
+                cost_nanos=settled.cost_nanos,
+                settle=settled.kind,
+            )
+        )
+        return effects
+
+
+def _under_way(request: _Request) -> AttemptPlan:
+    plan = request.plan
+    if plan is None:
+        raise InvariantError(f"{request.facts.request_id} has no attempt under way")
+    return plan

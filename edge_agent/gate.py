@@ -1,0 +1,313 @@
+"""The one gate before every paid call (rules S_1, I6), and the leases behind it.
+
+Pure: every method returns the effects that the books must commit, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edge_agent.books import (
+    BookEffect,
+    BooksSnapshot,
+    DropLease,
+    DropReservation,
+    MetaKey,
+    PutLease,
+    PutMeta,
+    PutReservation,
+)
+from edge_agent.candidates import RequestFacts
+from edge_agent.outbox import Outbox
+from shared.decision.lease import (
+    LeaseBook,
+    LeaseGranted,
+    LeaseRefusal,
+    ReservationRow,
+    Settlement,
+)
+from shared.decision.types import (
+    Arm,
+    Attempt,
+    CostAdjustment,
+    LeaseStatus,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+)
+
+Effects = list[BookEffect]
+LEASE_REQUEST_GAP_MS = 500
+LEASE_LOW_WORST_CASES = 4
+
+
+@dataclass(frozen=True)
+class LeaseWish:
+    """A request for more allowance. Amounts in nano-dollars."""
+
+    available_nanos: int
+    worst_case_nanos: int
+
+
+class Gate:
+    """What a device may spend, and what stands in the way.
+
+    Parameters
+    ----------
+    incarnation, boot_id : str
+        The present start of the process and of the machine (rules D_1, L_3).
+    """
+
+    def __init__(
+        self, *, incarnation: str, boot_id: str, snapshot: BooksSnapshot, outbox: Outbox
+    ) -> None:
+        self._incarnation = incarnation
+        self._boot_id = boot_id
+        self._outbox = outbox
+        self._leases = LeaseBook(incarnation=incarnation, boot_id=boot_id)
+        self._leases.restore(
+            leases=snapshot.leases,
+            reservations=snapshot.reservations,
+            number_max=int(snapshot.meta.get(MetaKey.LEASE_NUMBER_MAX, "0")),
+        )
+        self._same_boot = bool(boot_id) and snapshot.meta.get(MetaKey.BOOT_ID) == boot_id
+        self.spend_paused = snapshot.meta.get(MetaKey.SPEND_PAUSED) == "1"
+        self.quarantined = snapshot.meta.get(MetaKey.QUARANTINED, "")
+        self.books_problem = ""
+        self.refused_because = ""
+        self.stopping = False
+        self._overrun_arms: set[str] = set()
+        self._worst_case_nanos = 0
+        self._least_case_nanos = 0
+        self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
+        self._wait_until_ms = 0.0
+        self._reservations = 0
+
+    def recover(self) -> Effects:
+        """Close what an earlier process left open (rule L_4); to be synced before all else.
+
+        In the same boot each open reservation is settled at its amount and reported as an
+        interrupted request; in another boot the watermark speaks for all of them.
+        """
+        effects: Effects = [
+            PutMeta(MetaKey.INCARNATION, self._incarnation),
+            PutMeta(MetaKey.BOOT_ID, self._boot_id),
+        ]
+        if self._same_boot:
+            for row in self._leases.earlier_reservations():
+                settled = self._leases.settle(row.id, kind=SettleKind.UNKNOWN)
+                effects += self._outbox.spool(_interrupted(row, settled=settled))
+        for close in self._leases.close_earlier():
+            effects += self._outbox.spool(close)
+        effects += self._changes()
+        return effects + [DropLease(number) for number in self._leases.forget_closed()]
+
+    def problem(self, facts: RequestFacts, *, arm: Arm) -> str:
+        """Why a paid arm may not be called for this request now; empty if it may."""
+        if self.quarantined:
+            return "quarantined"
+        if self.spend_paused:
+            return "spend_paused"
+        if self.books_problem:
+            return self.books_problem
+        if arm.id in self._overrun_arms:
+            return "overrun"
+        worst_case = facts.worst_case_nanos(arm)
+        self._worst_case_nanos = max(worst_case, self._worst_case_nanos * 99 // 100)
+        risen = self._least_case_nanos * 101 // 100 or worst_case
+        self._least_case_nanos = min(worst_case, risen)
+        refusal = self._leases.refusal(worst_case)
+        if refusal is LeaseRefusal.NOT_SYNCED:
+            # This request goes without; the next sync lets the following ones through.
+            self._leases.make_room(worst_case)
+        return str(refusal or "")
+
+    def reserve(
+        self, facts: RequestFacts, *, arm: Arm
+    ) -> tuple[ReservationRow | None, str, Effects]:
+        """Hold the worst case of one attempt.
+
+        Returns
+        -------
+        row, problem, effects
+            Either a reservation, which may be acted on once the effects are committed, or the
+            reason why there is none.
+        """
+        problem = self.problem(facts, arm=arm)
+        if problem and problem != "watermark_not_synced":
+            return None, problem, []
+        self._reservations += 1
+        row = self._leases.reserve(
+            f"{self._incarnation}.{self._reservations}",
+            request_id=facts.request_id,
+            arm=arm.id,
+            amount_nanos=facts.worst_case_nanos(arm),
+            task_class=facts.task_class,
+            arrived_unix_ms=facts.arrived_unix_ms,
+        )
+        effects = self._changes()
+        if isinstance(row, ReservationRow):
+            return row, "", effects
+        return None, str(row), effects
+
+    def settle(
+        self, reservation_id: str, *, arm: str, kind: SettleKind, cost_nanos: int
+    ) -> tuple[Settlement, Effects]:
+        """End a reservation (rule S_2). Usage above it closes the arm (rule S_4)."""
+        settled = self._leases.settle(reservation_id, kind=kind, cost_nanos=cost_nanos)
+        if settled.overrun_nanos:
+            self._overrun_arms.add(arm)
+        return settled, self._changes()
+
+    def overran(self, arm: str) -> None:
+        """Usage above a reservation became known late: the arm closes all the same (rule S_4)."""
+        self._overrun_arms.add(arm)
+
+    def correct(self, settled: Settlement, *, request_id: str, cost_nanos: int) -> Effects:
+        """Usage came after its reservation had been settled (rule S_3)."""
+        if cost_nanos == settled.cost_nanos:
+            return []
+        return self._outbox.spool(
+            CostAdjustment(
+                request_id=request_id,
+                lease_number=settled.lease_number,
+                delta_nanos=cost_nanos - settled.cost_nanos,
+                reason="usage came late",
+            )
+        )
+
+    def overdue(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
+        """Reservations that their closing lease no longer waits for (rule L_5)."""
+        return self._leases.overdue_reservations(boot_ms=boot_ms, close_wait_ms=close_wait_ms)
+
+    def granted(self, granted: LeaseGranted, *, incarnation: str, boot_ms: int) -> Effects:
+        """A lease arrived; once its effects are synced, call `synced` (rule L_1)."""
+        if incarnation != self._incarnation or not self._leases.grant(
+            granted, boot_ms=boot_ms, worst_case_nanos=self._worst_case_nanos
+        ):
+            return []
+        self.refused_because = ""
+        number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
+        return [number_max, *self._changes()]
+
+    def refused(self, reason: str, *, now_ms: float, retry_after_ms: float) -> None:
+        """The coordinator granted nothing."""
+        self.refused_because = reason
+        self._wait_until_ms = now_ms + retry_after_ms
+
+    def recalled(self, number: int, *, boot_ms: int, reason: str) -> Effects:
+        """Start giving a lease back; 0 means all of them (rule L_5)."""
+        self._leases.recall(number, boot_ms=boot_ms, reason=reason)
+        return self._changes()
+
+    def expire(self, *, boot_ms: int) -> Effects:
+        """Start giving back the leases whose time is over, or that are used up (L_3, L_6)."""
+        self._leases.expire(boot_ms=boot_ms)
+        self._leases.retire(self._least_case_nanos, boot_ms=boot_ms)
+        return self._changes()
+
+    def closed_elsewhere(self, arms: Iterable[str]) -> None:
+        """The coordinator has closed these arms: an overrun no longer has to be remembered."""
+        self._overrun_arms -= set(arms)
+
+    def close_idle(self) -> Effects:
+        """Spool the close of each closing lease that has no reservation left.
+
+        The effects must be synced: a close is sent only after that (rule L_5).
+        """
+        effects: Effects = []
+        for close in self._leases.finish_closing():
+            effects += self._outbox.spool(close)
+        if effects:
+            effects += self._changes()
+            effects += [DropLease(number) for number in self._leases.forget_closed()]
+        return effects
+
+    def pause(self, paused: bool) -> Effects:
+        """Stop or allow paid calls; kept across restarts."""
+        if paused == self.spend_paused:
+            return []
+        self.spend_paused = paused
+        return [PutMeta(MetaKey.SPEND_PAUSED, "1" if paused else "0")]
+
+    def quarantine(self, reason: str) -> Effects:
+        """Stop spending on a clone or a restored disk (rule D_2); an empty reason readmits."""
+        if reason == self.quarantined:
+            return []
+        self.quarantined = reason
+        return [PutMeta(MetaKey.QUARANTINED, reason)]
+
+    def wish(self, *, now_ms: float) -> LeaseWish | None:
+        """Ask for a lease when what is left is low (rule L_6)."""
+        if self.spend_paused or self.quarantined or self.books_problem or self.stopping:
+            return None
+        if now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS or now_ms < self._wait_until_ms:
+            return None
+        available = self._leases.available_nanos()
+        low = max(
+            LEASE_LOW_WORST_CASES * self._worst_case_nanos,
+            self._leases.newest_amount_nanos() // 2,
+        )
+        fragmented = self._leases.refusal(self._worst_case_nanos) is LeaseRefusal.TOO_SMALL
+        if available > low and not fragmented:
+            return None
+        self._asked_ms = now_ms
+        return LeaseWish(available_nanos=available, worst_case_nanos=self._worst_case_nanos)
+
+    def raised_watermarks(self) -> Effects:
+        """Leases whose watermark a sync still has to cover (rule L_2)."""
+        return [PutLease(row) for row in self._leases.unsynced()]
+
+    def synced(self, effects: Sequence[BookEffect]) -> None:
+        """These effects are safe from a loss of power: their watermarks may be used."""
+        for effect in effects:
+            if isinstance(effect, PutLease):
+                self._leases.watermark_synced(effect.row.number, effect.row.watermark_nanos)
+
+    @property
+    def number_max(self) -> int:
+        """The highest lease number ever seen."""
+        return self._leases.number_max
+
+    @property
+    def available_nanos(self) -> int:
+        """What active leases can still take."""
+        return self._leases.available_nanos()
+
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        """The leases that the device holds."""
+        return self._leases.status()
+
+    def _changes(self) -> Effects:
+        changes = self._leases.take_changes()
+        return [
+            *(PutLease(row) for row in changes.leases),
+            *(PutReservation(row) for row in changes.reservations),
+            *(DropReservation(row_id) for row_id in changes.dropped),
+        ]
+
+
+def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome:
+    attempt = Attempt(
+        arm=row.arm,
+        latency_ms=0,
+        error="interrupted",
+        lease_number=row.lease_number,
+        reserved_nanos=row.amount_nanos,
+        cost_nanos=settled.cost_nanos,
+        settle=settled.kind,
+    )
+    return Outcome(
+        request_id=row.request_id,
+        task_class=row.task_class,
+        arrived_unix_ms=row.arrived_unix_ms,
+        status=RequestStatus.INTERRUPTED,
+        arm="",
+        drawn_arm=row.arm,
+        propensity_ppm=0,
+        table_version=0,
+        reason="the agent stopped in the middle",
+        forced=True,
+        attempts=(attempt,),
+    )

@@ -1,0 +1,113 @@
+"""`Idempotency-Key`: the same key gets the same answer for 24 h, at the price of one (rule S_1)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestRefused
+from shared.limits import IDEMPOTENCY_KEEP_MS, IDEMPOTENCY_KEYS_MAX
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A whole answer, ready to be given again."""
+
+    head: AnswerHead
+    response: Mapping[str, Any] | None
+    chunks: tuple[Mapping[str, Any], ...]
+    cost_nanos: int
+
+
+class KeptAnswer(Answer):
+    """An answer that was already paid for."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.head = kept.head
+        self.response = kept.response
+        self._kept = kept
+
+    async def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
+        for chunk in self._kept.chunks:
+            yield chunk
+
+    @property
+    def cost_nanos(self) -> int:
+        return self._kept.cost_nanos
+
+
+@dataclass
+class _Entry:
+    digest: str
+    since_ms: float
+    kept: asyncio.Future[Kept]
+
+
+class IdempotentAnswers:
+    """Answers by key, in the agent's memory: bounded in number and age, not in the books."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def find(self, request: ClientRequest, *, now_ms: float) -> asyncio.Future[Kept] | None:
+        """The answer of an earlier request with the same key, perhaps still under way.
+
+        Raises
+        ------
+        RequestRefused
+            409 if the key was used for a different request.
+        """
+        self._expire(now_ms=now_ms)
+        entry = self._entries.get(request.idempotency_key)
+        if entry is None:
+            return None
+        if entry.digest != _digest(request):
+            raise RequestRefused(
+                409,
+                "idempotency_key_reused",
+                "this Idempotency-Key was used for a different request; use a new key",
+                param="Idempotency-Key",
+            )
+        return entry.kept
+
+    def claim(self, request: ClientRequest, *, now_ms: float) -> Callable[[Kept | None], None]:
+        """Register a key.
+
+        Returns
+        -------
+        callable
+            To be called with the whole answer; a call with None that comes first means that
+            there will be none and frees the key. Later calls do nothing.
+        """
+        kept: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+        self._entries[request.idempotency_key] = _Entry(_digest(request), now_ms, kept)
+
+        def settle(answer: Kept | None) -> None:
+            if kept.done():
+                return
+            if answer is None:
+                self._entries.pop(request.idempotency_key, None)
+                kept.cancel()
+            else:
+                kept.set_result(answer)
+
+        return settle
+
+    def _expire(self, *, now_ms: float) -> None:
+        while self._entries:
+            key, entry = next(iter(self._entries.items()))
+            too_many = len(self._entries) > IDEMPOTENCY_KEYS_MAX
+            too_old = now_ms - entry.since_ms > IDEMPOTENCY_KEEP_MS
+            if not entry.kept.done() or not (too_many or too_old):
+                return
+            del self._entries[key]
+
+
+def _digest(request: ClientRequest) -> str:
+    text = json.dumps(request.body, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

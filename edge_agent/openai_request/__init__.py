@@ -1,0 +1,68 @@
+"""What clients send, parsed and checked once, at the edge of the program.
+
+Pure: bytes and headers in, values or a `RequestRefused` that names the field out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edge_agent.openai_request.body import CheckedBody, parse_body, serialise
+from edge_agent.openai_request.facts import (
+    ALWAYS_SENT,
+    fields_of,
+    media_parts,
+    required_capabilities,
+)
+from edge_agent.openai_request.feedback import Grade, parse_grade
+from edge_agent.openai_request.headers import SteeringHeaders, parse_headers
+from edge_agent.requests import ClientRequest
+
+__all__ = [
+    "ALWAYS_SENT",
+    "CheckedBody",
+    "Grade",
+    "SteeringHeaders",
+    "fields_of",
+    "media_parts",
+    "parse_body",
+    "parse_grade",
+    "parse_headers",
+    "parse_request",
+    "required_capabilities",
+    "serialise",
+]
+
+
+def parse_request(
+    raw: bytes,
+    *,
+    headers: Mapping[str, str],
+    request_id: str,
+    arrived_unix_ms: int,
+    arrived_monotonic_ms: float,
+) -> ClientRequest:
+    """Check a chat request's body and headers.
+
+    Raises
+    ------
+    RequestRefused
+        400 whose `param` is the field or header at fault.
+    """
+    steering = parse_headers(headers)
+    checked = parse_body(raw)
+    return ClientRequest(
+        request_id=request_id,
+        arrived_unix_ms=arrived_unix_ms,
+        arrived_monotonic_ms=arrived_monotonic_ms,
+        body=checked.body,
+        body_bytes=checked.body_bytes,
+        model=checked.model,
+        stream=checked.stream,
+        include_usage=checked.include_usage,
+        task_class=steering.task_class,
+        privacy_local=steering.privacy_local,
+        deadline_ms=steering.deadline_ms,
+        tag=steering.tag,
+        idempotency_key=steering.idempotency_key,
+    )

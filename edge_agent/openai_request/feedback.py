@@ -1,0 +1,54 @@
+"""The body of `/v1/feedback`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edge_agent.openai_request.body import parse_object
+from edge_agent.openai_request.checks import fields, number, one_of, refusal, text
+from shared.limits import REQUEST_ID_CHARS_MAX, TAG_CHARS_MAX
+
+SOURCE_DEFAULT: Final = "client"
+
+_GRADE: Final = fields(
+    {
+        "request_id": text(chars_min=1, chars_max=REQUEST_ID_CHARS_MAX),
+        "score": number(0, 1),
+        "thumbs": one_of("up", "down"),
+        "source": text(chars_min=1, chars_max=TAG_CHARS_MAX),
+    },
+    required=["request_id"],
+)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How good an answer was, from 0 to 1, and who says so."""
+
+    request_id: str
+    score: float
+    source: str
+
+
+def parse_grade(raw: bytes) -> Grade:
+    """Check a grade.
+
+    Raises
+    ------
+    RequestRefused
+        400 that names the field at fault.
+    """
+    checked: dict[str, Any] = _GRADE(parse_object(raw), "")
+    if ("score" in checked) == ("thumbs" in checked):
+        raise refusal(
+            "invalid_value",
+            "set either 'score' (a number from 0 to 1) or 'thumbs' ('up' or 'down')",
+            param="score",
+        )
+    score = checked["score"] if "score" in checked else float(checked["thumbs"] == "up")
+    return Grade(
+        request_id=checked["request_id"],
+        score=float(score),
+        source=checked.get("source", SOURCE_DEFAULT),
+    )

@@ -1,0 +1,95 @@
+"""The request headers that steer one request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from edge_agent.openai_request.checks import refusal
+from shared.limits import (
+    DEADLINE_MS_MAX,
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    NAME_CHARS_MAX,
+    TAG_CHARS_MAX,
+)
+
+TASK: Final = "x-tidegate-task"
+PRIVACY: Final = "x-tidegate-privacy"
+DEADLINE: Final = "x-tidegate-deadline-ms"
+TAG: Final = "x-tidegate-tag"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
+_TAG: Final = re.compile(rf"[\x21-\x7e]{{1,{TAG_CHARS_MAX}}}")
+_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+_DIGITS: Final = re.compile(r"[0-9]{1,12}")
+
+
+@dataclass(frozen=True)
+class SteeringHeaders:
+    """What the client's headers say; a header that is not there leaves its default."""
+
+    task_class: str | None = None
+    privacy_local: bool = False
+    deadline_ms: int | None = None
+    tag: str = ""
+    idempotency_key: str = ""
+
+
+def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
+    """Check the steering headers.
+
+    Parameters
+    ----------
+    headers : mapping
+        Looked up by lower-case names.
+
+    Raises
+    ------
+    RequestRefused
+        400 whose `param` is the header's name.
+    """
+    privacy = headers.get(PRIVACY)
+    if privacy is not None and privacy.strip().lower() != "local":
+        raise refusal(
+            "invalid_value",
+            f"'{PRIVACY}' can only be 'local'; leave it out otherwise",
+            param=PRIVACY,
+        )
+    name = f"a name of up to {NAME_CHARS_MAX} letters, digits, '.', '_' and '-'"
+    shown = "{} printable ASCII characters without spaces"
+    return SteeringHeaders(
+        task_class=_matching(headers, TASK, _NAME, name),
+        privacy_local=privacy is not None,
+        deadline_ms=_deadline_ms(headers),
+        tag=_matching(headers, TAG, _TAG, shown.format(f"1 to {TAG_CHARS_MAX}")) or "",
+        idempotency_key=_matching(
+            headers, IDEMPOTENCY_KEY, _KEY, shown.format(f"1 to {IDEMPOTENCY_KEY_CHARS_MAX}")
+        )
+        or "",
+    )
+
+
+def _matching(
+    headers: Mapping[str, str], name: str, pattern: re.Pattern[str], expected: str
+) -> str | None:
+    """A header's value if it is there and of the form that it must have."""
+    value = headers.get(name)
+    if value is None:
+        return None
+    if pattern.fullmatch(value.strip()) is None:
+        raise refusal("invalid_value", f"'{name}' must be {expected}", param=name)
+    return value.strip()
+
+
+def _deadline_ms(headers: Mapping[str, str]) -> int | None:
+    """The deadline, a whole number of milliseconds within the limit."""
+    expected = f"a whole number of milliseconds from 1 to {DEADLINE_MS_MAX}"
+    text = _matching(headers, DEADLINE, _DIGITS, expected)
+    if text is None:
+        return None
+    if not 1 <= int(text) <= DEADLINE_MS_MAX:
+        raise refusal("invalid_value", f"'{DEADLINE}' must be {expected}", param=DEADLINE)
+    return int(text)

@@ -1,0 +1,247 @@
+"""What the agent's service needs from the outside world.
+
+Each port has one conformance suite in `tests/contract/`, run on every implementation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from edge_agent.books import BookEffect, BooksSnapshot
+from shared.decision.types import Arm, DeviceState, Feedback, Outcome, SettleKind, SpoolRecord
+from shared.errors import TidegateError
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the backend counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class ChatCall:
+    """One attempt of one arm, ready to be sent.
+
+    Attributes
+    ----------
+    body : mapping
+        The OpenAI chat-completions request: validated, `model` and `max_tokens` set for the arm.
+    stream : bool
+        Whether the client wants chunks.
+    """
+
+    request_id: str
+    arm: Arm
+    body: Mapping[str, Any]
+    stream: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One `chat.completion.chunk` object in OpenAI's form, to be relayed at once.
+
+    A chunk that carries usage only (empty `choices`) is not sent as a `Chunk`: its numbers
+    come with `Finished`.
+    """
+
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer.
+
+    Attributes
+    ----------
+    usage : Usage or None
+        None when the backend never reported any.
+    response : mapping or None
+        The whole `chat.completion` object when the call was not streamed.
+    """
+
+    usage: Usage | None
+    response: Mapping[str, Any] | None = None
+
+
+ChatEvent = Chunk | Finished
+
+
+class ArmFailed(TidegateError):
+    """An attempt failed; the next candidate may be tried if nothing was sent to the client.
+
+    Attributes
+    ----------
+    reason : str
+        A short stable word for metrics and `x-tidegate-reason`: `connect_failed`, `timeout`,
+        `http_503`, `worker_crashed`, `context_length_exceeded`, `invalid_request`, ...
+    settle : SettleKind
+        What is known of the cost (rule S_2): RELEASED if the provider cannot have executed the
+        call, else UNKNOWN, or REPORTED together with `usage`.
+    client_error : bool
+        The request itself is at fault (an upstream 400): another arm would refuse it as well.
+    """
+
+    code = "arm_failed"
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        settle: SettleKind = SettleKind.RELEASED,
+        usage: Usage | None = None,
+        client_error: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.settle = settle
+        self.usage = usage
+        self.client_error = client_error
+
+
+class ModelState(StrEnum):
+    """What a local arm can do now."""
+
+    LOADED = "loaded"
+    LOADING = "loading"
+    LOADABLE = "loadable"
+    BROKEN = "broken"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model file on this device, bound to a local arm of the fleet."""
+
+    arm: str
+    path: str
+    context_tokens: int = 2048
+    threads: int = 0
+    batch_sequences: int = 4
+    gpu_layers: int = 0
+    tokens_per_second_max: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """The present condition of a local model.
+
+    Attributes
+    ----------
+    problem : str
+        Why it is broken, in a sentence that says what to do; empty otherwise.
+    queue_ms : float
+        Expected wait of a request that came now.
+    """
+
+    arm: str
+    state: ModelState
+    problem: str = ""
+    queue_ms: float = 0.0
+
+
+class ChatBackend(ABC):
+    """Something that answers chat calls: llama.cpp or a cloud endpoint."""
+
+    @abstractmethod
+    def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
+        """Answer a call.
+
+        A streamed call yields `Chunk`s as they come and then one `Finished`; a call that is not
+        streamed yields one `Finished` with the whole response. Closing the iterator early
+        (`aclose`) stops the work and frees its resources.
+
+        Raises
+        ------
+        ArmFailed
+            Whatever goes wrong, with what is known of the cost.
+        """
+
+
+class LocalModels(ChatBackend):
+    """The supervised llama.cpp worker."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start supervising. Returns without waiting for models to load."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """End the worker and wait for it; running answers fail."""
+
+    @abstractmethod
+    def status(self) -> Sequence[ModelStatus]:
+        """The condition of every configured model, from memory."""
+
+    @abstractmethod
+    async def keep_resident(self, arms: Sequence[str]) -> None:
+        """Prefer these arms in memory: load them, unload others where memory is short."""
+
+
+class CloudClient(ChatBackend):
+    """Paid, OpenAI-compatible endpoints. Never retries by itself (rule S_1)."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+class Books(ABC):
+    """The device's durable books: leases, reservations and the spool, in one place.
+
+    Raises
+    ------
+    BooksFullError
+        When the disk is full; nothing of the commit was applied.
+    BooksCorruptError
+        When the books cannot be trusted.
+    """
+
+    @abstractmethod
+    def load(self) -> BooksSnapshot:
+        """Everything that was committed, read once at the start."""
+
+    @abstractmethod
+    async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
+        """Apply effects in one transaction, in order with every earlier commit.
+
+        Without `sync` they survive the end of the process; with it, also the loss of power.
+        """
+
+    @abstractmethod
+    async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
+        """Up to `limit` spool records with a sequence above `after`, in order."""
+
+    @abstractmethod
+    async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
+        """The spooled outcome of a request and its grade, as far as they are still kept."""
+
+    @abstractmethod
+    async def size_bytes(self) -> int:
+        """How much disk the books take."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish pending commits and close the file."""
+
+
+class Classifier(ABC):
+    """Tells a request's task class where the client named none."""
+
+    @abstractmethod
+    def classify(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """A task class, or None when unsure."""
+
+
+class DeviceSensors(ABC):
+    """Readings of the machine."""
+
+    @abstractmethod
+    def read(self) -> DeviceState:
+        """The machine's state now; fields that the machine cannot tell keep their defaults."""

@@ -1,0 +1,198 @@
+"""A client's request and its answer, between the HTTP face and the service."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shared.decision.types import Fallout
+from shared.errors import TidegateError
+
+if TYPE_CHECKING:
+    # Only named in a signature, so that the pure engine does not come to depend on it.
+    import asyncio
+
+MODEL_AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ClientRequest:
+    """One validated chat request.
+
+    Attributes
+    ----------
+    body : mapping
+        The OpenAI request as the client sent it, checked field by field.
+    body_bytes : int
+        Length of the serialised body, for the worst case (rule A_2).
+    model : str
+        `auto`, or the arm that the client pins.
+    task_class : str or None
+        From the header `x-tidegate-task`.
+    deadline_ms : int or None
+        From the header `x-tidegate-deadline-ms`; None means the class's own.
+    """
+
+    request_id: str
+    arrived_unix_ms: int
+    arrived_monotonic_ms: float
+    body: Mapping[str, Any]
+    body_bytes: int
+    model: str
+    stream: bool
+    include_usage: bool
+    task_class: str | None = None
+    privacy_local: bool = False
+    deadline_ms: int | None = None
+    tag: str = ""
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True)
+class AnswerHead:
+    """What is known when the first byte of an answer goes out; becomes headers."""
+
+    request_id: str
+    arm: str
+    reason: str
+    table_version: int
+    max_tokens: int
+
+
+class Answer(ABC):
+    """An answer under way. Exactly one of `response` and `chunks` is used."""
+
+    head: AnswerHead
+    response: Mapping[str, Any] | None
+
+    @abstractmethod
+    def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
+        """The `chat.completion.chunk` objects of a streamed answer, in order.
+
+        The last one carries usage and cost when the client asked for usage. An error after the
+        first token is raised as `RequestRefused` and belongs into the stream. Closing the
+        iterator early means that the client has gone.
+        """
+
+    @property
+    @abstractmethod
+    def cost_nanos(self) -> int:
+        """What the answer cost so far, in nano-dollars; final once it has ended."""
+
+
+class RequestRefused(TidegateError):
+    """A request ends without an answer; becomes an OpenAI error envelope.
+
+    Attributes
+    ----------
+    status : int
+        HTTP status.
+    code : str
+        OpenAI error code such as `model_not_found` or `budget_exceeded`.
+    param : str or None
+        The field at fault.
+    retry_after_s : int or None
+        Becomes `Retry-After`.
+    fallouts : sequence of Fallout
+        Each arm that was no candidate, and why.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        fallouts: Sequence[Fallout] = (),
+        reason: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.fallouts = tuple(fallouts)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RouteDecision:
+    """The decision for a request without the call: the reply of `/v1/route`."""
+
+    task_class: str
+    arm: str
+    propensity_ppm: int
+    fallbacks: tuple[str, ...]
+    fallouts: tuple[Fallout, ...]
+    reason: str
+    table_version: int
+    worst_case_nanos: int
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether the agent can answer, and what is wrong if it cannot or only in part."""
+
+    ready: bool
+    problems: tuple[str, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A name that clients may ask for: an arm, or `auto`."""
+
+    id: str
+    kind: str
+    available: bool
+
+
+class AgentFacade(ABC):
+    """What the HTTP face asks of the service."""
+
+    @abstractmethod
+    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+        """Answer a request; returns with the first chunk at hand, or with the whole response.
+
+        `gone` is set when the client disconnects while it waits. The caller takes the first
+        chunk of a streamed answer in any case, so that closing its iterator reaches the service.
+
+        Raises
+        ------
+        RequestRefused
+            When no arm may or can answer.
+        """
+
+    @abstractmethod
+    def models(self) -> Sequence[ListedModel]:
+        """The real arms; `auto` is added by the HTTP face. From memory, loads nothing."""
+
+    @abstractmethod
+    def route(self, request: ClientRequest) -> RouteDecision:
+        """The decision for a request without the call.
+
+        Raises
+        ------
+        RequestRefused
+            When no arm would do.
+        """
+
+    @abstractmethod
+    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+        """Record a grade from 0 to 1; False when the same grade was already known.
+
+        Raises
+        ------
+        NotFoundError
+            When the request is not, or no longer, known.
+        ConflictError
+            When another grade was recorded before.
+        """
+
+    @abstractmethod
+    def readiness(self) -> Readiness:
+        """Whether the agent can answer now. From memory, loads nothing."""

@@ -1,0 +1,349 @@
+"""Drives the agent's engine: the facade behind HTTP, and the house-keeping beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from edge_agent.answering import RequestRun, RunningAnswer
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.engine import AgentEngine
+from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
+from edge_agent.openai_request import fields_of, media_parts, required_capabilities
+from edge_agent.ports import (
+    Books,
+    Classifier,
+    CloudClient,
+    DeviceSensors,
+    LocalModels,
+    ModelState,
+)
+from edge_agent.requests import (
+    MODEL_AUTO,
+    AgentFacade,
+    Answer,
+    AnswerHead,
+    ClientRequest,
+    ListedModel,
+    Readiness,
+    RequestRefused,
+    RouteDecision,
+)
+from shared.clock import Clock
+from shared.decision.reward import reward_ppm
+from shared.decision.types import ArmKind, DeviceState, Fallout, Feedback, Outcome
+from shared.errors import BooksFullError, ConflictError, NotFoundError
+from shared.limits import REQUESTS_IN_FLIGHT_MAX
+
+log = structlog.get_logger(__name__)
+HOUSE_KEEPING_S = 0.1
+
+
+class AgentService(AgentFacade):
+    """The agent at work.
+
+    Parameters
+    ----------
+    rng : random.Random
+        For the draws from the selection table.
+    on_outcome : callable
+        Told every outcome, for metrics.
+    """
+
+    def __init__(
+        self,
+        engine: AgentEngine,
+        *,
+        books: Books,
+        bookkeeper: Bookkeeper,
+        local: LocalModels,
+        cloud: CloudClient,
+        sensors: DeviceSensors,
+        classifier: Classifier | None,
+        clock: Clock,
+        rng: random.Random,
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        self._engine = engine
+        self._books = books
+        self._bookkeeper = bookkeeper
+        self._local = local
+        self._cloud = cloud
+        self._sensors = sensors
+        self._classifier = classifier
+        self._clock = clock
+        self._rng = rng
+        self._on_outcome = on_outcome
+        self._idempotent = IdempotentAnswers()
+        self._runs: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._house_keeping: asyncio.Task[None] | None = None
+        self._tidy = asyncio.Lock()
+        self._grading = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Recover from the last run, start the models and the house-keeping."""
+        await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
+        await self._local.start()
+        table = self._engine.table
+        await self.keep_resident(table.resident_arms if table else self.local_arms())
+        self._house_keeping = asyncio.create_task(self._keep_house(), name="house-keeping")
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Finish running answers, give leases back, stop the models."""
+        self._stopping = True
+        self._engine.gate.stopping = True
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=grace_s)
+        for task in self._runs:
+            task.cancel()
+        if self._runs:
+            await asyncio.wait(self._runs)
+        if self._house_keeping is not None:
+            self._house_keeping.cancel()
+            await asyncio.wait([self._house_keeping])
+        await self._bookkeeper.commit_or_keep(
+            self._engine.gate.recalled(0, boot_ms=self._clock.boot_ms(), reason="agent stopped")
+        )
+        await self.tidy()
+        await self._local.stop()
+        await self._cloud.close()
+
+    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+        self._refuse_when_unable()
+        facts = self._facts(request)
+        keep: Callable[[Kept | None], None] | None = None
+        if request.idempotency_key:
+            now_ms = self._clock.monotonic_ms()
+            while (earlier := self._idempotent.find(request, now_ms=now_ms)) is not None:
+                await asyncio.wait([earlier])
+                if not earlier.cancelled():
+                    return KeptAnswer(earlier.result())
+            keep = self._idempotent.claim(request, now_ms=now_ms)
+        now_ms = self._clock.monotonic_ms()
+        try:
+            self._engine.begin(
+                facts,
+                conditions=self.conditions(),
+                now_ms=now_ms,
+                uniform=self._rng.random(),
+            )
+        except RequestRefused:
+            if keep is not None:
+                keep(None)
+            raise
+        run = RequestRun(
+            request,
+            engine=self._engine,
+            bookkeeper=self._bookkeeper,
+            local=self._local,
+            cloud=self._cloud,
+            clock=self._clock,
+            on_outcome=self._on_outcome,
+            keep=keep,
+        )
+        task = run.start()
+        self._runs.add(task)
+        task.add_done_callback(self._run_ended)
+        return RunningAnswer(run, await _first(run, gone))
+
+    def models(self) -> Sequence[ListedModel]:
+        conditions = self.conditions()
+        return [
+            ListedModel(
+                id=arm.id,
+                kind=str(arm.kind),
+                available=arm.enabled and arm.id in conditions and not conditions[arm.id].problem,
+            )
+            for arm in self._engine.config.arms
+        ]
+
+    def route(self, request: ClientRequest) -> RouteDecision:
+        return self._engine.route(
+            self._facts(request),
+            conditions=self.conditions(),
+            now_ms=self._clock.monotonic_ms(),
+            uniform=self._rng.random(),
+        )
+
+    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+        async with self._grading:  # of two grades at once, the second must see the first
+            return await self._grade(request_id, score=score, source=source)
+
+    async def _grade(self, request_id: str, *, score: float, source: str) -> bool:
+        outcome, earlier = await self._books.find(request_id)
+        if outcome is None:
+            raise NotFoundError(
+                f"no finished request {request_id!r} is kept here; grade within 24 h, on the "
+                "agent that answered, with the id from x-tidegate-request-id"
+            )
+        if not outcome.arm:
+            raise ConflictError(f"request {request_id} was not answered: nothing to grade")
+        given = Feedback(
+            request_id=request_id,
+            task_class=outcome.task_class,
+            arm=outcome.arm,
+            reward_ppm=reward_ppm(score),
+            source=source,
+            at_unix_ms=self._clock.unix_ms(),
+        )
+        is_new, effects = self._engine.graded(given, earlier=earlier)
+        await self._bookkeeper.commit(effects)
+        return is_new
+
+    def readiness(self) -> Readiness:
+        statuses = self._local.status()
+        problems = [f"{s.arm}: {s.problem}" for s in statuses if s.problem]
+        gate = self._engine.gate
+        if gate.books_problem:
+            problems.append(f"{gate.books_problem}: paid arms are closed; free some disk")
+        if gate.quarantined:
+            problems.append(f"quarantined: {gate.quarantined}")
+        if gate.spend_paused:
+            problems.append("spending is paused: paid arms are closed")
+        table = self._engine.table
+        usable = [arm for arm, condition in self.conditions().items() if not condition.problem]
+        return Readiness(
+            ready=bool(usable) and not self._stopping,
+            problems=tuple(problems),
+            details={
+                "arms": usable,
+                "table_version": table.version if table else 0,
+                "config_version": self._engine.config.version,
+                "requests_in_flight": self._engine.requests_in_flight,
+                "spool_waiting": self._engine.outbox.waiting,
+                "lease_available_nanos": gate.available_nanos,
+            },
+        )
+
+    def conditions(self) -> dict[str, ArmCondition]:
+        """What can be said of every arm now, from memory."""
+        conditions = {
+            arm.id: ArmCondition() for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD
+        }
+        for status in self._local.status():
+            usable = status.state not in (ModelState.BROKEN, ModelState.ABSENT)
+            problem = "" if usable else f"model_{status.state}"
+            conditions[status.arm] = ArmCondition(problem=problem, queue_ms=status.queue_ms)
+        return conditions
+
+    def device_state(self) -> DeviceState:
+        """The machine's and the agent's condition, for heartbeats."""
+        state = self._sensors.read()
+        statuses = self._local.status()
+        return DeviceState(
+            cpu_percent=state.cpu_percent,
+            memory_available_bytes=state.memory_available_bytes,
+            disk_available_bytes=state.disk_available_bytes,
+            temperature_celsius=state.temperature_celsius,
+            throttled=state.throttled,
+            requests_in_flight=self._engine.requests_in_flight,
+            loaded_arms=tuple(s.arm for s in statuses if s.state is ModelState.LOADED),
+            broken_arms=tuple(Fallout(s.arm, s.problem) for s in statuses if s.problem),
+            books_state=self._engine.gate.books_problem or "ok",
+        )
+
+    def local_arms(self) -> tuple[str, ...]:
+        """The arms that this device has models for."""
+        return tuple(status.arm for status in self._local.status())
+
+    async def keep_resident(self, arms: Sequence[str]) -> None:
+        """Load what the table wants resident."""
+        mine = set(self.local_arms())
+        await self._local.keep_resident([arm for arm in arms if arm in mine])
+
+    async def tidy(self) -> None:
+        """One round of house-keeping: expire, close, trim, raise watermarks."""
+        async with self._tidy:
+            await self._bookkeeper.retry()
+            effects = self._engine.tick(
+                boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
+            )
+            await self._bookkeeper.commit_or_keep(effects)
+            raised = self._engine.gate.raised_watermarks()
+            if raised and not self._engine.gate.books_problem:
+                try:
+                    await self._bookkeeper.commit(raised, sync=True)
+                except BooksFullError:
+                    return  # paid arms are closed now; the next round tries again
+                self._engine.gate.synced(raised)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSE_KEEPING_S)
+            await self.tidy()
+
+    def _facts(self, request: ClientRequest) -> RequestFacts:
+        body = request.body
+        name = request.task_class
+        if name is None and self._classifier is not None:
+            name = self._classifier.classify(body["messages"])
+        task = self._engine.task_class(name)
+        deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
+        return RequestFacts(
+            request_id=request.request_id,
+            task_class=task.id,
+            arrived_unix_ms=request.arrived_unix_ms,
+            deadline_ms=deadline_ms,
+            body_bytes=request.body_bytes,
+            messages=len(body["messages"]),
+            prompt_bytes=sum(_text_bytes(message) for message in body["messages"]),
+            media_parts=media_parts(body),
+            pinned_arm="" if request.model == MODEL_AUTO else request.model,
+            privacy_local=request.privacy_local or task.privacy_local,
+            capabilities=required_capabilities(body),
+            fields=fields_of(body),
+            max_tokens=body.get("max_tokens"),
+            n=body.get("n") or 1,
+            tag=request.tag,
+        )
+
+    def _refuse_when_unable(self) -> None:
+        if self._stopping:
+            raise RequestRefused(503, "stopping", "the agent is stopping", retry_after_s=2)
+        if self._engine.requests_in_flight >= REQUESTS_IN_FLIGHT_MAX:
+            raise RequestRefused(
+                429,
+                "overloaded",
+                f"{REQUESTS_IN_FLIGHT_MAX} requests are under way already; try again shortly",
+                retry_after_s=1,
+            )
+
+    def _run_ended(self, task: asyncio.Task[None]) -> None:
+        self._runs.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("request_crashed", request_id=task.get_name(), exc_info=error)
+
+
+async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
+    """Wait for the first chunk, or for the client to go."""
+    leaving = asyncio.create_task(gone.wait())
+    try:
+        waiting: set[asyncio.Future[Any]] = {run.first, leaving}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        run.client_gone()
+        raise
+    finally:
+        leaving.cancel()
+    if not run.first.done():
+        run.client_gone()
+        run.first.add_done_callback(lambda first: first.cancelled() or first.exception())
+        raise RequestRefused(499, "client_gone", "the client went away")
+    return run.first.result()
+
+
+def _text_bytes(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return len(content.encode())
+    if isinstance(content, list):
+        return sum(
+            len(str(part.get("text", "")).encode()) for part in content if isinstance(part, dict)
+        )
+    return 0

@@ -1,0 +1,175 @@
+"""What a session with the coordinator does to the agent: the link calls, the engine decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import BookEffect, MetaKey, PutMeta
+from edge_agent.engine import AgentEngine, HelloFacts
+from edge_agent.gate import LeaseWish
+from edge_agent.ports import Books
+from edge_agent.service import AgentService
+from shared.clock import Clock
+from shared.decision.lease import LeaseGranted
+from shared.decision.table import SelectionTable
+from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
+from shared.errors import BooksFullError
+from shared.limits import BATCH_RECORDS_MAX
+
+
+@dataclass(frozen=True)
+class HeartbeatFacts:
+    """What a device tells of itself from time to time."""
+
+    state: DeviceState
+    leases: tuple[LeaseStatus, ...]
+    spooled_records: int
+    table_version: int
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A device's identity. The secret is kept in the books only."""
+
+    device_id: str
+    secret: str
+
+
+class FleetSession:
+    """The agent's side of the session, free of gRPC.
+
+    Parameters
+    ----------
+    credential : Credential or None
+        From the books; None until the device has joined.
+    on_connected : callable
+        Told whether a session stands, for metrics.
+    """
+
+    def __init__(
+        self,
+        engine: AgentEngine,
+        *,
+        books: Books,
+        bookkeeper: Bookkeeper,
+        service: AgentService,
+        clock: Clock,
+        credential: Credential | None,
+        on_connected: Callable[[bool], None],
+    ) -> None:
+        self._engine = engine
+        self._books = books
+        self._bookkeeper = bookkeeper
+        self._service = service
+        self._clock = clock
+        self._sent_through = 0
+        self.credential = credential
+        self.on_connected = on_connected
+        self.spooled = bookkeeper.spooled
+
+    async def joined(self, credential: Credential) -> None:
+        """Keep the identity that the coordinator gave."""
+        self.credential = credential
+        await self._bookkeeper.commit(
+            [
+                PutMeta(MetaKey.DEVICE_ID, credential.device_id),
+                PutMeta(MetaKey.CREDENTIAL, credential.secret),
+            ],
+            sync=True,
+        )
+
+    def hello(self) -> HelloFacts:
+        """How the device introduces itself."""
+        return self._engine.hello()
+
+    def local_arms(self) -> tuple[str, ...]:
+        """The arms that this device has models for."""
+        return self._service.local_arms()
+
+    async def welcomed(
+        self, *, resume_token: str, acked_sequence: int, spend_paused: bool, quarantined: bool
+    ) -> None:
+        """A session stands; returns once the resume token is synced (rule D_2)."""
+        self._sent_through = acked_sequence
+        effects = self._engine.welcomed(
+            resume_token=resume_token,
+            spend_paused=spend_paused,
+            quarantined="the coordinator holds this device for a clone" if quarantined else "",
+        )
+        await self._bookkeeper.commit(effects, sync=True)
+        self._engine.token_synced(resume_token)
+        await self.acked(acked_sequence)
+
+    async def acked(self, sequence: int) -> None:
+        """Records up to a sequence are booked."""
+        effects = self._engine.outbox.ack(sequence, unix_ms=self._clock.unix_ms())
+        await self._bookkeeper.commit_or_keep(effects)
+
+    async def configured(self, config: DeviceConfig) -> None:
+        """A new configuration."""
+        await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+
+    async def table_pushed(self, table: SelectionTable) -> None:
+        """A new selection table."""
+        await self._bookkeeper.commit_or_keep(self._engine.table_pushed(table))
+        await self._service.keep_resident(table.resident_arms)
+
+    async def granted(self, granted: LeaseGranted, *, incarnation: str) -> None:
+        """A lease: its number and first watermark are synced before it can be used (L_1)."""
+        effects = self._engine.gate.granted(
+            granted, incarnation=incarnation, boot_ms=self._clock.boot_ms()
+        )
+        await self._bookkeeper.commit(effects, sync=True)
+        self._engine.gate.synced(effects)
+
+    def refused(self, reason: str, *, retry_after_ms: float) -> None:
+        """No lease now."""
+        now_ms = self._clock.monotonic_ms()
+        self._engine.gate.refused(reason, now_ms=now_ms, retry_after_ms=retry_after_ms)
+
+    async def recalled(self, number: int, *, reason: str) -> None:
+        """Give a lease back."""
+        await self._keep(
+            self._engine.gate.recalled(number, boot_ms=self._clock.boot_ms(), reason=reason)
+        )
+
+    async def spend_commanded(self, *, paused: bool) -> None:
+        """Stop or allow paid calls."""
+        await self._keep(self._engine.gate.pause(paused))
+
+    async def quarantined(self, reason: str) -> None:
+        """Spend nothing any more."""
+        await self._keep(self._engine.gate.quarantine(reason))
+
+    def lease_wish(self) -> LeaseWish | None:
+        """Whether the device wants a lease now."""
+        return self._engine.gate.wish(now_ms=self._clock.monotonic_ms())
+
+    def heartbeat(self) -> HeartbeatFacts:
+        """The device's condition."""
+        table = self._engine.table
+        return HeartbeatFacts(
+            state=self._service.device_state(),
+            leases=self._engine.gate.leases(),
+            spooled_records=self._engine.outbox.waiting,
+            table_version=table.version if table else 0,
+        )
+
+    async def next_batch(self) -> Sequence[SpoolRecord]:
+        """The next records to send in this session; empty when there are none."""
+        records = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+        if not records:
+            return records
+        through = records[-1].sequence
+        try:
+            await self._bookkeeper.commit(self._engine.outbox.sending(through), sync=True)
+        except BooksFullError:
+            return ()  # what cannot be synced is not sent; the outbox goes on when there is room
+        self._engine.outbox.sent(through)
+        self._sent_through = through
+        return records
+
+    async def _keep(self, effects: Sequence[BookEffect]) -> None:
+        await self._bookkeeper.commit_or_keep(effects)

@@ -1,0 +1,1 @@
+"""Pure rules that device and coordinator must agree on: money, leases, tables, rewards."""

@@ -1,0 +1,451 @@
+"""A device's budget leases: reserve, settle, watermark, close (rules L_1 to L_6, S_1 to S_4).
+
+Pure state: every method changes memory and leaves what it changed in `take_changes()`, for the
+caller to commit. A reservation may be acted on once its change is *committed*; the watermark
+bounds what a loss of power can hide and is *synced* ahead of the reservations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
+from shared.errors import invariant
+
+
+class LeaseState(StrEnum):
+    """A lease only moves forward: active, closing, closed."""
+
+    ACTIVE = "active"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class LeaseRow:
+    """One lease as it stands in the books. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    watermark_nanos : int
+        "Spent at most this much": synced before any reservation reaches beyond it (rule L_2).
+    expires_boot_ms : int
+        On the boot-time clock of `boot_id` (rule L_3).
+    close_reason : str
+        Why it is closing; empty while active.
+    """
+
+    number: int
+    incarnation: str
+    boot_id: str
+    window_id: int
+    amount_nanos: int
+    price_version: int
+    expires_boot_ms: int
+    settled_nanos: int = 0
+    watermark_nanos: int = 0
+    state: LeaseState = LeaseState.ACTIVE
+    closing_since_boot_ms: int = 0
+    close_reason: str = ""
+
+
+@dataclass(frozen=True)
+class ReservationRow:
+    """The worst case of one paid attempt, held until it is settled."""
+
+    id: str
+    request_id: str
+    arm: str
+    lease_number: int
+    amount_nanos: int
+    task_class: str
+    arrived_unix_ms: int
+
+
+@dataclass(frozen=True)
+class LeaseGranted:
+    """A grant as it arrived from the coordinator."""
+
+    number: int
+    window_id: int
+    amount_nanos: int
+    duration_ms: int
+    price_version: int
+
+
+@dataclass(frozen=True)
+class LeaseChanges:
+    """What the books must commit: rows that changed, reservations made and dropped."""
+
+    leases: tuple[LeaseRow, ...] = ()
+    reservations: tuple[ReservationRow, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a reservation ended: what is booked and against which lease."""
+
+    lease_number: int
+    reserved_nanos: int
+    cost_nanos: int
+    overrun_nanos: int
+    kind: SettleKind
+
+
+class LeaseRefusal(StrEnum):
+    """Why a worst case cannot be reserved now."""
+
+    NO_LEASE = "no_lease"
+    TOO_SMALL = "lease_too_small"
+    NOT_SYNCED = "watermark_not_synced"
+
+
+class LeaseBook:
+    """All leases of one device.
+
+    Parameters
+    ----------
+    incarnation : str
+        The present start of the agent's process (rule D_1).
+    boot_id : str
+        The present boot.
+    chunks : int
+        In how many steps a lease's watermark is raised; more steps hide less from a loss of
+        power and sync more often.
+
+    Notes
+    -----
+    Invariant I2, checked on every change: settled + reserved <= amount for every lease, apart
+    from overruns, which the provider caused and which are booked in full (rule S_4).
+    """
+
+    def __init__(self, *, incarnation: str, boot_id: str, chunks: int = 4) -> None:
+        self._incarnation = incarnation
+        self._boot_id = boot_id
+        self._chunks = chunks
+        self._leases: dict[int, LeaseRow] = {}
+        self._synced: dict[int, int] = {}
+        self._reservations: dict[str, ReservationRow] = {}
+        self._reserved: dict[int, int] = {}
+        self._overrun: dict[int, int] = {}
+        self._number_max = 0
+        self._changed: dict[int, LeaseRow] = {}
+        self._made: list[ReservationRow] = []
+        self._dropped: list[str] = []
+
+    @property
+    def number_max(self) -> int:
+        """The highest lease number ever seen."""
+        return self._number_max
+
+    def restore(
+        self, *, leases: Iterable[LeaseRow], reservations: Iterable[ReservationRow], number_max: int
+    ) -> None:
+        """Take over the rows of an earlier process; `close_earlier` must follow."""
+        for row in leases:
+            self._leases[row.number] = row
+            self._synced[row.number] = row.watermark_nanos
+            self._reserved[row.number] = 0
+        for reservation in reservations:
+            self._reservations[reservation.id] = reservation
+            self._reserved[reservation.lease_number] += reservation.amount_nanos
+        for number, row in self._leases.items():
+            # Only an overrun, which was booked in full, can have gone beyond the lease (rule S_4).
+            self._overrun[number] = max(0, self._used(number) - row.amount_nanos)
+        self._number_max = max([number_max, *self._leases])
+
+    def earlier_reservations(self) -> tuple[ReservationRow, ...]:
+        """Reservations that an earlier process left open."""
+        return tuple(
+            row
+            for row in self._reservations.values()
+            if self._leases[row.lease_number].incarnation != self._incarnation
+        )
+
+    def close_earlier(self) -> list[LeaseClose]:
+        """Close every lease of an earlier process (rule L_4).
+
+        In the same boot at settled + open reservations; in another boot, or where boots cannot
+        be told apart, at the watermark.
+        """
+        closes = []
+        for row in sorted(self._leases.values(), key=lambda row: row.number):
+            if row.incarnation == self._incarnation or row.state is LeaseState.CLOSED:
+                continue
+            same_boot = bool(row.boot_id) and row.boot_id == self._boot_id
+            known = row.settled_nanos + self._reserved[row.number]
+            final = known if same_boot else max(row.watermark_nanos, known)
+            for reservation in list(self._reservations.values()):
+                if reservation.lease_number == row.number:
+                    self._forget(reservation)
+            reason = "process ended" if same_boot else "rebooted"
+            closes.append(self._close(row, final_nanos=final, clean=False, reason=reason))
+        return closes
+
+    def grant(self, granted: LeaseGranted, *, boot_ms: int, worst_case_nanos: int = 0) -> bool:
+        """Take a new lease; False if its number is not above the highest seen (rule L_1).
+
+        The changes must be synced before `watermark_synced` allows the first reservation. The
+        first watermark has room for two worst cases as they were lately.
+        """
+        if granted.number <= self._number_max or granted.amount_nanos <= 0:
+            return False
+        self._number_max = granted.number
+        self._put(
+            LeaseRow(
+                number=granted.number,
+                incarnation=self._incarnation,
+                boot_id=self._boot_id,
+                window_id=granted.window_id,
+                amount_nanos=granted.amount_nanos,
+                price_version=granted.price_version,
+                expires_boot_ms=boot_ms + granted.duration_ms,
+                watermark_nanos=min(
+                    granted.amount_nanos,
+                    max(self._chunk(granted.amount_nanos), 2 * worst_case_nanos),
+                ),
+            )
+        )
+        self._synced[granted.number] = 0
+        self._reserved[granted.number] = 0
+        return True
+
+    def watermark_synced(self, number: int, watermark_nanos: int) -> None:
+        """The books have synced this watermark."""
+        if number in self._synced:
+            self._synced[number] = max(self._synced[number], watermark_nanos)
+
+    def unsynced(self) -> tuple[LeaseRow, ...]:
+        """Active leases whose watermark a sync still has to cover."""
+        return tuple(
+            row
+            for row in self._leases.values()
+            if row.state is LeaseState.ACTIVE and row.watermark_nanos > self._synced[row.number]
+        )
+
+    def make_room(self, amount_nanos: int) -> None:
+        """Raise a watermark so that this worst case fits once `unsynced` is synced."""
+        self._raise_watermark(amount_nanos)
+
+    def available_nanos(self) -> int:
+        """What active leases can still take."""
+        return sum(self._room(row) for row in self._active())
+
+    def newest_amount_nanos(self) -> int:
+        """The size of the newest lease that is still active; 0 without one."""
+        active = self._active()
+        return active[-1].amount_nanos if active else 0
+
+    def refusal(self, amount_nanos: int) -> LeaseRefusal | None:
+        """Why this worst case cannot be reserved now, or None if it can."""
+        active = self._active()
+        if not active:
+            return LeaseRefusal.NO_LEASE
+        if not any(self._room(row) >= amount_nanos for row in active):
+            return LeaseRefusal.TOO_SMALL
+        if self._lease_for(amount_nanos) is None:
+            return LeaseRefusal.NOT_SYNCED
+        return None
+
+    def reserve(
+        self,
+        reservation_id: str,
+        *,
+        request_id: str,
+        arm: str,
+        amount_nanos: int,
+        task_class: str,
+        arrived_unix_ms: int,
+    ) -> ReservationRow | LeaseRefusal:
+        """Hold a worst case (rules S_1, L_2). The change must be committed before the call."""
+        invariant(amount_nanos >= 0, f"a worst case cannot be negative: {amount_nanos}")
+        invariant(reservation_id not in self._reservations, f"{reservation_id} is reserved twice")
+        lease = self._lease_for(amount_nanos)
+        if lease is None:
+            self._raise_watermark(amount_nanos)
+            return self.refusal(amount_nanos) or LeaseRefusal.NOT_SYNCED
+        row = ReservationRow(
+            id=reservation_id,
+            request_id=request_id,
+            arm=arm,
+            lease_number=lease.number,
+            amount_nanos=amount_nanos,
+            task_class=task_class,
+            arrived_unix_ms=arrived_unix_ms,
+        )
+        self._reservations[row.id] = row
+        self._reserved[lease.number] += amount_nanos
+        self._made.append(row)
+        self._raise_watermark(amount_nanos)
+        self._check(lease.number)
+        return row
+
+    def settle(
+        self, reservation_id: str, *, kind: SettleKind, cost_nanos: int | None = None
+    ) -> Settlement:
+        """End a reservation (rule S_2): released, at the reported cost, or in full if unknown."""
+        reservation = self._reservations[reservation_id]
+        if kind is SettleKind.RELEASED:
+            cost = 0
+        elif kind is SettleKind.UNKNOWN:
+            cost = reservation.amount_nanos
+        else:
+            invariant(
+                cost_nanos is not None and cost_nanos >= 0,
+                f"a reported cost must be known and not negative: {cost_nanos}",
+            )
+            cost = cost_nanos or 0
+        self._forget(reservation)
+        lease = self._leases[reservation.lease_number]
+        overrun = max(0, cost - reservation.amount_nanos)
+        self._overrun[lease.number] = self._overrun.get(lease.number, 0) + overrun
+        self._put(replace(lease, settled_nanos=lease.settled_nanos + cost))
+        self._check(lease.number)
+        return Settlement(
+            lease_number=lease.number,
+            reserved_nanos=reservation.amount_nanos,
+            cost_nanos=cost,
+            overrun_nanos=overrun,
+            kind=kind,
+        )
+
+    def recall(self, number: int, *, boot_ms: int, reason: str) -> None:
+        """Start closing one lease, or all of them for number 0 (rule L_5, step 1)."""
+        for row in self._active():
+            if number in (0, row.number):
+                self._put(
+                    replace(
+                        row,
+                        state=LeaseState.CLOSING,
+                        closing_since_boot_ms=boot_ms,
+                        close_reason=reason,
+                    )
+                )
+
+    def expire(self, *, boot_ms: int) -> None:
+        """Start closing the leases whose time is over."""
+        for row in self._active():
+            if boot_ms >= row.expires_boot_ms:
+                self.recall(row.number, boot_ms=boot_ms, reason="expired")
+
+    def retire(self, amount_nanos: int, *, boot_ms: int) -> None:
+        """Start closing idle leases without room for this much, so that the rest is not stranded.
+
+        A lease with an open reservation stays: it may yet settle below it and have room again.
+        """
+        for row in self._active():
+            if self._room(row) < amount_nanos and not self._reserved[row.number]:
+                self.recall(row.number, boot_ms=boot_ms, reason="used up")
+
+    def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
+        """Reservations that a closing lease no longer waits for (rule L_5, step 2)."""
+        return tuple(
+            reservation.id
+            for reservation in self._reservations.values()
+            if (lease := self._leases[reservation.lease_number]).state is LeaseState.CLOSING
+            and boot_ms - lease.closing_since_boot_ms >= close_wait_ms
+        )
+
+    def finish_closing(self) -> list[LeaseClose]:
+        """Close the closing leases that have no open reservation left (rule L_5, step 3)."""
+        return [
+            self._close(row, final_nanos=row.settled_nanos, clean=True, reason=row.close_reason)
+            for row in sorted(self._leases.values(), key=lambda row: row.number)
+            if row.state is LeaseState.CLOSING and self._reserved[row.number] == 0
+        ]
+
+    def forget_closed(self) -> tuple[int, ...]:
+        """Drop closed leases from memory; their numbers, for the books."""
+        numbers = tuple(
+            row.number for row in self._leases.values() if row.state is LeaseState.CLOSED
+        )
+        for number in numbers:
+            del self._leases[number], self._synced[number], self._reserved[number]
+            self._overrun.pop(number, None)
+        return numbers
+
+    def status(self) -> tuple[LeaseStatus, ...]:
+        """The leases that the device still holds, for hello and heartbeats."""
+        return tuple(
+            LeaseStatus(
+                lease_number=row.number,
+                window_id=row.window_id,
+                amount_nanos=row.amount_nanos,
+                settled_nanos=row.settled_nanos,
+                reserved_nanos=self._reserved[row.number],
+                watermark_nanos=row.watermark_nanos,
+                closing=row.state is LeaseState.CLOSING,
+            )
+            for row in sorted(self._leases.values(), key=lambda row: row.number)
+            if row.state is not LeaseState.CLOSED
+        )
+
+    def take_changes(self) -> LeaseChanges:
+        """Everything that changed since the last call, once."""
+        changes = LeaseChanges(
+            leases=tuple(self._changed.values()),
+            reservations=tuple(row for row in self._made if row.id not in self._dropped),
+            dropped=tuple(self._dropped),
+        )
+        self._changed, self._made, self._dropped = {}, [], []
+        return changes
+
+    def _active(self) -> list[LeaseRow]:
+        rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
+        return sorted(rows, key=lambda row: row.number)
+
+    def _used(self, number: int) -> int:
+        return self._leases[number].settled_nanos + self._reserved[number]
+
+    def _room(self, row: LeaseRow) -> int:
+        return max(0, row.amount_nanos - self._used(row.number))
+
+    def _lease_for(self, amount_nanos: int) -> LeaseRow | None:
+        """The oldest active lease with room below its synced watermark."""
+        for row in self._active():
+            if self._used(row.number) + amount_nanos <= self._synced[row.number]:
+                return row
+        return None
+
+    def _chunk(self, amount_nanos: int) -> int:
+        return -(-amount_nanos // self._chunks)
+
+    def _raise_watermark(self, amount_nanos: int) -> None:
+        """Raise the watermark of the next lease to be used, ahead of its reservations."""
+        for row in self._active():
+            used = self._used(row.number)
+            if row.watermark_nanos >= row.amount_nanos or self._room(row) < amount_nanos:
+                continue
+            ahead = used + max(amount_nanos, self._chunk(row.amount_nanos) // 2)
+            if ahead >= row.watermark_nanos:
+                raised = max(row.watermark_nanos, used + amount_nanos)
+                raised = min(row.amount_nanos, raised + self._chunk(row.amount_nanos))
+                self._put(replace(row, watermark_nanos=raised))
+            return
+
+    def _forget(self, reservation: ReservationRow) -> None:
+        del self._reservations[reservation.id]
+        self._reserved[reservation.lease_number] -= reservation.amount_nanos
+        self._dropped.append(reservation.id)
+
+    def _put(self, row: LeaseRow) -> None:
+        self._leases[row.number] = row
+        self._changed[row.number] = row
+
+    def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
+        self._put(replace(row, state=LeaseState.CLOSED))
+        return LeaseClose(
+            lease_number=row.number, final_nanos=final_nanos, clean=clean, reason=reason
+        )
+
+    def _check(self, number: int) -> None:
+        row = self._leases[number]
+        allowed = row.amount_nanos + self._overrun.get(number, 0)
+        invariant(
+            row.settled_nanos + self._reserved[number] <= allowed,
+            f"I2 broken: lease {number} has settled {row.settled_nanos} and reserved "
+            f"{self._reserved[number]} of {row.amount_nanos} nanos",
+        )

@@ -1,0 +1,108 @@
+"""The selection table: context to weighted arms, and the draw from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.decision.money import PPM
+from shared.errors import invariant
+
+
+@dataclass(frozen=True)
+class TableArm:
+    """One arm of a row: its weight, and what the coordinator expects of it."""
+
+    arm: str
+    weight_ppm: int
+    expected_reward_ppm: int = 0
+    expected_cost_nanos: int = 0
+    latency_p50_ms: int = 0
+    latency_p90_ms: int = 0
+    latency_p99_ms: int = 0
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """The arms of one task class. Weights add up to at most a million."""
+
+    task_class: str
+    arms: tuple[TableArm, ...]
+
+    def __post_init__(self) -> None:
+        invariant(
+            all(arm.weight_ppm >= 0 for arm in self.arms)
+            and sum(arm.weight_ppm for arm in self.arms) <= PPM,
+            f"weights of row {self.task_class} must be at least 0 and add up to at most {PPM}",
+        )
+
+
+@dataclass(frozen=True)
+class SelectionTable:
+    """What a device decides by; versioned, for one device class."""
+
+    version: int
+    device_class: str
+    config_version: int
+    created_unix_ms: int
+    rows: tuple[TableRow, ...]
+    resident_arms: tuple[str, ...] = ()
+
+    def row(self, task_class: str) -> TableRow | None:
+        """The row of a task class, if the table has it."""
+        return next((row for row in self.rows if row.task_class == task_class), None)
+
+    def same_choices(self, other: SelectionTable) -> bool:
+        """Whether a device would decide alike by both, so that no push is needed."""
+        return self.rows == other.rows and self.resident_arms == other.resident_arms
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The arm that was drawn first, its probability, and the order of the fallbacks."""
+
+    arm: str
+    propensity_ppm: int
+    fallbacks: tuple[str, ...]
+
+
+def draw_arm(row: TableRow, candidates: Collection[str], uniform: float) -> Draw | None:
+    """Draw one candidate from a row's weights, renormalised over the candidates.
+
+    Fallbacks follow by weight, then by expected reward. If no candidate has weight, the one
+    that is expected to do best is taken, with certainty.
+
+    Parameters
+    ----------
+    row : TableRow
+        Arms outside `candidates` are passed over.
+    candidates : collection of str
+        The arms that may answer.
+    uniform : float
+        A random number in [0, 1).
+
+    Returns
+    -------
+    Draw or None
+        None if the row names no candidate.
+    """
+    arms = [arm for arm in row.arms if arm.arm in candidates]
+    if not arms:
+        return None
+    total = sum(arm.weight_ppm for arm in arms)
+    order = sorted(arms, key=lambda arm: (-arm.weight_ppm, -arm.expected_reward_ppm, arm.arm))
+    if total == 0:
+        order.sort(key=lambda arm: (-arm.expected_reward_ppm, arm.arm))
+        chosen, propensity = order[0], PPM
+    else:
+        target = int(uniform * total)
+        cumulative = 0
+        chosen = order[0]
+        for arm in arms:
+            cumulative += arm.weight_ppm
+            if target < cumulative:
+                chosen = arm
+                break
+        propensity = chosen.weight_ppm * PPM // total
+    rest = tuple(arm.arm for arm in order if arm is not chosen)
+    return Draw(arm=chosen.arm, propensity_ppm=propensity, fallbacks=rest)

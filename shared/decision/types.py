@@ -1,0 +1,265 @@
+"""Requests, arms and outcomes: what devices decide about and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shared.decision.money import PPM, Price, WorstCase
+
+
+class ArmKind(StrEnum):
+    """Where an arm runs."""
+
+    LOCAL = "local"
+    CLOUD = "cloud"
+
+
+class OnAbort(StrEnum):
+    """What becomes of a paid call when its client goes away (rule S_5)."""
+
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
+class SettleKind(StrEnum):
+    """The three ways to settle a paid attempt (rule S_2)."""
+
+    RELEASED = "released"
+    REPORTED = "reported"
+    UNKNOWN = "unknown"
+
+
+class RequestStatus(StrEnum):
+    """How a request ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    REFUSED = "refused"
+    ABORTED = "aborted"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class CloudSettings:
+    """How a cloud arm is called and what it costs.
+
+    Attributes
+    ----------
+    base_url : str
+        OpenAI-compatible endpoint, without `/chat/completions`.
+    api_key_ref : str
+        `env:NAME` or `file:PATH` on the device; empty for none. Never the key itself.
+    fields : frozenset of str
+        The closed list of request fields that may reach the arm (rule A_2).
+    unbilled_statuses : frozenset of int
+        HTTP statuses for which the provider bills nothing (rule S_2).
+    """
+
+    base_url: str
+    api_key_ref: str
+    price: Price
+    worst_case: WorstCase
+    fields: frozenset[str]
+    unbilled_statuses: frozenset[int]
+    on_abort: OnAbort
+    connect_timeout_ms: int
+    first_byte_timeout_ms: int
+    drain_timeout_ms: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to answer: a model with its quantisation and settings, local or cloud.
+
+    Attributes
+    ----------
+    model : str
+        The model's name at the cloud endpoint; for a local arm a label only.
+    context_tokens_max : int
+        Prompt and completion together.
+    max_tokens_default : int
+        Sent when the client names no limit (rule A_2).
+    bytes_per_token_ppm : int
+        Typical bytes a token in parts per million, to tell early what cannot fit.
+    cloud : CloudSettings or None
+        None exactly for local arms.
+    """
+
+    id: str
+    kind: ArmKind
+    model: str
+    context_tokens_max: int
+    max_tokens_default: int
+    bytes_per_token_ppm: int = 3 * PPM
+    capabilities: frozenset[str] = frozenset()
+    enabled: bool = True
+    cloud: CloudSettings | None = None
+
+
+@dataclass(frozen=True)
+class TaskClass:
+    """What kind of request it is, and what is promised for it."""
+
+    id: str
+    deadline_ms: int
+    privacy_local: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """The part of the fleet's configuration that a device needs."""
+
+    version: int
+    device_class: str
+    arms: tuple[Arm, ...]
+    task_classes: tuple[TaskClass, ...]
+    price_version: int
+    budget_name: str
+    close_wait_ms: int
+
+    def arm(self, arm_id: str) -> Arm | None:
+        """The arm of that id, if the fleet has it."""
+        return next((arm for arm in self.arms if arm.id == arm_id), None)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one arm. A local attempt has lease 0, no cost and no settle kind."""
+
+    arm: str
+    latency_ms: int
+    error: str = ""
+    lease_number: int = 0
+    reserved_nanos: int = 0
+    cost_nanos: int = 0
+    settle: SettleKind | None = None
+
+
+@dataclass(frozen=True)
+class Fallout:
+    """An arm that was no candidate, and why."""
+
+    arm: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one request: everything needed to book, learn from and explain it (P6)."""
+
+    request_id: str
+    task_class: str
+    arrived_unix_ms: int
+    status: RequestStatus
+    arm: str
+    drawn_arm: str
+    propensity_ppm: int
+    table_version: int
+    reason: str
+    forced: bool
+    attempts: tuple[Attempt, ...] = ()
+    fallouts: tuple[Fallout, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    ttft_ms: int = 0
+    latency_ms: int = 0
+    deadline_ms: int = 0
+    hit: bool = False
+    tag: str = ""
+
+    @property
+    def cost_nanos(self) -> int:
+        """What all its paid attempts cost, in nano-dollars."""
+        return sum(attempt.cost_nanos for attempt in self.attempts)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """A grade for an answer, perhaps late; the first one for a request counts."""
+
+    request_id: str
+    task_class: str
+    arm: str
+    reward_ppm: int
+    source: str
+    at_unix_ms: int
+
+
+@dataclass(frozen=True)
+class LeaseClose:
+    """A device's last word on a lease."""
+
+    lease_number: int
+    final_nanos: int
+    clean: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class CostAdjustment:
+    """Usage that became known after its request was settled (rule S_3)."""
+
+    request_id: str
+    lease_number: int
+    delta_nanos: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ContextCount:
+    """How many requests of a task class an arm answered."""
+
+    task_class: str
+    arm: str
+    requests: int
+
+
+@dataclass(frozen=True)
+class SpoolSummary:
+    """What is left of compacted outcomes (rule O_2): costs are never dropped."""
+
+    first_sequence: int
+    last_sequence: int
+    costs: tuple[tuple[int, int], ...]
+    counts: tuple[ContextCount, ...]
+
+
+SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary
+
+
+@dataclass(frozen=True)
+class SpoolRecord:
+    """One durable fact at its position in a device's outbox."""
+
+    sequence: int
+    incarnation: str
+    body: SpoolBody
+
+
+@dataclass(frozen=True)
+class LeaseStatus:
+    """A device's own account of a lease that it still holds. Amounts in nano-dollars."""
+
+    lease_number: int
+    window_id: int
+    amount_nanos: int
+    settled_nanos: int
+    reserved_nanos: int
+    watermark_nanos: int
+    closing: bool
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """How a device is: sent with every heartbeat."""
+
+    cpu_percent: float = 0.0
+    memory_available_bytes: int = 0
+    disk_available_bytes: int = 0
+    temperature_celsius: float = 0.0
+    throttled: bool = False
+    requests_in_flight: int = 0
+    loaded_arms: tuple[str, ...] = ()
+    broken_arms: tuple[Fallout, ...] = field(default=())
+    books_state: str = "ok"

@@ -1,0 +1,186 @@
+"""Running an HTTP face inside a process's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shared.errors import ConfigError, invariant
+
+BACKLOG: Final = 2_048
+KEEP_ALIVE_S: Final = 30
+CANCEL_WAIT_S: Final = 5.0
+
+
+class HttpServer:
+    """A listening server.
+
+    Attributes
+    ----------
+    port : int
+        The port that it listens on, chosen by the system if 0 was asked for.
+    """
+
+    def __init__(self, server: uvicorn.Server, running: asyncio.Task[None], *, port: int) -> None:
+        self.port = port
+        self._server = server
+        self._running = running
+
+    async def wait_ended(self) -> None:
+        """Wait until the server has ended, whatever the cause; raises what made it fail."""
+        await asyncio.shield(self._running)
+
+    async def stop(self) -> None:
+        """Take no new requests, let running answers end within the grace, then cut them."""
+        self._server.should_exit = True
+        await self._running
+        cut = set(self._server.server_state.tasks)
+        if cut:
+            await asyncio.wait(cut, timeout=CANCEL_WAIT_S)
+
+
+class _QuietServer(uvicorn.Server):
+    """Leaves signals to the agent, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+
+@asynccontextmanager
+async def serve(
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    grace_s: float,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+) -> AsyncIterator[HttpServer]:
+    """Serve an application until the context is left.
+
+    Parameters
+    ----------
+    port : int
+        0 lets the system choose.
+    grace_s : float
+        How long running answers may go on after the context is left; whole seconds, rounded up.
+    cert_file, key_file : Path, optional
+        PEM files; with both the server speaks TLS.
+
+    Raises
+    ------
+    ConfigError
+        When the address cannot be listened on or the certificate cannot be used.
+    """
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, math.ceil(grace_s)),
+        ssl_certfile=cert_file,
+        ssl_keyfile=key_file,
+    )
+    _load(config, cert_file=cert_file, key_file=key_file)
+    sockets = _listen(host, port)
+    server = _QuietServer(config)
+    running = asyncio.create_task(server.serve(sockets=sockets))
+    listening = asyncio.create_task(server.listening.wait())
+    await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
+    listening.cancel()
+    if running.done():
+        running.result()
+    invariant(server.started, "the HTTP server neither started nor said why")
+    served = HttpServer(server, running, port=sockets[0].getsockname()[1])
+    try:
+        yield served
+    finally:
+        await served.stop()
+
+
+def _load(config: uvicorn.Config, *, cert_file: Path | None, key_file: Path | None) -> None:
+    """Read the certificate, before any port is taken."""
+    if (cert_file is None) != (key_file is None):
+        raise ConfigError("", "TLS needs a certificate file and a key file: give both or neither")
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            "",
+            f"the TLS certificate {cert_file} or its key {key_file} cannot be used ({error}): "
+            "both must be readable PEM files that belong together",
+        ) from error
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of a host name."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        problem = f"{host!r} is no address of this machine ({error.strerror})"
+        raise ConfigError("", f"{problem}: listen on 127.0.0.1, or on 0.0.0.0 for all") from error
+    sockets: list[socket.socket] = []
+    problems: list[OSError] = []
+    for family, _, _, _, address in dict.fromkeys(found):
+        taken = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(_bound(family, (str(address[0]), taken, *address[2:])))
+        except OSError as error:
+            problems.append(error)
+    in_use = next((each for each in problems if each.errno == errno.EADDRINUSE), None)
+    problem_found = in_use or (problems[0] if problems and not sockets else None)
+    if problem_found is not None:
+        for each in sockets:
+            each.close()
+        raise ConfigError("", _advice(problem_found, host=host, port=port)) from problem_found
+    return sockets
+
+
+def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+    """A listening socket on one address."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _advice(error: OSError, *, host: str, port: int) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return f"{host}:{port} is in use: stop the program that listens there or choose a free port"
+    if error.errno == errno.EACCES:
+        return f"{host}:{port} may not be used by this user: choose a port above 1023"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: listen on 127.0.0.1, or on 0.0.0.0 for all"
+    return f"{host}:{port} cannot be listened on: {error.strerror}"

@@ -1,0 +1,48 @@
+"""Every limit in one place, with the relations between them checked at import."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.errors import invariant
+
+# One HTTP request.
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+MESSAGES_MAX: Final = 2_048
+N_MAX: Final = 8
+MAX_TOKENS_MAX: Final = 131_072
+TAG_CHARS_MAX: Final = 64
+REQUEST_ID_CHARS_MAX: Final = 64
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+IDEMPOTENCY_KEYS_MAX: Final = 10_000
+IDEMPOTENCY_KEEP_MS: Final = 24 * 3_600_000
+REQUESTS_IN_FLIGHT_MAX: Final = 1_024
+DEADLINE_MS_MAX: Final = 24 * 3_600_000
+
+# The spool and the wire.
+BATCH_RECORDS_MAX: Final = 512
+SPOOL_RECORDS_MAX: Final = 1_000_000
+RETAIN_ACKED_MS: Final = 24 * 3_600_000
+RETAIN_ACKED_RECORDS_MAX: Final = 100_000
+RECORD_BYTES_MAX: Final = 16 * 1024
+GRPC_MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+FALLOUTS_MAX: Final = 64
+ATTEMPTS_MAX: Final = 8
+ERROR_CHARS_MAX: Final = 300
+
+# The fleet.
+ARMS_MAX: Final = 64
+TASK_CLASSES_MAX: Final = 64
+DEVICE_CLASSES_MAX: Final = 256
+NAME_CHARS_MAX: Final = 64
+SLOTS_PER_WINDOW_MAX: Final = 100_000
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+
+# Money. The largest amount leaves room for sums of many in an int64.
+AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars
+PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
+
+invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")
+invariant(AMOUNT_NANOS_MAX * 64 < 2**63, "sums of amounts must fit an int64")
+invariant(RETAIN_ACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "acked rows are part of the spool")
+invariant(CONFIG_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX, "a configuration must fit a message")

@@ -1,0 +1,89 @@
+"""Grants, a device's account of its leases, and how it is."""
+
+from __future__ import annotations
+
+from shared.decision.lease import LeaseGranted
+from shared.decision.types import DeviceState, LeaseStatus
+from shared.pb.v1 import fleet_pb2, types_pb2
+from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
+from shared.wire.spool import fallout_from_pb, fallout_to_pb
+
+
+def grant_to_pb(granted: LeaseGranted, *, incarnation: str) -> fleet_pb2.LeaseGrant:
+    """A lease for one start of a device's agent (rule D_1)."""
+    return fleet_pb2.LeaseGrant(
+        incarnation=write_id(incarnation, field="grant.incarnation"),
+        lease_number=granted.number,
+        window_id=granted.window_id,
+        amount_nanos=write_nanos(granted.amount_nanos, field="grant.amount_nanos"),
+        duration_ms=granted.duration_ms,
+        price_version=granted.price_version,
+    )
+
+
+def grant_from_pb(message: fleet_pb2.LeaseGrant) -> tuple[str, LeaseGranted]:
+    """The incarnation that a grant is for, and the grant."""
+    granted = LeaseGranted(
+        number=message.lease_number,
+        window_id=message.window_id,
+        amount_nanos=read_nanos(message.amount_nanos, field="grant.amount_nanos"),
+        duration_ms=message.duration_ms,
+        price_version=message.price_version,
+    )
+    return read_id(message.incarnation, field="grant.incarnation"), granted
+
+
+def lease_status_to_pb(status: LeaseStatus) -> types_pb2.LeaseStatus:
+    """A device's own account of a lease."""
+    return types_pb2.LeaseStatus(
+        lease_number=status.lease_number,
+        window_id=status.window_id,
+        amount_nanos=write_nanos(status.amount_nanos, field="lease.amount_nanos"),
+        settled_nanos=write_nanos(status.settled_nanos, field="lease.settled_nanos"),
+        reserved_nanos=write_nanos(status.reserved_nanos, field="lease.reserved_nanos"),
+        watermark_nanos=write_nanos(status.watermark_nanos, field="lease.watermark_nanos"),
+        closing=status.closing,
+    )
+
+
+def lease_status_from_pb(message: types_pb2.LeaseStatus) -> LeaseStatus:
+    """A device's own account of a lease."""
+    return LeaseStatus(
+        lease_number=message.lease_number,
+        window_id=message.window_id,
+        amount_nanos=read_nanos(message.amount_nanos, field="lease.amount_nanos"),
+        settled_nanos=read_nanos(message.settled_nanos, field="lease.settled_nanos"),
+        reserved_nanos=read_nanos(message.reserved_nanos, field="lease.reserved_nanos"),
+        watermark_nanos=read_nanos(message.watermark_nanos, field="lease.watermark_nanos"),
+        closing=message.closing,
+    )
+
+
+def device_state_to_pb(state: DeviceState) -> types_pb2.DeviceState:
+    """How a device is."""
+    return types_pb2.DeviceState(
+        cpu_percent=state.cpu_percent,
+        memory_available_bytes=state.memory_available_bytes,
+        disk_available_bytes=state.disk_available_bytes,
+        temperature_celsius=state.temperature_celsius,
+        throttled=state.throttled,
+        requests_in_flight=state.requests_in_flight,
+        loaded_arms=state.loaded_arms,
+        broken_arms=[fallout_to_pb(fallout) for fallout in state.broken_arms],
+        books_state=state.books_state,
+    )
+
+
+def device_state_from_pb(message: types_pb2.DeviceState) -> DeviceState:
+    """How a device is."""
+    return DeviceState(
+        cpu_percent=message.cpu_percent,
+        memory_available_bytes=message.memory_available_bytes,
+        disk_available_bytes=message.disk_available_bytes,
+        temperature_celsius=message.temperature_celsius,
+        throttled=message.throttled,
+        requests_in_flight=message.requests_in_flight,
+        loaded_arms=tuple(message.loaded_arms),
+        broken_arms=tuple(fallout_from_pb(fallout) for fallout in message.broken_arms),
+        books_state=message.books_state,
+    )

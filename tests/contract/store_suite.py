@@ -1,0 +1,413 @@
+"""What every `Store` must do, and what it MUST refuse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import pytest
+
+from coordinator.ports import Store
+from coordinator.records import (
+    AdminTokenRow,
+    AuditRow,
+    BookedCounts,
+    BookedFeedback,
+    BookedOutcome,
+    ConfigRow,
+    DeviceRow,
+    DeviceStanding,
+    JoinTokenRow,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    PutSetting,
+    SettingKey,
+    Snapshot,
+    StoreEffect,
+    StoreSnapshot,
+    TableRowStored,
+    WindowRow,
+)
+from shared.decision.table import SelectionTable, TableArm, TableRow
+from shared.decision.types import (
+    Attempt,
+    Fallout,
+    Feedback,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+)
+from shared.errors import LostLeadershipError, NotFoundError, StoreError
+
+WINDOW = WindowRow(id=1, start_unix_ms=0, end_unix_ms=86_400_000, target_nanos=10**12)
+DEVICE = DeviceRow(
+    id="dev-1", name="pi", device_class="pi5", credential_digest="c" * 64, joined_unix_ms=5
+)
+LEASE = LeaseRecord(
+    device_id="dev-1",
+    number=1,
+    incarnation="inc-1",
+    window_id=1,
+    amount_nanos=10**9,
+    price_version=3,
+    granted_unix_ms=7,
+)
+TABLE = SelectionTable(
+    version=4,
+    device_class="pi5",
+    config_version=2,
+    created_unix_ms=9,
+    rows=(TableRow(task_class="code", arms=(TableArm(arm="gpt", weight_ppm=1_000_000),)),),
+    resident_arms=("qwen",),
+)
+CONFIG = ConfigRow(version=1, toml="[fleet]\n", actor="ada", applied_unix_ms=3)
+
+
+class StoreBench(ABC):
+    """One database and the ways to reach it."""
+
+    @abstractmethod
+    def store(self) -> Store:
+        """A store on the database, not yet open."""
+
+    @abstractmethod
+    def depose(self) -> None:
+        """Make another process the writer behind the open store's back."""
+
+
+def ledger_row(row_id: int, kind: LedgerKind = LedgerKind.GRANT, amount: int = 10) -> LedgerRow:
+    """A ledger row of window 1."""
+    return LedgerRow(
+        id=row_id,
+        at_unix_ms=row_id,
+        window_id=1,
+        kind=kind,
+        device_id="dev-1",
+        lease_number=1,
+        amount_nanos=amount,
+        request_id=f"req-{row_id}",
+        note="test",
+    )
+
+
+def booked(position: int, *, device: str = "dev-1", sequence: int | None = None) -> BookedOutcome:
+    """An outcome that uses every field."""
+    return BookedOutcome(
+        position=position,
+        device_id=device,
+        device_class="pi5",
+        sequence=position if sequence is None else sequence,
+        slot=2,
+        outcome=Outcome(
+            request_id=f"req-{position}",
+            task_class="code",
+            arrived_unix_ms=1_700_000_000_000 + position,
+            status=RequestStatus.OK,
+            arm="gpt",
+            drawn_arm="qwen",
+            propensity_ppm=250_000,
+            table_version=4,
+            reason="fallback",
+            forced=True,
+            attempts=(
+                Attempt(arm="qwen", latency_ms=3, error="worker_crashed"),
+                Attempt(
+                    arm="gpt",
+                    latency_ms=5,
+                    lease_number=1,
+                    reserved_nanos=90,
+                    cost_nanos=40,
+                    settle=SettleKind.REPORTED,
+                ),
+            ),
+            fallouts=(Fallout(arm="big", reason="lease_too_small"),),
+            prompt_tokens=11,
+            completion_tokens=12,
+            ttft_ms=13,
+            latency_ms=14,
+            deadline_ms=15,
+            hit=True,
+            tag="a tag",
+        ),
+    )
+
+
+def graded(position: int, *, request: int, sequence: int | None = None) -> BookedFeedback:
+    """A grade of `req-<request>`."""
+    return BookedFeedback(
+        position=position,
+        device_id="dev-1",
+        device_class="pi5",
+        sequence=position if sequence is None else sequence,
+        feedback=Feedback(
+            request_id=f"req-{request}",
+            task_class="code",
+            arm="gpt",
+            reward_ppm=700_000,
+            source="user",
+            at_unix_ms=99,
+        ),
+    )
+
+
+def counted(position: int, requests: int = 5) -> BookedCounts:
+    """Compacted outcomes."""
+    return BookedCounts(
+        position=position,
+        device_id="dev-1",
+        device_class="pi5",
+        sequence=77,
+        slot=2,
+        task_class="code",
+        arm="qwen",
+        requests=requests,
+    )
+
+
+class StoreSuite:
+    """Run by a subclass that gives the fixture `bench`."""
+
+    @pytest.fixture
+    def store(self, bench: StoreBench) -> Store:
+        """An open store on an empty database."""
+        store = bench.store()
+        store.open()
+        return store
+
+    def reopened(self, bench: StoreBench, store: Store) -> Store:
+        """The same database as a next process finds it."""
+        store.close()
+        again = bench.store()
+        again.open()
+        return again
+
+    def test_an_empty_store_loads_an_empty_snapshot(self, store: Store) -> None:
+        """Nothing is made up for a first start."""
+        assert StoreSnapshot() == store.load()
+
+    def test_everything_committed_is_loaded_by_the_next_process(
+        self, bench: StoreBench, store: Store
+    ) -> None:
+        """Every kind of record comes back as it was, once the writer has changed."""
+        join = JoinTokenRow("d" * 64, device_class="pi5", created_unix_ms=1, expires_unix_ms=2)
+        admin = AdminTokenRow("e" * 64, name="ops", created_unix_ms=1, expires_unix_ms=0)
+        learned = (booked(1), graded(2, request=1), counted(3), booked(4))
+        effects: list[StoreEffect] = [
+            CONFIG,
+            DEVICE,
+            join,
+            admin,
+            WINDOW,
+            LEASE,
+            *learned,
+            ledger_row(1),
+            PutSetting(SettingKey.SPEND_PAUSED, "1"),
+            TableRowStored(TABLE),
+            AuditRow(at_unix_ms=1, actor="ada", action="apply", detail="{}"),
+        ]
+        store.commit(effects)
+        expected = StoreSnapshot(
+            config=CONFIG,
+            devices=(DEVICE,),
+            join_tokens=(join,),
+            admin_tokens=(admin,),
+            windows=(WINDOW,),
+            leases=(LEASE,),
+            settings={SettingKey.SPEND_PAUSED: "1"},
+            learned_since=learned,
+            tables=(TABLE,),
+            ledger_id_max=1,
+            position_max=4,
+        )
+        assert expected == self.reopened(bench, store).load()
+
+    def test_rows_with_a_key_replace_the_earlier_row(self, store: Store) -> None:
+        """The last word on a key counts, also within one commit."""
+        later = replace(DEVICE, standing=DeviceStanding.QUARANTINED, acked_sequence=2**62)
+        window = replace(WINDOW, settled_nanos=2**62, alarms="overrun")
+        lease = replace(LEASE, booked_nanos=4)
+        store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE)])
+        store.commit([replace(DEVICE, name="other"), later, window, lease])
+        newer = replace(TABLE, version=5)
+        store.commit([TableRowStored(newer), PutSetting(SettingKey.DISABLED_ARMS, "[]")])
+        store.commit([PutSetting(SettingKey.DISABLED_ARMS, '["gpt"]')])
+        loaded = store.load()
+        assert (later,) == loaded.devices
+        assert (window,) == loaded.windows
+        assert (lease,) == loaded.leases
+        assert (newer,) == loaded.tables
+        assert {SettingKey.DISABLED_ARMS: '["gpt"]'} == loaded.settings
+
+    def test_the_newest_configuration_is_loaded(self, store: Store) -> None:
+        """Earlier versions stay in the books, the highest one holds."""
+        newer = replace(CONFIG, version=2, toml="[fleet]\nname = 'x'\n")
+        store.commit([newer, CONFIG])
+        assert newer == store.load().config
+
+    def test_windows_are_loaded_with_open_leases_and_the_latest(self, store: Store) -> None:
+        """A window is left behind once its last lease has ended, unless it is the latest."""
+        windows = [replace(WINDOW, id=number) for number in (1, 2, 3, 4)]
+        ended = replace(LEASE, number=1, window_id=1, end=LeaseEnd.CLOSED)
+        still_open = replace(LEASE, number=2, window_id=2)
+        beside_it = replace(LEASE, number=3, window_id=2, end=LeaseEnd.WRITTEN_OFF)
+        latest = replace(LEASE, number=4, window_id=4, end=LeaseEnd.CLOSED)
+        store.commit([*windows, ended, still_open, beside_it, latest])
+        loaded = store.load()
+        assert (2, 4) == tuple(window.id for window in loaded.windows)
+        assert (still_open, beside_it, latest) == loaded.leases
+
+    def test_only_what_came_after_the_snapshot_is_learned_again(self, store: Store) -> None:
+        """The snapshot is one row; its position cuts what is replayed, in order."""
+        store.commit([booked(1), graded(2, request=1), booked(3)])
+        store.commit([Snapshot(position=1, slot=1, window_id=1, payload="{}")])
+        snapshot = Snapshot(position=2, slot=2, window_id=1, payload='{"a": 1}')
+        store.commit([snapshot, counted(4), booked(5)])
+        loaded = store.load()
+        assert snapshot == loaded.snapshot
+        assert (booked(3), counted(4), booked(5)) == loaded.learned_since
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            pytest.param(ledger_row(1), id="ledger row again"),
+            pytest.param(ledger_row(3), id="gap in the ledger"),
+            pytest.param(booked(1, sequence=9), id="position again"),
+            pytest.param(booked(5), id="gap in the positions"),
+            pytest.param(booked(3, sequence=1), id="sequence of a device again"),
+            pytest.param(graded(3, request=1), id="request graded again"),
+            pytest.param(counted(2), id="counts at a position again"),
+            pytest.param(replace(CONFIG, toml="other"), id="configuration again"),
+        ],
+    )
+    def test_append_only_rows_must_not_be_repeated(self, store: Store, bad: StoreEffect) -> None:
+        """A repeated or misplaced row fails, and nothing of its commit is applied."""
+        store.commit([CONFIG, ledger_row(1), booked(1), graded(2, request=1), WINDOW])
+        before = store.load()
+        with pytest.raises(StoreError):
+            store.commit([replace(WINDOW, settled_nanos=1), bad, DEVICE])
+        assert before == store.load()
+        store.commit([ledger_row(2), booked(3)])
+        assert (2, 3) == (store.load().ledger_id_max, store.load().position_max)
+
+    def test_two_devices_may_use_the_same_sequence(self, store: Store) -> None:
+        """Sequences belong to a device."""
+        store.commit([booked(1, sequence=1), booked(2, device="dev-2", sequence=1)])
+        assert 2 == store.load().position_max
+
+    def test_numbering_goes_on_in_the_next_process(self, bench: StoreBench, store: Store) -> None:
+        """A gap after a restart fails as any other."""
+        store.commit([ledger_row(1), booked(1)])
+        again = self.reopened(bench, store)
+        with pytest.raises(StoreError):
+            again.commit([ledger_row(3)])
+        with pytest.raises(StoreError):
+            again.commit([booked(1, sequence=8)])
+        again.commit([ledger_row(2), booked(2)])
+
+    def test_the_ledger_is_read_by_id_and_device(self, store: Store) -> None:
+        """Pages rise by id; a device's pages leave out the others."""
+        other = replace(ledger_row(2), device_id="dev-2")
+        store.commit([ledger_row(1), other, ledger_row(3), ledger_row(4)])
+        assert [other, ledger_row(3)] == list(store.ledger(after_id=1, limit=2))
+        mine = store.ledger(after_id=1, limit=9, device_id="dev-1")
+        assert [ledger_row(3), ledger_row(4)] == list(mine)
+
+    def test_decisions_come_newest_first_with_their_grades(self, store: Store) -> None:
+        """A grade is found by device and request; an ungraded decision has none."""
+        elsewhere = booked(2, device="dev-2")
+        store.commit([booked(1), elsewhere, graded(3, request=1, sequence=3), booked(4)])
+        assert [4, 2, 1] == [record.outcome.position for record in store.decisions(limit=9)]
+        (newest,) = store.decisions(limit=1)
+        assert (booked(4), None) == (newest.outcome, newest.feedback)
+        (found,) = store.decisions(limit=9, request_id="req-1")
+        assert (booked(1), graded(3, request=1, sequence=3)) == (found.outcome, found.feedback)
+        (other,) = store.decisions(limit=9, device_id="dev-2")
+        assert elsewhere == other.outcome
+
+    def test_a_window_is_recomputed_from_its_ledger_rows(self, store: Store) -> None:
+        """Each kind moves what rule C_2 says; rows of other windows do not count."""
+        amounts = {
+            LedgerKind.GRANT: 1_000_000,
+            LedgerKind.SETTLE: 100_000,
+            LedgerKind.UNSETTLE: -5_000,
+            LedgerKind.CONFIRM: 20,
+            LedgerKind.ADJUST: -20_000,
+            LedgerKind.REFUND: 3_000,
+            LedgerKind.RELEASE: 400,
+            LedgerKind.UNCONFIRMED: 50,
+            LedgerKind.OVERRUN: 7,
+            LedgerKind.WRITEOFF: 600_000,
+            LedgerKind.CLOSE: 0,
+        }
+        assert set(LedgerKind) == set(amounts)
+        kept = [
+            ledger_row(number, kind, amount)
+            for number, (kind, amount) in enumerate(amounts.items(), start=1)
+        ]
+        elsewhere = replace(ledger_row(len(kept) + 1, amount=5), window_id=2)
+        store.commit([replace(WINDOW, settled_nanos=1), *kept, elsewhere])
+        expected = replace(
+            WINDOW,
+            settled_nanos=100_000 - 5_000 + 20 - 20_000 - 3_000 + 7 + 600_000,
+            unconfirmed_nanos=50 - 20,
+            outstanding_nanos=1_000_000 - 100_000 + 5_000 - 400 - 50 - 600_000,
+        )
+        assert expected == store.recomputed_window(1)
+
+    def test_an_unknown_window_is_not_recomputed(self, store: Store) -> None:
+        """A window that is not in the books is an error, not zero."""
+        with pytest.raises(NotFoundError, match="7"):
+            store.recomputed_window(7)
+
+    def test_a_window_without_rows_adds_up_to_nothing(self, store: Store) -> None:
+        """A fresh window has spent nothing."""
+        store.commit([replace(WINDOW, settled_nanos=9)])
+        assert WINDOW == store.recomputed_window(1)
+
+    def test_amounts_add_up_beyond_32_bits(self, store: Store) -> None:
+        """Money needs 63 bits, in rows and in sums."""
+        store.commit([WINDOW, ledger_row(1, amount=10**17), ledger_row(2, amount=10**17)])
+        assert 2 * 10**17 == store.recomputed_window(1).outstanding_nanos
+
+    def test_text_from_devices_cannot_stop_the_books(self, store: Store) -> None:
+        """A NUL in what a device sent is booked; the decision keeps it as it was."""
+        odd = booked(1)
+        odd = replace(odd, outcome=replace(odd.outcome, tag="a\x00b", request_id="req\x00"))
+        store.commit([odd])
+        (found,) = store.decisions(limit=1)
+        assert odd == found.outcome
+
+    def test_an_empty_commit_is_allowed(self, store: Store) -> None:
+        """An event may have nothing to keep."""
+        store.commit([])
+        assert StoreSnapshot() == store.load()
+
+    def test_a_second_writer_must_wait_for_the_first(self, bench: StoreBench, store: Store) -> None:
+        """While one process is the writer, another cannot open the store and does no harm."""
+        second = bench.store()
+        with pytest.raises(StoreError, match="stop"):
+            second.open()
+        store.commit([ledger_row(1)])
+        store.close()
+        second.open()
+        assert 1 == second.load().ledger_id_max
+        second.close()
+
+    def test_a_deposed_writer_must_not_write(self, bench: StoreBench, store: Store) -> None:
+        """Once another process has begun a new epoch, nothing of the old one's is written."""
+        store.commit([ledger_row(1)])
+        bench.depose()
+        with pytest.raises(LostLeadershipError):
+            store.commit([ledger_row(2)])
+        assert [ledger_row(1)] == list(store.ledger(after_id=0, limit=9))
+
+    def test_a_closed_store_refuses_work(self, store: Store) -> None:
+        """After close nothing is read or written by accident; closing again is harmless."""
+        store.close()
+        store.close()
+        with pytest.raises(StoreError):
+            store.commit([ledger_row(1)])
+        with pytest.raises(StoreError):
+            store.load()

@@ -1,0 +1,213 @@
+"""The worker's process under violence: kills, hangs, and the death of the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker, backoff_s
+from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, Chunk, Finished, LocalModel, ModelState
+from shared.clock import SystemClock
+from shared.decision.types import Arm, ArmKind
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "deploy" / "demo" / "models" / "tiny.gguf"
+HANG_TIMEOUT_S = 1.0
+WAIT_S = 30.0
+
+pytestmark = pytest.mark.e2e
+
+
+def _models(folder: Path) -> list[LocalModel]:
+    path = str(shutil.copy(TINY, folder / "tiny.gguf"))
+    return [
+        LocalModel(arm="fast", path=path, threads=1, context_tokens=256),
+        LocalModel(
+            arm="slow", path=path, threads=1, context_tokens=256, tokens_per_second_max=20.0
+        ),
+    ]
+
+
+@pytest_asyncio.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[LlamaWorker]:
+    """A worker that is declared hanging after a second."""
+    running = LlamaWorker(
+        models=_models(tmp_path), clock=SystemClock(), hang_timeout_s=HANG_TIMEOUT_S
+    )
+    await running.start()
+    yield running
+    await running.stop()
+
+
+def _call(arm: str = "fast", *, stream: bool = False, max_tokens: int = 3) -> ChatCall:
+    bound = Arm(arm, ArmKind.LOCAL, arm, 256, 64)
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": max_tokens,
+        "logit_bias": {"2": -100},
+    }
+    return ChatCall(request_id="req-1", arm=bound, body=body, stream=stream)
+
+
+async def _begun(worker: LlamaWorker) -> AsyncIterator[ChatEvent]:
+    """An answer that is under way and has seconds to go."""
+    stream = worker.chat(_call("slow", stream=True, max_tokens=200))
+    await asyncio.wait_for(anext(stream), WAIT_S)
+    return stream
+
+
+async def _failure_of(stream: AsyncIterator[ChatEvent]) -> ArmFailed:
+    with pytest.raises(ArmFailed) as caught:
+        async with asyncio.timeout(WAIT_S):
+            async for _ in stream:
+                pass
+    return caught.value
+
+
+async def _answers(worker: LlamaWorker) -> bool:
+    (event,) = [event async for event in worker.chat(_call())]
+    return isinstance(event, Finished)
+
+
+def _process(worker: LlamaWorker) -> int:
+    assert worker.pid is not None
+    return worker.pid
+
+
+async def test_a_killed_worker_fails_its_answers_and_the_next_one_works(
+    worker: LlamaWorker,
+) -> None:
+    """`kill -9` in mid-answer: the answer fails at once, the next request works within 5 s."""
+    stream = await _begun(worker)
+    killed = _process(worker)
+    os.kill(killed, signal.SIGKILL)
+    assert "worker_crashed" == (await _failure_of(stream)).reason
+    async with asyncio.timeout(5.0):
+        assert await _answers(worker)
+    assert killed != worker.pid
+    assert 1 == worker.restarts
+
+
+async def test_a_request_in_the_moment_of_the_crash_is_not_lost(worker: LlamaWorker) -> None:
+    """What the dead worker never saw goes to the next one."""
+    assert await _answers(worker)
+    os.kill(_process(worker), signal.SIGKILL)
+    async with asyncio.timeout(5.0):
+        assert await _answers(worker)
+
+
+async def test_the_agent_knows_that_nothing_is_loaded_after_a_crash(worker: LlamaWorker) -> None:
+    """Until it is used again."""
+    assert await _answers(worker)
+    assert {"fast": ModelState.LOADED, "slow": ModelState.LOADABLE} == {
+        status.arm: status.state for status in worker.status()
+    }
+    stream = await _begun(worker)
+    os.kill(_process(worker), signal.SIGKILL)
+    await _failure_of(stream)
+    assert [ModelState.LOADABLE] * 2 == [status.state for status in worker.status()]
+
+
+async def test_resident_models_are_loaded_again_after_a_crash(worker: LlamaWorker) -> None:
+    """Without a request: the first one after the crash must not wait for the load."""
+    await worker.keep_resident(["fast"])
+    stream = await _begun(worker)
+    os.kill(_process(worker), signal.SIGKILL)
+    await _failure_of(stream)
+    async with asyncio.timeout(WAIT_S):
+        while worker.status()[0].state is not ModelState.LOADED:  # noqa: ASYNC110  # no event for it
+            await asyncio.sleep(0.005)
+
+
+async def test_a_hanging_worker_is_replaced(worker: LlamaWorker) -> None:
+    """SIGSTOP: no word for the hang timeout, then a new worker answers."""
+    stream = await _begun(worker)
+    os.kill(_process(worker), signal.SIGSTOP)
+    assert "worker_crashed" == (await _failure_of(stream)).reason
+    async with asyncio.timeout(5.0):
+        assert await _answers(worker)
+
+
+async def test_ctrl_c_does_not_reach_the_worker(worker: LlamaWorker) -> None:
+    """It is no member of the terminal's foreground group, and ignores SIGINT besides."""
+    stream = await _begun(worker)
+    assert os.getpgid(_process(worker)) != os.getpgid(0)
+    os.kill(_process(worker), signal.SIGINT)
+    assert await _answers(worker)
+    assert isinstance(await anext(stream), Chunk)
+    assert 0 == worker.restarts
+
+
+async def test_a_worker_that_cannot_start_is_told() -> None:
+    """The request fails after its patience, with where to look."""
+    model = LocalModel(arm="fast", path=str(TINY))
+    broken = LlamaWorker(
+        models=[model],
+        clock=SystemClock(),
+        start_timeout_s=0.3,
+        command=[sys.executable, "-c", "raise SystemExit('no llama here')"],
+    )
+    await broken.start()
+    try:
+        failure = await _failure_of(broken.chat(_call()))
+    finally:
+        await broken.stop()
+    assert "worker_unavailable" == failure.reason
+
+
+_AGENT = """
+import asyncio, sys
+from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
+from edge_agent.ports import ChatCall, LocalModel
+from shared.clock import SystemClock
+from shared.decision.types import Arm, ArmKind
+
+async def main():
+    worker = LlamaWorker(models=[LocalModel(arm="a", path=sys.argv[1])], clock=SystemClock())
+    await worker.start()
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    async for _ in worker.chat(ChatCall("r", Arm("a", ArmKind.LOCAL, "a", 256, 9), body, False)):
+        pass
+    print('worker', worker.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for a process by its descriptor")
+def test_the_worker_does_not_outlive_a_killed_agent() -> None:
+    """The pipe closes with the agent, whatever ended it."""
+    agent = subprocess.Popen(
+        [sys.executable, "-c", _AGENT, str(TINY)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    assert agent.stdout is not None
+    with agent:
+        try:
+            pid = next(line.split()[1] for line in agent.stdout if line.startswith("worker "))
+            handle = os.pidfd_open(int(pid))
+        finally:
+            agent.kill()
+    ended, _, _ = select.select([handle], [], [], WAIT_S)
+    os.close(handle)
+    assert ended
+
+
+def test_restarts_come_at_once_and_then_ever_slower() -> None:
+    """The first crash is an accident; a worker that always crashes must not burn the CPU."""
+    assert [0.0, 0.25, 0.5, 1.0] == [backoff_s(failures) for failures in (1, 2, 3, 4)]
+    assert 10.0 == backoff_s(50)

@@ -1,0 +1,181 @@
+"""Books in memory that tell committed from synced, as a disk does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from edge_agent.books import (
+    AppendSpool,
+    BookEffect,
+    BooksSnapshot,
+    DropLease,
+    DropReservation,
+    MetaKey,
+    PutConfig,
+    PutLease,
+    PutMeta,
+    PutReservation,
+    PutTable,
+    TrimSpool,
+)
+from edge_agent.ports import Books
+from shared.decision.lease import LeaseRow, ReservationRow
+from shared.decision.table import SelectionTable
+from shared.decision.types import DeviceConfig, Feedback, Outcome, SpoolRecord
+from shared.errors import StoreError
+from shared.wire import encode_config, encode_table, record_to_bytes
+
+
+@dataclass
+class BooksState:
+    """What the books say at one moment."""
+
+    meta: dict[MetaKey, str] = field(default_factory=dict)
+    leases: dict[int, LeaseRow] = field(default_factory=dict)
+    reservations: dict[str, ReservationRow] = field(default_factory=dict)
+    spool: dict[int, SpoolRecord] = field(default_factory=dict)
+    spool_last: int = 0
+    table: SelectionTable | None = None
+    config: DeviceConfig | None = None
+
+    def check(self, effects: Sequence[BookEffect]) -> None:
+        """Raise `StoreError` if these effects must fail, before any of them is applied."""
+        last = self.spool_last
+        reserved = set(self.reservations)
+        for effect in effects:
+            match effect:
+                case AppendSpool(record):
+                    record_to_bytes(record)
+                    if record.sequence != last + 1:
+                        raise StoreError(f"record {record.sequence} does not follow {last}")
+                    last = record.sequence
+                case PutReservation(row):
+                    if row.id in reserved:
+                        raise StoreError(f"reservation {row.id} is already in the books")
+                    reserved.add(row.id)
+                case DropReservation(reservation_id):
+                    reserved.discard(reservation_id)
+                case PutTable(table):
+                    encode_table(table)
+                case PutConfig(config):
+                    encode_config(config)
+
+    def apply(self, effect: BookEffect) -> None:
+        """Apply one checked effect."""
+        match effect:
+            case PutLease(row):
+                self.leases[row.number] = row
+            case DropLease(number):
+                self.leases.pop(number, None)
+            case PutReservation(reservation):
+                self.reservations[reservation.id] = reservation
+            case DropReservation(reservation_id):
+                self.reservations.pop(reservation_id, None)
+            case AppendSpool(record):
+                self.spool[record.sequence] = record
+                self.spool_last = record.sequence
+            case TrimSpool(through):
+                for sequence in [number for number in self.spool if number <= through]:
+                    del self.spool[sequence]
+            case PutMeta(key, value):
+                self.meta[key] = value
+            case PutTable(table):
+                self.table = table
+            case PutConfig(config):
+                self.config = config
+
+
+class MemoryDisk:
+    """What outlives a process, and what outlives a loss of power."""
+
+    def __init__(self) -> None:
+        self.state = BooksState()
+        self.held = False
+        self._synced = BooksState()
+        self._unsynced: list[Sequence[BookEffect]] = []
+
+    def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
+        """Apply effects that were checked; `sync` covers every earlier commit too."""
+        for effect in effects:
+            self.state.apply(effect)
+        self._unsynced.append(tuple(effects))
+        if sync:
+            self._reach(len(self._unsynced), self._synced)
+
+    def lose_power(self, *, survivors: int = 0) -> None:
+        """Fall back to what was synced, and the first `survivors` commits after it."""
+        self._reach(survivors, self._synced)
+        self._unsynced.clear()
+        self.state = deepcopy(self._synced)
+        self.held = False
+
+    def _reach(self, count: int, state: BooksState) -> None:
+        for effects in self._unsynced[:count]:
+            for effect in effects:
+                state.apply(effect)
+        del self._unsynced[:count]
+
+
+class MemoryBooks(Books):
+    """The port on a `MemoryDisk`.
+
+    Attributes
+    ----------
+    fail_with : Exception or None
+        What the next commits raise, such as a `BooksFullError`, until it is None again.
+    """
+
+    def __init__(self, disk: MemoryDisk | None = None) -> None:
+        self.disk = disk or MemoryDisk()
+        self.fail_with: Exception | None = None
+        if self.disk.held:
+            raise StoreError("the books in memory are in use by another process; stop that first")
+        self.disk.held = True
+        self._closed = False
+
+    def load(self) -> BooksSnapshot:
+        state = self.disk.state
+        return BooksSnapshot(
+            meta=dict(state.meta),
+            leases=tuple(row for _, row in sorted(state.leases.items())),
+            reservations=tuple(row for _, row in sorted(state.reservations.items())),
+            table=state.table,
+            config=state.config,
+            spool_first=min(state.spool, default=0),
+            spool_last=state.spool_last,
+        )
+
+    async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
+        self._refuse_if_closed()
+        if self.fail_with is not None:
+            raise self.fail_with
+        self.disk.state.check(effects)
+        self.disk.commit(effects, sync=sync)
+
+    async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
+        self._refuse_if_closed()
+        spool = self.disk.state.spool
+        return [spool[number] for number in sorted(spool) if number > after][:limit]
+
+    async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
+        self._refuse_if_closed()
+        spool = self.disk.state.spool
+        bodies = [spool[number].body for number in sorted(spool)]
+        outcomes = (b for b in bodies if isinstance(b, Outcome) and b.request_id == request_id)
+        grades = (b for b in bodies if isinstance(b, Feedback) and b.request_id == request_id)
+        return next(outcomes, None), next(grades, None)
+
+    async def size_bytes(self) -> int:
+        self._refuse_if_closed()
+        return sum(len(record_to_bytes(record)) for record in self.disk.state.spool.values())
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.disk.held = False
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreError("the books are closed; open them again first")

@@ -1,0 +1,258 @@
+"""The coordinator's store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from coordinator.ports import DecisionRecord, Store
+from coordinator.records import (
+    AdminTokenRow,
+    AuditRow,
+    BookedCounts,
+    BookedFeedback,
+    BookedOutcome,
+    ConfigRow,
+    DeviceRow,
+    JoinTokenRow,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    PutSetting,
+    SettingKey,
+    Snapshot,
+    StoreEffect,
+    StoreSnapshot,
+    TableRowStored,
+    WindowRow,
+)
+from shared.decision.table import SelectionTable
+from shared.errors import LostLeadershipError, NotFoundError, StoreError
+
+Learned = BookedOutcome | BookedFeedback | BookedCounts
+
+
+@dataclass
+class MemoryDatabase:
+    """What outlives a process of the coordinator."""
+
+    epoch: int = 0
+    held: bool = False
+    ledger: list[LedgerRow] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
+    outcome_keys: set[tuple[str, int]] = field(default_factory=set)
+    grade_keys: set[tuple[str, int | str]] = field(default_factory=set)
+    configs: dict[int, ConfigRow] = field(default_factory=dict)
+    windows: dict[int, WindowRow] = field(default_factory=dict)
+    leases: dict[tuple[str, int], LeaseRecord] = field(default_factory=dict)
+    devices: dict[str, DeviceRow] = field(default_factory=dict)
+    join_tokens: dict[str, JoinTokenRow] = field(default_factory=dict)
+    admin_tokens: dict[str, AdminTokenRow] = field(default_factory=dict)
+    settings: dict[SettingKey, str] = field(default_factory=dict)
+    tables: dict[str, SelectionTable] = field(default_factory=dict)
+    audit: list[AuditRow] = field(default_factory=list)
+    snapshot: Snapshot | None = None
+
+    def check(self, effects: Sequence[StoreEffect]) -> None:
+        """Raise `StoreError` if these effects must fail, before any of them is applied."""
+        ledger_id, position = len(self.ledger), len(self.learned)
+        fresh: set[object] = set()
+        for effect in effects:
+            if isinstance(effect, LedgerRow):
+                ledger_id += 1
+                _demand(effect.id == ledger_id, f"ledger row {effect.id} is not {ledger_id}")
+            if isinstance(effect, BookedOutcome | BookedFeedback | BookedCounts):
+                position += 1
+                _demand(effect.position == position, f"{effect.position} is not {position}")
+            for key in _unique_keys(effect):
+                _demand(key not in fresh and not self._has(key), f"{key} is already in the books")
+                fresh.add(key)
+
+    def _has(self, key: tuple[str, str, int | str]) -> bool:
+        kind, *rest = key
+        if kind == "config":
+            return rest[1] in self.configs
+        return tuple(rest) in (self.outcome_keys if kind == "outcome" else self.grade_keys)
+
+    def apply(self, effect: StoreEffect) -> None:
+        """Apply one checked effect."""
+        match effect:
+            case LedgerRow():
+                self.ledger.append(effect)
+            case BookedOutcome():
+                self.learned.append(effect)
+                self.outcome_keys.add((effect.device_id, effect.sequence))
+            case BookedFeedback():
+                self.learned.append(effect)
+                self.grade_keys.add((effect.device_id, effect.sequence))
+                self.grade_keys.add((effect.device_id, effect.feedback.request_id))
+            case BookedCounts():
+                self.learned.append(effect)
+            case AuditRow():
+                self.audit.append(effect)
+            case _:
+                self._replace(effect)
+
+    def _replace(self, effect: StoreEffect) -> None:
+        match effect:
+            case WindowRow():
+                self.windows[effect.id] = effect
+            case LeaseRecord():
+                self.leases[effect.device_id, effect.number] = effect
+            case DeviceRow():
+                self.devices[effect.id] = effect
+            case JoinTokenRow():
+                self.join_tokens[effect.digest] = effect
+            case AdminTokenRow():
+                self.admin_tokens[effect.digest] = effect
+            case ConfigRow():
+                self.configs[effect.version] = effect
+            case Snapshot():
+                self.snapshot = effect
+            case PutSetting():
+                self.settings[effect.key] = effect.value
+            case TableRowStored():
+                self.tables[effect.table.device_class] = effect.table
+
+
+def _unique_keys(effect: StoreEffect) -> list[tuple[str, str, int | str]]:
+    match effect:
+        case ConfigRow():
+            return [("config", "", effect.version)]
+        case BookedOutcome():
+            return [("outcome", effect.device_id, effect.sequence)]
+        case BookedFeedback():
+            return [
+                ("grade", effect.device_id, effect.sequence),
+                ("grade", effect.device_id, effect.feedback.request_id),
+            ]
+        case _:
+            return []
+
+
+def _demand(holds: bool, problem: str) -> None:
+    if not holds:
+        raise StoreError(problem)
+
+
+class MemoryStore(Store):
+    """The port on a `MemoryDatabase`.
+
+    Attributes
+    ----------
+    fail_with : Exception or None
+        What the next commits raise until it is None again.
+    """
+
+    def __init__(self, database: MemoryDatabase | None = None) -> None:
+        self.database = database or MemoryDatabase()
+        self.fail_with: Exception | None = None
+        self._epoch = 0
+
+    def open(self) -> None:
+        _demand(self._epoch == 0, "the store is already open")
+        _demand(not self.database.held, "another coordinator is the writer; stop it first")
+        self.database.held = True
+        self.database.epoch += 1
+        self._epoch = self.database.epoch
+
+    def close(self) -> None:
+        if self._epoch:
+            self._epoch = 0
+            self.database.held = False
+
+    def load(self) -> StoreSnapshot:
+        database = self._open_database()
+        open_windows = {
+            row.window_id for row in database.leases.values() if row.end is LeaseEnd.OPEN
+        }
+        wanted = open_windows | {max(database.windows, default=0)}
+        after = database.snapshot.position if database.snapshot is not None else 0
+        return StoreSnapshot(
+            config=database.configs[max(database.configs)] if database.configs else None,
+            devices=tuple(row for _, row in sorted(database.devices.items())),
+            join_tokens=tuple(row for _, row in sorted(database.join_tokens.items())),
+            admin_tokens=tuple(row for _, row in sorted(database.admin_tokens.items())),
+            windows=tuple(row for key, row in sorted(database.windows.items()) if key in wanted),
+            leases=tuple(
+                row for _, row in sorted(database.leases.items()) if row.window_id in wanted
+            ),
+            settings=dict(database.settings),
+            snapshot=database.snapshot,
+            learned_since=tuple(database.learned[after:]),
+            tables=tuple(table for _, table in sorted(database.tables.items())),
+            ledger_id_max=len(database.ledger),
+            position_max=len(database.learned),
+        )
+
+    def commit(self, effects: Sequence[StoreEffect]) -> None:
+        database = self._open_database()
+        if self.fail_with is not None:
+            raise self.fail_with
+        if database.epoch != self._epoch:
+            raise LostLeadershipError(
+                f"another coordinator took over: epoch {database.epoch}, not {self._epoch}"
+            )
+        database.check(effects)
+        for effect in effects:
+            database.apply(effect)
+
+    def ledger(self, *, after_id: int, limit: int, device_id: str = "") -> Sequence[LedgerRow]:
+        rows = self._open_database().ledger
+        return [row for row in rows[after_id:] if device_id in ("", row.device_id)][:limit]
+
+    def decisions(
+        self, *, limit: int, device_id: str = "", request_id: str = ""
+    ) -> Sequence[DecisionRecord]:
+        learned = self._open_database().learned
+        grades = {
+            (row.device_id, row.feedback.request_id): row
+            for row in learned
+            if isinstance(row, BookedFeedback)
+        }
+        return [
+            DecisionRecord(row, grades.get((row.device_id, row.outcome.request_id)))
+            for row in reversed(learned)
+            if isinstance(row, BookedOutcome)
+            and device_id in ("", row.device_id)
+            and request_id in ("", row.outcome.request_id)
+        ][:limit]
+
+    def recomputed_window(self, window_id: int) -> WindowRow:
+        database = self._open_database()
+        if window_id not in database.windows:
+            raise NotFoundError(f"there is no window {window_id} in the books")
+        settled = unconfirmed = outstanding = 0
+        for row in database.ledger:
+            if row.window_id != window_id:
+                continue
+            amount = row.amount_nanos
+            match row.kind:
+                case LedgerKind.GRANT:
+                    outstanding += amount
+                case LedgerKind.SETTLE | LedgerKind.UNSETTLE | LedgerKind.WRITEOFF:
+                    outstanding -= amount
+                    settled += amount
+                case LedgerKind.CONFIRM:
+                    unconfirmed -= amount
+                    settled += amount
+                case LedgerKind.ADJUST | LedgerKind.OVERRUN:
+                    settled += amount
+                case LedgerKind.REFUND:
+                    settled -= amount
+                case LedgerKind.RELEASE:
+                    outstanding -= amount
+                case LedgerKind.UNCONFIRMED:
+                    outstanding -= amount
+                    unconfirmed += amount
+        return replace(
+            database.windows[window_id],
+            settled_nanos=settled,
+            unconfirmed_nanos=unconfirmed,
+            outstanding_nanos=outstanding,
+        )
+
+    def _open_database(self) -> MemoryDatabase:
+        _demand(self._epoch > 0, "the store is not open; call open() first")
+        return self.database

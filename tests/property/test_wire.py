@@ -1,0 +1,293 @@
+"""Every value survives the way to the wire and back, and no bytes can crash a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import wire
+from shared.decision.lease import LeaseGranted
+from shared.decision.money import PPM, Price, WorstCase
+from shared.decision.table import SelectionTable, TableArm, TableRow
+from shared.decision.types import (
+    Arm,
+    ArmKind,
+    Attempt,
+    CloudSettings,
+    ContextCount,
+    CostAdjustment,
+    DeviceConfig,
+    DeviceState,
+    Fallout,
+    Feedback,
+    LeaseClose,
+    LeaseStatus,
+    OnAbort,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    SpoolRecord,
+    SpoolSummary,
+    TaskClass,
+)
+from shared.errors import ProtocolError
+from shared.limits import AMOUNT_NANOS_MAX
+from shared.version import ProtocolVersion
+
+# Lone surrogates are no text; protobuf refuses them.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+I64 = st.integers(-(2**63), 2**63 - 1)
+NANOS = st.integers(0, AMOUNT_NANOS_MAX)
+SHARE = st.integers(0, PPM)
+NAMES = st.frozensets(NAME, max_size=4)
+FLOAT = st.floats(allow_nan=False)
+
+FALLOUTS = st.builds(Fallout, arm=TEXT, reason=TEXT)
+ATTEMPTS = st.builds(
+    Attempt,
+    arm=TEXT,
+    latency_ms=U32,
+    error=TEXT,
+    lease_number=U64,
+    reserved_nanos=NANOS,
+    cost_nanos=NANOS,
+    settle=st.none() | st.sampled_from(SettleKind),
+)
+OUTCOMES = st.builds(
+    Outcome,
+    request_id=NAME,
+    task_class=TEXT,
+    arrived_unix_ms=I64,
+    status=st.sampled_from(RequestStatus),
+    arm=TEXT,
+    drawn_arm=TEXT,
+    propensity_ppm=SHARE,
+    table_version=U64,
+    reason=TEXT,
+    forced=st.booleans(),
+    attempts=st.lists(ATTEMPTS, max_size=3).map(tuple),
+    fallouts=st.lists(FALLOUTS, max_size=3).map(tuple),
+    prompt_tokens=U32,
+    completion_tokens=U32,
+    ttft_ms=U32,
+    latency_ms=U32,
+    deadline_ms=U32,
+    hit=st.booleans(),
+    tag=TEXT,
+)
+FEEDBACK = st.builds(
+    Feedback,
+    request_id=NAME,
+    task_class=TEXT,
+    arm=TEXT,
+    reward_ppm=SHARE,
+    source=TEXT,
+    at_unix_ms=I64,
+)
+CLOSES = st.builds(
+    LeaseClose, lease_number=U64, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
+)
+ADJUSTMENTS = st.builds(
+    CostAdjustment,
+    request_id=NAME,
+    lease_number=U64,
+    delta_nanos=st.integers(-AMOUNT_NANOS_MAX, AMOUNT_NANOS_MAX),
+    reason=TEXT,
+)
+COUNTS = st.builds(ContextCount, task_class=TEXT, arm=TEXT, requests=U64)
+SUMMARIES = st.builds(
+    SpoolSummary,
+    first_sequence=st.integers(1, 2**31),
+    last_sequence=st.integers(2**31, 2**64 - 1),
+    costs=st.lists(st.tuples(U64, NANOS), max_size=3).map(tuple),
+    counts=st.lists(COUNTS, max_size=3).map(tuple),
+)
+RECORDS = st.builds(
+    SpoolRecord,
+    sequence=st.integers(1, 2**64 - 1),
+    incarnation=TEXT,
+    body=OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES,
+)
+STATUSES = st.builds(
+    LeaseStatus,
+    lease_number=U64,
+    window_id=U64,
+    amount_nanos=NANOS,
+    settled_nanos=NANOS,
+    reserved_nanos=NANOS,
+    watermark_nanos=NANOS,
+    closing=st.booleans(),
+)
+STATES = st.builds(
+    DeviceState,
+    cpu_percent=FLOAT,
+    memory_available_bytes=U64,
+    disk_available_bytes=U64,
+    temperature_celsius=FLOAT,
+    throttled=st.booleans(),
+    requests_in_flight=U32,
+    loaded_arms=st.lists(TEXT, max_size=3).map(tuple),
+    broken_arms=st.lists(FALLOUTS, max_size=3).map(tuple),
+    books_state=TEXT,
+)
+PRICES = st.builds(
+    Price,
+    input_nanos_per_mtok=NANOS,
+    output_nanos_per_mtok=NANOS,
+    request_nanos=NANOS,
+    version=U32,
+    valid_until_unix_ms=I64,
+)
+CLOUDS = st.builds(
+    CloudSettings,
+    base_url=TEXT,
+    api_key_ref=TEXT,
+    price=PRICES,
+    worst_case=st.builds(
+        WorstCase,
+        bytes_factor_ppm=U64,
+        message_overhead_tokens=U32,
+        request_overhead_tokens=U32,
+    ),
+    fields=NAMES,
+    unbilled_statuses=st.frozensets(U32, max_size=4),
+    on_abort=st.sampled_from(OnAbort),
+    connect_timeout_ms=U32,
+    first_byte_timeout_ms=U32,
+    drain_timeout_ms=U32,
+)
+
+
+def arms(kind: ArmKind) -> st.SearchStrategy[Arm]:
+    """Arms of one kind; cloud settings go with cloud arms alone."""
+    return st.builds(
+        Arm,
+        id=NAME,
+        kind=st.just(kind),
+        model=TEXT,
+        context_tokens_max=U32,
+        max_tokens_default=U32,
+        bytes_per_token_ppm=U64,
+        capabilities=NAMES,
+        enabled=st.booleans(),
+        cloud=CLOUDS if kind is ArmKind.CLOUD else st.none(),
+    )
+
+
+ARMS = arms(ArmKind.LOCAL) | arms(ArmKind.CLOUD)
+TASK_CLASSES = st.builds(TaskClass, id=NAME, deadline_ms=U32, privacy_local=st.booleans())
+CONFIGS = st.builds(
+    DeviceConfig,
+    version=U64,
+    device_class=TEXT,
+    arms=st.lists(ARMS, max_size=3).map(tuple),
+    task_classes=st.lists(TASK_CLASSES, max_size=3).map(tuple),
+    price_version=U32,
+    budget_name=TEXT,
+    close_wait_ms=U32,
+)
+TABLE_ARMS = st.builds(
+    TableArm,
+    arm=NAME,
+    weight_ppm=st.integers(0, PPM // 3),
+    expected_reward_ppm=SHARE,
+    expected_cost_nanos=NANOS,
+    latency_p50_ms=U32,
+    latency_p90_ms=U32,
+    latency_p99_ms=U32,
+)
+TABLES = st.builds(
+    SelectionTable,
+    version=U64,
+    device_class=TEXT,
+    config_version=U64,
+    created_unix_ms=I64,
+    rows=st.lists(
+        st.builds(TableRow, task_class=NAME, arms=st.lists(TABLE_ARMS, max_size=3).map(tuple)),
+        max_size=3,
+    ).map(tuple),
+    resident_arms=st.lists(TEXT, max_size=3).map(tuple),
+)
+GRANTS = st.builds(
+    LeaseGranted,
+    number=U64,
+    window_id=U64,
+    amount_nanos=NANOS,
+    duration_ms=U64,
+    price_version=U32,
+)
+VERSIONS = st.builds(ProtocolVersion, U32, U32)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("outcome", OUTCOMES),
+        ("attempt", ATTEMPTS),
+        ("fallout", FALLOUTS),
+        ("feedback", FEEDBACK),
+        ("lease_close", CLOSES),
+        ("adjustment", ADJUSTMENTS),
+        ("summary", SUMMARIES),
+        ("record", RECORDS),
+        ("lease_status", STATUSES),
+        ("device_state", STATES),
+        ("price", PRICES),
+        ("arm", ARMS),
+        ("task_class", TASK_CLASSES),
+        ("config", CONFIGS),
+        ("table", TABLES),
+        ("version", VERSIONS),
+    ],
+)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_every_value_survives_its_message(
+    name: str, values: st.SearchStrategy[Any], data: st.DataObject
+) -> None:
+    """To a message, to bytes, back to a message and to an equal value."""
+    value = data.draw(values)
+    message = getattr(wire, f"{name}_to_pb")(value)
+    parsed = type(message).FromString(message.SerializeToString())
+    assert value == getattr(wire, f"{name}_from_pb")(parsed)
+
+
+@given(granted=GRANTS, incarnation=NAME)
+def test_a_grant_survives_with_its_incarnation(granted: LeaseGranted, incarnation: str) -> None:
+    """A grant is for one start of the agent's process."""
+    message = wire.grant_to_pb(granted, incarnation=incarnation)
+    assert (incarnation, granted) == wire.grant_from_pb(message)
+
+
+@settings(max_examples=25)
+@given(record=RECORDS, table=TABLES, config=CONFIGS, outcome=OUTCOMES)
+def test_what_is_kept_as_bytes_is_read_back(
+    record: SpoolRecord, table: SelectionTable, config: DeviceConfig, outcome: Outcome
+) -> None:
+    """The books and the store keep these as bytes."""
+    assert record == wire.record_from_bytes(wire.record_to_bytes(record))
+    assert table == wire.decode_table(wire.encode_table(table))
+    assert config == wire.decode_config(wire.encode_config(config))
+    assert outcome == wire.decode_outcome(wire.encode_outcome(outcome))
+
+
+@given(record=RECORDS, data=st.binary(max_size=6), at=st.floats(0, 1), cut=st.booleans())
+def test_damaged_bytes_give_a_value_or_a_protocol_error(
+    record: SpoolRecord, data: bytes, at: float, *, cut: bool
+) -> None:
+    """A reader never fails in another way, whatever the bytes."""
+    whole = wire.record_to_bytes(record)
+    place = int(at * len(whole))
+    damaged = whole[:place] + data + (b"" if cut else whole[place + len(data) :])
+    for read in (wire.record_from_bytes, wire.decode_table, wire.decode_config):
+        try:
+            value = read(damaged)
+        except ProtocolError:
+            continue
+        assert value is not None

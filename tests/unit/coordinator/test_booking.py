@@ -1,0 +1,222 @@
+"""A batch of a device's records: in order, once, all or nothing (rule O_1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.account import BudgetAccount
+from coordinator.booking import Booked, Booking
+from coordinator.fleet_config import WindowConfig, parse_fleet
+from coordinator.planner import Planner
+from coordinator.records import (
+    BookedCounts,
+    BookedFeedback,
+    BookedOutcome,
+    DeviceRow,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+)
+from shared.decision.types import (
+    Attempt,
+    ContextCount,
+    CostAdjustment,
+    Feedback,
+    LeaseClose,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    SpoolBody,
+    SpoolRecord,
+    SpoolSummary,
+)
+from shared.errors import ProtocolError
+from tests.fakes.samples import fleet_toml
+
+DEVICE = DeviceRow("d1", "pi", "edge", "", 0, lease_number_max=1)
+WINDOW = WindowConfig(length_ms=600_000, slot_ms=10_000)
+
+
+def outcome(request_id: str, *costs: int, lease: int = 1, arrived: int = 25_000) -> Outcome:
+    """An outcome with a paid attempt for each cost."""
+    attempts = tuple(
+        Attempt("cloud", 5, "", lease, 100, cost, SettleKind.REPORTED) for cost in costs
+    )
+    return Outcome(
+        request_id=request_id,
+        task_class="other",
+        arrived_unix_ms=arrived,
+        status=RequestStatus.OK,
+        arm="cloud",
+        drawn_arm="cloud",
+        propensity_ppm=1_000_000,
+        table_version=1,
+        reason="table",
+        forced=False,
+        attempts=attempts,
+        hit=True,
+    )
+
+
+class Desk:
+    """A booking desk with an account that has lent 300 nanos to the device."""
+
+    def __init__(self) -> None:
+        self.account = BudgetAccount()
+        self.account.open_window(7, start_unix_ms=0, end_unix_ms=10, target_nanos=1_000)
+        self.account.grant(LeaseRecord("d1", 1, "inc", 7, 300, 1, 0))
+        self.account.take_changes()
+        self.booking = Booking(position=10)
+        self.device = DEVICE
+        self.planner: Planner | None = None
+
+    def book(self, *bodies: SpoolBody, first: int = 1, now: int = 40_000) -> Booked:
+        records = [SpoolRecord(first + at, "inc", body) for at, body in enumerate(bodies)]
+        return self.take(records, now=now)
+
+    def take(self, records: list[SpoolRecord], *, now: int = 40_000) -> Booked:
+        booked = self.booking.book(
+            self.device,
+            records,
+            account=self.account,
+            planner=self.planner,
+            window=WINDOW,
+            unix_ms=now,
+        )
+        self.device = booked.device
+        return booked
+
+
+def ledger(booked: Booked) -> list[tuple[LedgerKind, int, str]]:
+    """The ledger rows of a batch."""
+    return [
+        (row.kind, row.amount_nanos, row.request_id)
+        for row in booked.effects
+        if isinstance(row, LedgerRow)
+    ]
+
+
+def test_every_paid_attempt_is_settled() -> None:
+    """Those that failed as well; local ones and released ones cost nothing."""
+    desk = Desk()
+    paid = outcome("r1", 30, 40)
+    local = Attempt("tiny", 5)
+    released = Attempt("cloud", 5, "http_429", 1, 100, 0, SettleKind.RELEASED)
+    both = Outcome(**{**vars(paid), "attempts": (local, released, *paid.attempts)})
+    booked = desk.book(both)
+    expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 40, "r1")]
+    assert (expected, 1) == (ledger(booked), booked.ack.sequence)
+
+
+def test_a_record_is_booked_once() -> None:
+    """What lies at or below the device's mark was booked before."""
+    desk = Desk()
+    desk.book(outcome("r1", 30), outcome("r2", 40))
+    again = desk.book(outcome("r1", 30), outcome("r2", 40), outcome("r3", 50))
+    assert ([(LedgerKind.SETTLE, 50, "r3")], 3) == (ledger(again), again.ack.sequence)
+    assert 120 == desk.account.window(7).settled_nanos
+
+
+def test_a_gap_books_nothing_of_its_batch() -> None:
+    """Not even what came before the gap: it will come again, and must not count twice."""
+    desk = Desk()
+    records = [SpoolRecord(n, "inc", outcome(f"r{n}", 10)) for n in (1, 3)]
+    with pytest.raises(ProtocolError, match="sent sequence 3 after 1"):
+        desk.take(records)
+    assert (0, 300) == (
+        desk.account.window(7).settled_nanos,
+        desk.account.window(7).outstanding_nanos,
+    )
+    assert [11] == [row.position for row in _outcomes(desk.book(outcome("r1", 10)))]
+
+
+def _outcomes(booked: Booked) -> list[BookedOutcome]:
+    return [row for row in booked.effects if isinstance(row, BookedOutcome)]
+
+
+def test_everything_learned_has_a_position() -> None:
+    """Outcomes, grades and counts share one numbering, in the order of booking."""
+    desk = Desk()
+    grade = Feedback("r1", "other", "cloud", 500_000, "user", 0)
+    summary = SpoolSummary(3, 9, ((1, 25),), (ContextCount("other", "tiny", 4),))
+    booked = desk.take(
+        [
+            SpoolRecord(1, "inc", outcome("r1")),
+            SpoolRecord(2, "inc", grade),
+            SpoolRecord(9, "inc", summary),
+        ]
+    )
+    learned = [
+        (type(row), row.position, row.sequence)
+        for row in booked.effects
+        if isinstance(row, BookedOutcome | BookedFeedback | BookedCounts)
+    ]
+    assert [(BookedOutcome, 11, 1), (BookedFeedback, 12, 2), (BookedCounts, 13, 9)] == learned
+    assert ([(LedgerKind.SETTLE, 25, "")], 9) == (ledger(booked), booked.ack.sequence)
+
+
+def test_an_outcome_belongs_to_the_slot_of_its_arrival() -> None:
+    """By the device's clock, but never in the future."""
+    desk = Desk()
+    booked = desk.book(outcome("r1", arrived=25_000), outcome("r2", arrived=99_000), now=40_000)
+    assert [2, 4] == [row.slot for row in _outcomes(booked)]
+
+
+def test_an_unclean_close_counts_until_a_clean_one() -> None:
+    """Devices that crash in a loop are told from others (rule L_4)."""
+    desk = Desk()
+    desk.account.grant(LeaseRecord("d1", 2, "inc", 7, 100, 1, 0))
+    desk.book(LeaseClose(1, 0, clean=False, reason="rebooted"))
+    assert 1 == desk.device.unclean_closes
+    desk.book(LeaseClose(1, 0, clean=True, reason="again"), first=2)
+    assert 1 == desk.device.unclean_closes, "it was closed already"
+    desk.book(LeaseClose(2, 0, clean=True, reason="expired"), first=3)
+    assert 0 == desk.device.unclean_closes
+
+
+def test_usage_above_the_reservation_raises_an_alarm() -> None:
+    """A wrong price or bound must not go unnoticed (rule S_4)."""
+    booked = Desk().book(outcome("r1", 101))
+    assert ["overrun:cloud"] == list(booked.alarms)
+
+
+def test_an_impossible_close_raises_an_alarm() -> None:
+    """It names the device (rule L_5)."""
+    booked = Desk().book(outcome("r1", 50), LeaseClose(1, 10, clean=True, reason="expired"))
+    assert ["close:d1"] == list(booked.alarms)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        outcome("r1", 10, lease=2),
+        LeaseClose(2, 10, clean=True, reason=""),
+        CostAdjustment("r1", 2, -5, ""),
+    ],
+)
+def test_a_lease_that_was_never_granted_means_restored_books(body: SpoolBody) -> None:
+    """A number above the highest one granted: an alarm, and nothing is booked (rule C_5)."""
+    desk = Desk()
+    booked = desk.book(body)
+    assert (["restored"], []) == (list(booked.alarms), ledger(booked))
+
+
+def test_a_lease_of_long_ago_is_no_alarm() -> None:
+    """After a restart the closed leases of earlier windows are not in memory."""
+    desk = Desk()
+    desk.device = DeviceRow("d1", "pi", "edge", "", 0, lease_number_max=5)
+    booked = desk.book(outcome("r1", 10, lease=4))
+    assert ({}, []) == (booked.alarms, ledger(booked))
+
+
+def test_what_is_booked_is_learned() -> None:
+    """The planner counts the demand and the cost in the same step, and again after a restart."""
+    desk = Desk()
+    config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
+    desk.planner = Planner(config)
+    booked = desk.book(outcome("r1", 30), Feedback("r1", "other", "cloud", 500_000, "user", 0))
+    again = Planner(config)
+    learned = [row for row in booked.effects if isinstance(row, BookedOutcome | BookedFeedback)]
+    Booking(position=12).learn_again(learned, planner=again)
+    assert (30, 0.5) == (desk.planner.totals.arms["cloud"].cost_nanos, again.totals.reward_mean)
+    assert desk.planner.to_payload() == again.to_payload()

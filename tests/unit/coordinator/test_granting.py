@@ -1,0 +1,63 @@
+"""How large a lease is (rule L_6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.granting import lease_amount_nanos
+
+
+def amount(**changes: float) -> int:
+    """The lease of the only device, with plenty of money and nothing planned."""
+    values: dict[str, float] = {
+        "free_nanos": 1_000_000,
+        "planned_nanos_per_slot": 0.0,
+        "lease_slots": 5,
+        "available_nanos": 0,
+        "worst_case_nanos": 100,
+        "devices": 1,
+    }
+    return lease_amount_nanos(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_lease_has_room_for_several_worst_cases() -> None:
+    """A device is not sent back to ask for every request."""
+    assert 800 == amount()
+
+
+def test_a_lease_covers_the_planned_spend_of_a_few_slots() -> None:
+    """The larger of plan and worst cases counts."""
+    assert 5 * 1_000 == amount(planned_nanos_per_slot=1_000.0)
+
+
+def test_what_the_device_still_holds_is_subtracted() -> None:
+    """But one worst case is always granted."""
+    assert 500 == amount(available_nanos=300)
+    assert 100 == amount(available_nanos=10_000)
+
+
+def test_no_device_gets_more_than_a_fair_share() -> None:
+    """The last money of a window goes out in small leases."""
+    assert 1_000_000 // (4 * 10) == amount(planned_nanos_per_slot=1e9, devices=10)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(150, 100), (100, 100), (99, 0), (0, 0)])
+def test_the_last_money_goes_out_in_worst_cases(free: int, expected: int) -> None:
+    """A lease too small for a single request would be stranded."""
+    assert expected == amount(free_nanos=free)
+
+
+def test_a_device_without_paid_work_gets_nothing() -> None:
+    """Neither a plan nor a worst case."""
+    assert 0 == amount(worst_case_nanos=0)
+
+
+def test_no_lease_exceeds_what_is_free() -> None:
+    """Whatever is asked for (rule C_1)."""
+    for free in range(0, 3_000, 7):
+        for worst in range(0, 2_000, 97):
+            for planned in (0.0, 10.0, 1e6):
+                found = amount(
+                    free_nanos=free, worst_case_nanos=worst, planned_nanos_per_slot=planned
+                )
+                assert 0 <= found <= free

@@ -1,0 +1,168 @@
+"""From booked outcomes to a slot's plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.fleet_config import parse_fleet
+from coordinator.planner import Planner
+from shared.decision.money import PPM
+from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
+from tests.fakes.samples import fleet_toml
+
+CONTEXT = ("edge", "other")
+
+
+def planner(**changes: str) -> Planner:
+    """A planner of the small fleet."""
+    return Planner(parse_fleet(fleet_toml(**changes), now_unix_ms=1_000))
+
+
+def outcome(arm: str = "cloud", **changes: Any) -> Outcome:
+    """A request that one arm answered in time."""
+    cost = 30 if arm == "cloud" else 0
+    settle = SettleKind.REPORTED if arm == "cloud" else None
+    values: dict[str, Any] = {
+        "request_id": "r",
+        "task_class": "other",
+        "arrived_unix_ms": 0,
+        "status": RequestStatus.OK,
+        "arm": arm,
+        "drawn_arm": arm,
+        "propensity_ppm": PPM,
+        "table_version": 1,
+        "reason": "table",
+        "forced": False,
+        "attempts": (Attempt(arm, 200, "", int(cost > 0), 100 * (cost > 0), cost, settle),),
+        "hit": True,
+    }
+    return Outcome(**{**values, **changes})
+
+
+def taught() -> Planner:
+    """A planner that has seen two slots."""
+    one = planner()
+    one.close_slots(0)
+    for slot in (1, 1, 2):
+        one.learn(outcome(), device_class="edge", slot=slot)
+        one.learn(outcome("tiny"), device_class="edge", slot=slot)
+    one.learn_reward(device_class="edge", task_class="other", arm="cloud", reward=0.9)
+    one.close_slots(2)
+    return one
+
+
+def plan(one: Planner, slot: int = 3) -> Any:
+    """Plan a slot of a window of 60."""
+    return one.plan(slot=slot, slots_total=60, budget_nanos=2_000_000, left_nanos=1_900_000)
+
+
+def test_the_windows_totals_add_up() -> None:
+    """Requests, answers, hits, and what each arm cost."""
+    totals = taught().totals
+    assert (6, 6, 6, 6) == (totals.requests, totals.admitted, totals.answered, totals.hits)
+    assert ({CONTEXT: 6}, 90) == (dict(totals.demand), totals.arms["cloud"].cost_nanos)
+
+
+def test_a_request_that_its_client_aborted_is_no_miss() -> None:
+    """It counts as demand, but not in the SLA's denominator."""
+    one = planner()
+    gone = outcome(status=RequestStatus.ABORTED, arm="", hit=False)
+    one.learn(gone, device_class="edge", slot=0)
+    assert (1, 0, 0) == (one.totals.requests, one.totals.admitted, one.totals.answered)
+
+
+@pytest.mark.parametrize(
+    ("error", "graded"), [("http_503", 1), ("client_gone", 0), ("interrupted", 0)]
+)
+def test_an_arm_is_blamed_for_its_own_failures_only(error: str, graded: int) -> None:
+    """A failure is a grade of 0; a client that left says nothing of the arm."""
+    one = planner()
+    attempt = Attempt("cloud", 9, error, 1, 100, 100, SettleKind.UNKNOWN)
+    failed = outcome(status=RequestStatus.ERROR, arm="", hit=False, attempts=(attempt,))
+    one.learn(failed, device_class="edge", slot=0)
+    found = one.estimates.estimates([CONTEXT], arms=["cloud"])
+    assert found.graded is not None
+    assert found.booked is not None
+    assert (graded, 1) == (int(found.graded[0, 0]), int(found.booked[0, 0]))
+
+
+def test_demand_is_given_to_the_forecaster_slot_by_slot() -> None:
+    """Empty slots too; what comes late counts in the slot that is open."""
+    one = taught()
+    assert (2, 2) == (one.slot_closed, one.demand_last_slot)
+    one.learn(outcome(), device_class="edge", slot=1)
+    one.close_slots(3)
+    assert (3, 1) == (one.slot_closed, one.demand_last_slot)
+    one.close_slots(5)
+    assert (5, 0) == (one.slot_closed, one.demand_last_slot)
+
+
+def test_closing_a_slot_twice_changes_nothing() -> None:
+    """Time does not run backwards."""
+    one = taught()
+    before = one.to_payload()
+    one.close_slots(1)
+    assert before == one.to_payload()
+
+
+def test_a_new_window_starts_its_totals_and_keeps_what_was_learned() -> None:
+    """The budget is fresh, the arms are not."""
+    one = taught()
+    learned = one.estimates.to_state()
+    one.begin_window()
+    assert (0, learned, None) == (one.totals.requests, one.estimates.to_state(), one.planned)
+
+
+def test_a_table_has_every_arm_that_may_answer() -> None:
+    """With weights that add up to at most a million, and numbers for deadlines."""
+    one = taught()
+    plan(one)
+    table = one.table("edge", version=4, config_version=2, unix_ms=9)
+    row = table.row("other")
+    assert row is not None
+    assert ["cloud", "tiny"] == [arm.arm for arm in row.arms]
+    assert 0 < sum(arm.weight_ppm for arm in row.arms) <= PPM
+    assert all(arm.latency_p50_ms <= arm.latency_p90_ms <= arm.latency_p99_ms for arm in row.arms)
+    assert (("tiny",), 4, 2) == (table.resident_arms, table.version, table.config_version)
+
+
+def test_a_closed_arm_is_in_no_table() -> None:
+    """An operator's word counts at once."""
+    one = taught()
+    config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
+    one.reconfigure(config, disabled_arms=frozenset({"cloud"}))
+    plan(one)
+    row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")
+    assert row is not None
+    assert ["tiny"] == [arm.arm for arm in row.arms]
+
+
+def test_a_table_needs_a_plan() -> None:
+    """Asking for one too early is a defect of the caller."""
+    with pytest.raises(ValueError, match="no plan yet"):
+        planner().table("edge", version=1, config_version=1, unix_ms=0)
+
+
+def test_a_restored_planner_plans_alike() -> None:
+    """Its payload holds everything: the next plans, tables and payloads are equal."""
+    one = taught()
+    plan(one)
+    other = planner()
+    other.restore(one.to_payload())
+    for slot in (4, 5):
+        for each in (one, other):
+            each.learn(outcome("tiny"), device_class="edge", slot=slot)
+            each.close_slots(slot)
+            plan(each, slot)
+        tables = [
+            each.table("edge", version=1, config_version=1, unix_ms=0) for each in (one, other)
+        ]
+        assert tables[0] == tables[1]
+        assert one.to_payload() == other.to_payload()
+        assert one.planned is not None
+        assert other.planned is not None
+        assert one.planned.paid_nanos_next_slot("edge") == other.planned.paid_nanos_next_slot(
+            "edge"
+        )

@@ -1,0 +1,176 @@
+"""Budget windows and leases under clocks, prices and configurations that change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.engine import CoordinatorEngine
+from coordinator.messages import HelloReceived, LeaseRefused, LeaseSent, Message
+from coordinator.records import DeviceRow, StoreSnapshot, WindowRow
+from coordinator.sessions import Reaction
+from shared.decision.types import Feedback, SpoolBody, SpoolRecord
+from shared.errors import StoreError
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.samples import WORST_CASE_NANOS, fleet_toml
+from tests.unit.coordinator.test_booking import outcome
+
+HOUR = 3_600_000
+FREE_FLEET = fleet_toml(price="0")
+
+
+class Coordinator:
+    """An engine, its store, and one device that may spend."""
+
+    def __init__(self, toml: str = "", *, now: int = 100 * HOUR) -> None:
+        self.store = MemoryStore()
+        self.store.open()
+        self.now = now
+        self.engine = CoordinatorEngine(StoreSnapshot())
+        self.do(Reaction([self.engine.registry.put(DeviceRow("d1", "pi", "edge", "x", 0))]))
+        self.apply(toml or fleet_toml(window="1h"))
+        self.connect()
+
+    def do(self, reaction: Reaction) -> list[Message]:
+        self.store.commit(reaction.effects)
+        return [message for _, message in reaction.sends]
+
+    def apply(self, toml: str) -> None:
+        changed = self.engine.apply_config(toml, actor="ann", unix_ms=self.now, dry_run=False)
+        self.do(changed[1])
+
+    def connect(self) -> None:
+        device = self.engine.registry.device("d1")
+        facts: dict[str, Any] = {"local_arms": (), "leases": (), "table_version": 0}
+        hello = HelloReceived(
+            incarnation="inc",
+            resume_token="t" if device.resume_digest else "",
+            acked_sequence=0,
+            last_sequence=0,
+            lease_number_max=device.lease_number_max,
+            config_version=0,
+            software_version="1",
+            **facts,
+        )
+        self.do(self.engine.hello("d1", hello, resume_token="t", unix_ms=self.now))
+        self.do(self.engine.token_synced("d1", "t"))
+
+    def restart(self) -> None:
+        self.engine = CoordinatorEngine(self.store.load())
+        self.connect()
+
+    def tick(self, now: int) -> WindowRow:
+        self.now = now
+        self.do(self.engine.tick(unix_ms=now))
+        window = self.engine.window
+        assert window is not None
+        return window
+
+    def ask(self, *, worst_case: int = WORST_CASE_NANOS) -> Message:
+        reaction = self.engine.lease_requested(
+            "d1", available_nanos=0, worst_case_nanos=worst_case, unix_ms=self.now
+        )
+        (message,) = self.do(reaction)
+        return message
+
+
+def test_windows_follow_each_other() -> None:
+    """Aligned to the anchor, each with a fresh budget (rule C_4)."""
+    one = Coordinator()
+    first, second = one.tick(100 * HOUR + 5), one.tick(101 * HOUR)
+    assert (100 * HOUR, 101 * HOUR, 101 * HOUR) == (first.id, first.end_unix_ms, second.id)
+    assert 2_000_000 == second.free_nanos
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_steps_back_opens_no_earlier_budget(restart: bool) -> None:
+    """The latest window goes on; a budget that was spent cannot come back."""
+    one = Coordinator()
+    one.ask()
+    later = one.tick(101 * HOUR)
+    if restart:
+        one.restart()
+    assert later == one.tick(100 * HOUR)
+    assert later == one.tick(90 * HOUR)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_longer_window_never_takes_the_place_of_an_earlier_one(restart: bool) -> None:
+    """A day that would have begun before the last hour ended begins at its end."""
+    one = Coordinator(now=24 * HOUR)
+    one.ask()
+    one.tick(25 * HOUR)
+    one.apply(fleet_toml(window="1d"))
+    if restart:
+        one.restart()
+    day = one.tick(26 * HOUR)
+    assert (26 * HOUR, 26 * HOUR, 48 * HOUR) == (day.id, day.start_unix_ms, day.end_unix_ms)
+    assert 0 == day.committed_nanos
+    assert isinstance(one.ask(), LeaseSent)
+
+
+def test_no_lease_outlives_its_price() -> None:
+    """Once a price is no longer valid there are no leases (rule A_3)."""
+    text = fleet_toml(window="1h").replace(
+        'request_usd = "0" }', 'request_usd = "0", valid_until = "1970-01-05T04:30:00Z" }'
+    )
+    one = Coordinator(text)
+    one.tick(100 * HOUR + 1_795_000)
+    sent = one.ask()
+    assert isinstance(sent, LeaseSent)
+    assert 5_000 == sent.duration_ms
+    one.tick(100 * HOUR + 1_800_000)
+    refused = one.ask()
+    assert isinstance(refused, LeaseRefused)
+    assert "price" in refused.reason
+
+
+def test_a_cloud_arm_that_is_free_gets_a_lease() -> None:
+    """The gate asks for one whatever the price, so there must be one to have."""
+    sent = Coordinator(FREE_FLEET).ask(worst_case=0)
+    assert isinstance(sent, LeaseSent)
+    assert sent.amount_nanos > 0
+
+
+def test_a_device_without_a_paid_arm_gets_no_lease() -> None:
+    """Money lent to it would be stranded."""
+    local = fleet_toml().replace('arms = ["tiny", "cloud"]', 'arms = ["tiny"]')
+    assert isinstance(Coordinator(local).ask(worst_case=0), LeaseRefused)
+
+
+def test_before_there_is_a_configuration_a_device_is_told_so() -> None:
+    """It asks again later, in the same session."""
+    one = Coordinator()
+    engine = CoordinatorEngine(replace(one.store.load(), config=None))
+    asked = engine.lease_requested("d1", available_nanos=0, worst_case_nanos=1, unix_ms=one.now)
+    ((_, refused),) = asked.sends
+    assert isinstance(refused, LeaseRefused)
+    assert "not configured" in refused.reason
+
+
+def test_the_version_of_the_prices_survives_a_restart() -> None:
+    """It rises with a price, not with every configuration."""
+    one = Coordinator()
+    one.apply(fleet_toml(window="1h", usd="0.003"))
+    assert (2, 1) == (one.engine.config_version, one.engine.price_version)
+    one.restart()
+    assert (2, 1) == (one.engine.config_version, one.engine.price_version)
+    one.apply(fleet_toml(window="1h", usd="0.003", price="0.2"))
+    assert 3 == one.engine.price_version
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=StoreError,
+    reason="a device that grades a request twice cannot be booked any more: its batch fails in "
+    "the store, which ends every session of the fleet; the booking should pass over the second",
+)
+def test_a_second_grade_for_a_request_is_passed_over() -> None:
+    """The first one counts; a faulty device must not stop the others."""
+    one = Coordinator()
+    grade = Feedback("r1", "other", "cloud", 500_000, "user", 0)
+    bodies: tuple[SpoolBody, ...] = (outcome("r1"), grade, grade)
+    records = [SpoolRecord(at, "inc", body) for at, body in enumerate(bodies, 1)]
+    one.do(one.engine.batch("d1", records, unix_ms=one.now))

@@ -1,0 +1,168 @@
+"""The agent's configuration: models, the coordinator's address, who may ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.config import AgentConfig, ModelConfig, check, config_schema, load
+from edge_agent.ports import LocalModel
+from shared.settings import ConfigProblems
+from shared.units import Address
+
+EXAMPLE = Path("edge_agent/config.example.toml")
+TLS = {"cert_file": "c.pem", "key_file": "k.pem"}
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("TIDEGATE_")]:
+        monkeypatch.delenv(name)
+
+
+def problems(**overrides: object) -> dict[str, str]:
+    """What is wrong, by key."""
+    with pytest.raises(ConfigProblems) as caught:
+        load(None, overrides)
+    return dict(caught.value.problems)
+
+
+def test_the_defaults_stay_on_this_machine() -> None:
+    """Loopback, no coordinator, no models, and a name that fits a metric's label."""
+    config = load()
+    assert config.listen == Address("127.0.0.1", 7480)
+    assert config.coordinator.address is None
+    assert config.models == ()
+    assert load(None, {"name": config.name}).name == config.name
+
+
+def test_the_example_is_valid_and_shows_every_key() -> None:
+    """The commented example parses, and no key is left undocumented."""
+    config, text = load(EXAMPLE), EXAMPLE.read_text(encoding="utf-8")
+    assert config.coordinator.address == Address("127.0.0.1", 7481)
+    assert config.worker.memory_bytes_max == 3 * 2**30
+    assert [model.arm for model in config.models] == ["qwen-0.5b", "qwen-1.5b"]
+    for table in config_schema()["$defs"].values():
+        for key in table["properties"]:
+            assert f"{key} = " in text, key
+
+
+def test_a_model_has_the_fields_of_the_worker(tmp_path: Path) -> None:
+    """A table of the file becomes a `LocalModel` as it is, with the same defaults."""
+    fields = {field.name for field in dataclasses.fields(LocalModel)}
+    assert set(ModelConfig.model_fields) == fields
+    (model,) = load(None, {"models": [{"arm": "tiny", "path": "tiny.gguf"}]}).models
+    assert LocalModel(**model.model_dump()) == LocalModel(arm="tiny", path="tiny.gguf")
+
+
+def test_models_come_from_the_file(tmp_path: Path) -> None:
+    """Each table is a model."""
+    file = tmp_path / "agent.toml"
+    file.write_text('[[models]]\narm = "a"\npath = "a.gguf"\n[[models]]\narm = "b"\npath = "b"\n')
+    assert [model.arm for model in load(file).models] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "says"),
+    [
+        ({"listen": "0.0.0.0:7480"}, "listen", "api_keys"),
+        ({"listen": "0.0.0.0:7480", "tls": TLS}, "listen", "api_keys"),
+        ({"listen": "0.0.0.0:7480", "api_keys": ["env:K"]}, "listen", "tls.cert_file"),
+        ({"models": [{"arm": "a"}]}, "models[0].path", "missing"),
+        ({"models": [{"arm": "A b", "path": "x"}]}, "models[0].arm", "a-z"),
+        (
+            {"models": [{"arm": "a", "path": "x", "thread": 1}]},
+            "models[0].thread",
+            "did you mean 'threads'",
+        ),
+        ({"models": [{"arm": "a", "path": "x"}] * 2}, "models", "'a'"),
+        ({"worker": {"memory_bytes_max": "lots"}}, "worker.memory_bytes_max", "512MiB"),
+        ({"worker": {"hang_timeout": 60}}, "worker.hang_timeout", "unit"),
+        ({"coordinator": {"address": "host"}}, "coordinator.address", "host and port"),
+        ({"coordinator": {"join_token": "s3cret"}}, "coordinator.join_token", "reference"),
+        ({"name": "Küche"}, "name", "a-z"),
+        ({"modles": []}, "modles", "did you mean 'models'"),
+    ],
+)
+def test_a_mistake_is_named_by_its_key(overrides: dict[str, Any], key: str, says: str) -> None:
+    """The key, and what would be right."""
+    assert says in problems(**overrides)[key]
+
+
+def test_off_loopback_works_with_tls_and_keys() -> None:
+    """Both are needed before other machines may ask."""
+    config = load(None, {"listen": "[::]:7480", "tls": TLS, "api_keys": ["file:/run/key"]})
+    assert config.api_keys == ("file:/run/key",)
+
+
+def test_a_literal_api_key_is_refused_without_repeating_it() -> None:
+    """References only."""
+    with pytest.raises(ConfigProblems) as caught:
+        load(None, {"api_keys": ["env:FINE", "sk-verysecret"]})
+    assert dict(caught.value.problems).keys() == {"api_keys[1]"}
+    assert "verysecret" not in f"{caught.value!s}{caught.value!r}{caught.value.__context__!r}"
+
+
+@pytest.mark.parametrize(
+    ("link", "plaintext"),
+    [
+        ({}, False),
+        ({"address": "127.0.0.1:7481"}, True),
+        ({"address": "localhost:7481"}, True),
+        ({"address": "127.0.0.1:7481", "ca_file": "ca.pem"}, False),
+        ({"address": "coordinator:7481"}, False),
+    ],
+)
+def test_the_link_is_plain_only_on_this_machine(link: dict[str, str], plaintext: bool) -> None:
+    """Every other machine is talked to over TLS."""
+    assert load(None, {"coordinator": link}).coordinator.plaintext is plaintext
+
+
+def test_lists_and_tables_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists as JSON, nested keys with two underscores."""
+    monkeypatch.setenv("TIDEGATE_AGENT_API_KEYS", '["env:A", "env:B"]')
+    monkeypatch.setenv("TIDEGATE_AGENT_COORDINATOR__ADDRESS", "127.0.0.1:9")
+    monkeypatch.setenv("TIDEGATE_AGENT_WORKER__HANG_TIMEOUT", "2m")
+    monkeypatch.setenv("TIDEGATE_AGENT_WORKER__MEMORY_BYTES_MAX", "512MiB")
+    config = load()
+    assert config.api_keys == ("env:A", "env:B")
+    assert config.coordinator.address == Address("127.0.0.1", 9)
+    assert config.worker.hang_timeout == timedelta(minutes=2)
+    assert config.worker.memory_bytes_max == 512 * 2**20
+
+
+def test_check_tells_what_this_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets, model files and certificates, each by its key; what is there is no problem."""
+    (tmp_path / "here.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("A_KEY", "k")
+    config = load(
+        None,
+        {
+            "api_keys": ["env:A_KEY", "env:NO_SUCH_KEY"],
+            "coordinator": {"join_token": f"file:{tmp_path / 'none'}"},
+            "models": [
+                {"arm": "here", "path": str(tmp_path / "here.gguf")},
+                {"arm": "gone", "path": str(tmp_path / "gone.gguf")},
+            ],
+        },
+    )
+    assert {key for key, _ in check(config)} == {
+        "api_keys[1]",
+        "coordinator.join_token",
+        "models[1].path",
+    }
+
+
+def test_the_schema_describes_every_key() -> None:
+    """It is JSON and knows all keys."""
+    schema = json.loads(json.dumps(config_schema()))
+    assert set(schema["properties"]) == set(AgentConfig.model_fields)
+    assert schema["properties"]["drain"]["default"] == "30s"

@@ -1,0 +1,239 @@
+"""The one gate before every paid call (rules S_1, I6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_agent.books import (
+    AppendSpool,
+    BooksSnapshot,
+    DropLease,
+    DropReservation,
+    MetaKey,
+    PutLease,
+    PutMeta,
+    PutReservation,
+)
+from edge_agent.gate import Gate, LeaseWish
+from edge_agent.outbox import Outbox
+from shared.decision.types import CostAdjustment, LeaseClose, Outcome, RequestStatus, SettleKind
+from tests.fakes.memory_books import BooksState
+from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, facts, granted
+
+ARM = cloud_arm()
+
+
+def gate_of(
+    snapshot: BooksSnapshot | None = None, *, incarnation: str = "inc-1", boot_id: str = "boot-1"
+) -> Gate:
+    """A gate on these books."""
+    snapshot = snapshot or BooksSnapshot()
+    outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=0)
+    return Gate(incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=outbox)
+
+
+def open_gate(*, amount: int = 20 * WORST_CASE_NANOS) -> tuple[Gate, list[Any]]:
+    """A gate with a synced lease, and the effects so far."""
+    gate = gate_of()
+    effects = [
+        *gate.recover(),
+        *gate.granted(granted(amount=amount), incarnation="inc-1", boot_ms=0),
+    ]
+    gate.synced(effects)
+    return gate, effects
+
+
+def snapshot_of(effects: list[Any]) -> BooksSnapshot:
+    """What a later process finds in the books."""
+    state = BooksState()
+    for effect in effects:
+        state.apply(effect)
+    return BooksSnapshot(
+        meta=state.meta,
+        leases=tuple(state.leases.values()),
+        reservations=tuple(state.reservations.values()),
+        spool_first=min(state.spool, default=0),
+        spool_last=state.spool_last,
+    )
+
+
+def spooled(effects: list[Any]) -> list[Any]:
+    """The facts that were spooled."""
+    return [effect.record.body for effect in effects if isinstance(effect, AppendSpool)]
+
+
+def test_a_reservation_is_the_worst_case_and_is_to_be_committed() -> None:
+    """What may be sent is in the effects: the reservation, on the lease."""
+    gate, _ = open_gate()
+    row, problem, effects = gate.reserve(facts(), arm=ARM)
+    assert row is not None
+    assert ("", WORST_CASE_NANOS, 1) == (problem, row.amount_nanos, row.lease_number)
+    assert PutReservation(row) in effects
+
+
+def test_every_attempt_has_a_reservation_of_its_own() -> None:
+    """A retry of the same request never shares one (rule S_1)."""
+    gate, _ = open_gate()
+    first, second = (gate.reserve(facts(), arm=ARM)[0] for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.id != second.id
+    assert 18 * WORST_CASE_NANOS == gate.available_nanos
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("quarantined", "a clone", "quarantined"),
+        ("spend_paused", True, "spend_paused"),
+        ("books_problem", "books_full", "books_full"),
+        ("_overrun_arms", {"cloud"}, "overrun"),
+    ],
+)
+def test_the_gate_is_closed_for_a_reason(name: str, value: object, problem: str) -> None:
+    """However much money the lease has."""
+    gate, _ = open_gate()
+    setattr(gate, name, value)
+    assert problem == gate.problem(facts(), arm=ARM)
+    assert (None, problem, []) == gate.reserve(facts(), arm=ARM)
+
+
+def test_without_a_lease_nothing_passes() -> None:
+    """The gate of a device that was granted nothing is closed."""
+    assert (None, "no_lease", []) == gate_of().reserve(facts(), arm=ARM)
+
+
+def test_a_request_that_is_larger_than_before_gets_through_after_one_sync() -> None:
+    """It is refused once, and asks for a higher watermark."""
+    gate, _ = open_gate(amount=100 * WORST_CASE_NANOS)
+    large = facts(max_tokens=20_000)
+    assert "watermark_not_synced" == gate.problem(large, arm=ARM)
+    raised = gate.raised_watermarks()
+    assert [PutLease] == [type(effect) for effect in raised]
+    gate.synced(raised)
+    assert "" == gate.problem(large, arm=ARM)
+
+
+def test_a_grant_for_another_incarnation_is_ignored() -> None:
+    """Leases belong to one start of the process (rule D_1)."""
+    gate = gate_of()
+    assert [] == gate.granted(granted(), incarnation="inc-0", boot_ms=0)
+    assert 0 == gate.number_max
+
+
+def test_a_grant_is_to_be_synced_with_its_number() -> None:
+    """The number and the first watermark come before the first reservation (rule L_1)."""
+    gate = gate_of()
+    effects = gate.granted(granted(3), incarnation="inc-1", boot_ms=0)
+    assert [PutMeta(MetaKey.LEASE_NUMBER_MAX, "3"), PutLease] == [effects[0], type(effects[1])]
+    assert "watermark_not_synced" == gate.problem(facts(), arm=ARM)
+    gate.synced(effects)
+    assert "" == gate.problem(facts(), arm=ARM)
+    assert [] == gate.granted(granted(3), incarnation="inc-1", boot_ms=0)
+
+
+def test_usage_above_the_reservation_closes_the_arm() -> None:
+    """Its prices or bounds are wrong; it is not called again (rule S_4)."""
+    gate, _ = open_gate()
+    row, _, _ = gate.reserve(facts(), arm=ARM)
+    assert row is not None
+    settled, effects = gate.settle(
+        row.id, arm="cloud", kind=SettleKind.REPORTED, cost_nanos=WORST_CASE_NANOS + 1
+    )
+    assert 1 == settled.overrun_nanos
+    assert DropReservation(row.id) in effects
+    assert "overrun" == gate.problem(facts(), arm=ARM)
+    assert "" == gate.problem(facts(), arm=cloud_arm("other"))
+
+
+def test_late_usage_is_spooled_as_a_correction() -> None:
+    """The difference, on the lease that was charged (rule S_3); nothing if there is none."""
+    gate, _ = open_gate()
+    row, _, _ = gate.reserve(facts(), arm=ARM)
+    assert row is not None
+    settled, _ = gate.settle(row.id, arm="cloud", kind=SettleKind.UNKNOWN, cost_nanos=0)
+    assert [] == gate.correct(settled, request_id="r1", cost_nanos=WORST_CASE_NANOS)
+    (found,) = spooled(gate.correct(settled, request_id="r1", cost_nanos=10))
+    assert CostAdjustment("r1", 1, 10 - WORST_CASE_NANOS, "usage came late") == found
+
+
+def test_a_stop_in_the_same_boot_reports_each_open_call_in_full() -> None:
+    """Interrupted calls come before the close, in one transaction (rules I5, L_4)."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts("r1"), arm=ARM)[2] + gate.reserve(facts("r2"), arm=ARM)[2]
+    after = gate_of(snapshot_of(effects), incarnation="inc-2").recover()
+    first, second, close = spooled(after)
+    assert isinstance(first, Outcome)
+    assert ("r1", "r2") == (first.request_id, second.request_id)
+    assert (RequestStatus.INTERRUPTED, WORST_CASE_NANOS) == (first.status, first.cost_nanos)
+    assert LeaseClose(1, 2 * WORST_CASE_NANOS, clean=False, reason="process ended") == close
+    assert DropLease(1) == after[-1]
+
+
+def test_after_a_reboot_the_watermark_speaks() -> None:
+    """What was not synced may have been lost, so no single call is reported (rule L_4)."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts("r1"), arm=ARM)[2]
+    snapshot = snapshot_of(effects)
+    after = gate_of(snapshot, incarnation="inc-2", boot_id="boot-2").recover()
+    watermark = snapshot.leases[0].watermark_nanos
+    assert [LeaseClose(1, watermark, clean=False, reason="rebooted")] == spooled(after)
+    assert snapshot_of([*effects, *after]).reservations == ()
+
+
+def test_a_second_start_has_nothing_to_close() -> None:
+    """A close is told once."""
+    _, effects = open_gate()
+    effects += gate_of(snapshot_of(effects), incarnation="inc-2").recover()
+    assert [] == spooled(gate_of(snapshot_of(effects), incarnation="inc-3").recover())
+
+
+def test_a_recalled_lease_is_closed_when_nothing_is_open() -> None:
+    """The close is spooled and the lease dropped together (rule L_5)."""
+    gate, _ = open_gate()
+    gate.recalled(0, boot_ms=0, reason="the budget was cut")
+    effects = gate.close_idle()
+    assert [LeaseClose(1, 0, clean=True, reason="the budget was cut")] == spooled(effects)
+    assert DropLease(1) == effects[-1]
+    assert [] == gate.close_idle()
+
+
+def test_a_pause_and_a_quarantine_are_kept_across_starts() -> None:
+    """An operator's word holds when the coordinator is away."""
+    gate, effects = open_gate()
+    effects += [*gate.pause(True), *gate.quarantine("a clone")]
+    assert ([], []) == (gate.pause(True), gate.quarantine("a clone"))
+    later = gate_of(snapshot_of(effects), incarnation="inc-2")
+    assert (True, "a clone") == (later.spend_paused, later.quarantined)
+
+
+def test_a_device_asks_when_its_money_is_low() -> None:
+    """At once without a lease, then not while half of the newest one is left (rule L_6)."""
+    assert LeaseWish(0, 0) == gate_of().wish(now_ms=0.0)
+    gate, _ = open_gate()
+    assert gate.wish(now_ms=0.0) is None
+    for _ in range(10):
+        gate.reserve(facts(), arm=ARM)
+        gate.synced(gate.raised_watermarks())
+    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS) == gate.wish(now_ms=0.0)
+    assert gate.wish(now_ms=499.0) is None
+    assert gate.wish(now_ms=500.0) is not None
+
+
+def test_a_refused_device_waits_as_it_was_told() -> None:
+    """And remembers the reason for its clients."""
+    gate = gate_of()
+    gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
+    assert "it is spent" == gate.refused_because
+    assert gate.wish(now_ms=1_999.0) is None
+    assert gate.wish(now_ms=2_000.0) is not None
+
+
+@pytest.mark.parametrize("name", ["spend_paused", "quarantined", "books_problem", "stopping"])
+def test_a_device_that_may_not_spend_does_not_ask(name: str) -> None:
+    """Money that could not be used is better left to others."""
+    gate = gate_of()
+    setattr(gate, name, "x")
+    assert gate.wish(now_ms=0.0) is None

@@ -1,0 +1,820 @@
+"""The HTTP face on real uvicorn, with OpenAI's own client and with raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message
+from structlog.testing import capture_logs
+
+from edge_agent.adapters.http_api import bodies, build_app, delivery
+from edge_agent.adapters.metrics import AgentMetrics
+from edge_agent.requests import (
+    AgentFacade,
+    Answer,
+    AnswerHead,
+    ClientRequest,
+    ListedModel,
+    Readiness,
+    RequestRefused,
+    RouteDecision,
+)
+from shared.decision.types import Fallout
+from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
+from shared.http_server import HttpServer, serve
+from shared.limits import BODY_BYTES_MAX
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ASK = [{"role": "user", "content": "hi"}]
+BODY = {"model": "auto", "messages": ASK}
+RESPONSE = {
+    "id": "req-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "llama",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Grüße \ud83d"},
+        }
+    ],
+}
+
+Chat = Callable[[ClientRequest, asyncio.Event], Awaitable[Answer]]
+
+
+def chunk(text: str, **more: Any) -> dict[str, Any]:
+    """A chunk of an answer."""
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return {
+        "id": "req-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "llama",
+        "choices": [choice],
+        **more,
+    }
+
+
+class FixedAnswer(Answer):
+    """An answer whose chunks come from a generator that a test wrote."""
+
+    def __init__(
+        self,
+        request: ClientRequest,
+        *,
+        response: Mapping[str, Any] | None = None,
+        chunks: AsyncIterator[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.head = AnswerHead(request.request_id, "llama", "weighted", 7, 256)
+        self.response = response
+        self._chunks = chunks
+
+    def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
+        assert self._chunks is not None
+        return self._chunks
+
+    @property
+    def cost_nanos(self) -> int:
+        return 1_234_567
+
+
+async def whole(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    """Answer at once."""
+    del gone
+    return FixedAnswer(request, response=RESPONSE)
+
+
+def streaming(chunks: Callable[[], AsyncIterator[Mapping[str, Any]]]) -> Chat:
+    """Answer with the chunks of a generator."""
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        del gone
+        return FixedAnswer(request, chunks=chunks())
+
+    return chat
+
+
+def failing(error: Exception) -> Chat:
+    """Fail with an error."""
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        raise error
+
+    return chat
+
+
+class FakeAgent(AgentFacade):
+    """Does what the test says, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what an earlier test set."""
+        self.answer: Chat = whole
+        self.requests: list[ClientRequest] = []
+        self.grades: list[tuple[str, float, str]] = []
+        self.feedback_result: bool | Exception = True
+        self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
+
+    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+        self.requests.append(request)
+        return await self.answer(request, gone)
+
+    def models(self) -> Sequence[ListedModel]:
+        return [ListedModel("llama", "local", True), ListedModel("org/gpt", "cloud", False)]
+
+    def route(self, request: ClientRequest) -> RouteDecision:
+        self.requests.append(request)
+        fallouts = (Fallout("gpt", "no_lease"),)
+        return RouteDecision("code", "llama", 250_000, ("tiny",), fallouts, "weighted", 7, 1_500)
+
+    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+        self.grades.append((request_id, score, source))
+        if isinstance(self.feedback_result, Exception):
+            raise self.feedback_result
+        return self.feedback_result
+
+    def readiness(self) -> Readiness:
+        return self.ready
+
+
+class FixedClock:
+    """Stands still."""
+
+    def unix_ms(self) -> int:
+        return 1_000
+
+    def monotonic_ms(self) -> float:
+        return 50.0
+
+    def boot_ms(self) -> int:
+        return 0
+
+    def boot_id(self) -> str:
+        return ""
+
+
+class CountingIds:
+    """req-1, req-2, ..."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def new_id(self, prefix: str) -> str:
+        return f"{prefix}-{next(self._numbers)}"
+
+    def new_secret(self, prefix: str) -> str:
+        return self.new_id(prefix)
+
+
+def app_of(agent: FakeAgent, *, api_keys: Sequence[str] = ()) -> ASGIApp:
+    """The application under test."""
+    metrics = AgentMetrics(CollectorRegistry())
+    return build_app(
+        agent, clock=FixedClock(), ids=CountingIds(), metrics=metrics, api_keys=api_keys
+    )
+
+
+@dataclass
+class Bench:
+    """A served agent and clients for it."""
+
+    agent: FakeAgent
+    server: HttpServer
+    http: httpx2.AsyncClient
+    openai: openai.AsyncOpenAI
+
+    async def post(
+        self, body: object, *, path: str = "/v1/chat/completions", **headers: str
+    ) -> Any:
+        """A raw POST; the reply."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.post(
+            path, content=content, headers={"content-type": "application/json", **named}
+        )
+
+
+async def connect(
+    server: HttpServer, body: object
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A raw connection over which a chat request was sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    content = json.dumps(body).encode()
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Content-Length: {len(content)}\r\n\r\n".encode()
+        + content
+    )
+    return reader, writer
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Bench]:
+    """One server for all tests of this file."""
+    agent = FakeAgent()
+    async with serve(app_of(agent), host="127.0.0.1", port=0, grace_s=5) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with (
+            httpx2.AsyncClient(base_url=url) as http,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            yield Bench(agent, server, http, client)
+
+
+@pytest.fixture
+def bench(served: Bench) -> Bench:
+    """The served agent as new."""
+    served.agent.reset()
+    return served
+
+
+def error_of(reply: httpx2.Response) -> dict[str, Any]:
+    """The error of a reply, after a look at its envelope and its id."""
+    assert set(reply.json()) == {"error"}
+    error: dict[str, Any] = reply.json()["error"]
+    assert {"message", "type", "param", "code"} <= set(error)
+    assert reply.headers["x-tidegate-request-id"].startswith("req-")
+    return error
+
+
+async def test_the_official_client_gets_a_plain_answer(bench: Bench) -> None:
+    """The response arrives as it is, with the decision and the exact cost in its headers."""
+    raw = await bench.openai.chat.completions.with_raw_response.create(
+        model="auto",
+        messages=[{"role": "user", "content": "hi"}],
+        max_completion_tokens=9,
+        extra_headers={"x-tidegate-task": "code", "Idempotency-Key": "k"},
+    )
+    assert raw.parse().choices[0].message.content == "Grüße \ud83d"
+    (request,) = bench.agent.requests
+    told = {name: text for name, text in raw.headers.items() if name.startswith("x-tidegate")}
+    assert told == {
+        "x-tidegate-request-id": request.request_id,
+        "x-tidegate-arm": "llama",
+        "x-tidegate-reason": "weighted",
+        "x-tidegate-table-version": "7",
+        "x-tidegate-max-tokens": "256",
+        "x-tidegate-cost-usd": "0.001234567",
+    }
+    assert (request.task_class, request.idempotency_key) == ("code", "k")
+    assert (request.arrived_unix_ms, request.arrived_monotonic_ms) == (1_000, 50.0)
+    assert request.body["max_tokens"] == 9
+
+
+async def test_the_official_client_gets_each_chunk_at_once(bench: Bench) -> None:
+    """The second chunk is made only after the first was read, so nothing is held back."""
+    read = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        yield chunk("a")
+        await read.wait()
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        yield {**chunk(""), "choices": [], "usage": {**usage, "cost_usd": "0.000000005"}}
+
+    bench.agent.answer = streaming(chunks)
+    stream = await bench.openai.chat.completions.create(
+        model="auto",
+        messages=[{"role": "user", "content": "hi"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert stream.response.headers["x-tidegate-arm"] == "llama"
+    assert stream.response.headers["content-type"].startswith("text/event-stream")
+    got = []
+    async for each in stream:
+        got.append(each)
+        read.set()
+    assert got[0].choices[0].delta.content == "a"
+    assert got[1].usage is not None
+    assert got[1].usage.model_dump()["cost_usd"] == "0.000000005"
+    assert bench.agent.requests[0].include_usage
+
+
+async def test_a_stream_ends_with_done(bench: Bench) -> None:
+    """The bytes on the wire are OpenAI's, also for an answer without any chunk."""
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        for text in texts:
+            yield chunk(text)
+
+    texts = ["a"]
+    bench.agent.answer = streaming(chunks)
+    reply = await bench.post({**BODY, "stream": True})
+    event = json.dumps(chunk("a"), separators=(",", ":"))
+    assert reply.text == f"data: {event}\n\ndata: [DONE]\n\n"
+    texts = []
+    reply = await bench.post({**BODY, "stream": True})
+    assert reply.text == "data: [DONE]\n\n"
+
+
+async def test_an_error_after_the_first_token_goes_into_the_stream(bench: Bench) -> None:
+    """The client has its status already: the error is the last event, and there is no [DONE]."""
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        yield chunk("a")
+        raise RequestRefused(502, "stream_broken", "the arm broke off")
+
+    bench.agent.answer = streaming(chunks)
+    reply = await bench.post({**BODY, "stream": True})
+    assert reply.status_code == 200
+    *_, last, end = reply.text.split("\n\n")
+    assert end == ""
+    assert json.loads(last.removeprefix("data: ")) == {
+        "error": {
+            "message": "the arm broke off",
+            "type": "api_error",
+            "param": None,
+            "code": "stream_broken",
+        }
+    }
+    stream = await bench.openai.chat.completions.create(
+        model="auto", messages=[{"role": "user", "content": "hi"}], stream=True
+    )
+    with pytest.raises(openai.APIError, match="the arm broke off"):
+        [each async for each in stream]
+
+
+async def test_a_defect_in_a_stream_is_told_without_its_traceback(bench: Bench) -> None:
+    """The client learns the request id, the log the rest."""
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        yield chunk("a")
+        raise ZeroDivisionError("secret detail")
+
+    bench.agent.answer = streaming(chunks)
+    with capture_logs() as logs:
+        reply = await bench.post({**BODY, "stream": True})
+    request_id = reply.headers["x-tidegate-request-id"]
+    assert "secret detail" not in reply.text
+    assert request_id in reply.text
+    assert [(each["event"], each["request_id"]) for each in logs] == [
+        ("request_failed", request_id)
+    ]
+
+
+async def test_an_answer_that_fails_before_its_first_chunk_is_a_plain_error(bench: Bench) -> None:
+    """No token was sent, so the client gets a status."""
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        raise RequestRefused(502, "arm_failed", "nothing came")
+        yield chunk("never")
+
+    bench.agent.answer = streaming(chunks)
+    reply = await bench.post({**BODY, "stream": True})
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "arm_failed")
+
+
+async def test_a_client_that_leaves_a_stream_closes_it(bench: Bench) -> None:
+    """The iterator ends where it waits, and its clean-up runs."""
+    closed = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        try:
+            yield chunk("a")
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    bench.agent.answer = streaming(chunks)
+    reader, writer = await connect(bench.server, {**BODY, "stream": True})
+    assert b"data: " in await reader.readuntil(b"\n\n")
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await closed.wait()
+
+
+async def test_a_stream_whose_client_has_gone_early_is_closed_too(bench: Bench) -> None:
+    """The client leaves while the first chunk is awaited: the iterator still runs its clean-up."""
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        try:
+            while True:
+                yield chunk("a")
+        finally:
+            closed.set()
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        asked.set()
+        await gone.wait()
+        return FixedAnswer(request, chunks=chunks())
+
+    bench.agent.answer = chat
+    _, writer = await connect(bench.server, {**BODY, "stream": True})
+    await asked.wait()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await closed.wait()
+
+
+async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> None:
+    """A plain call's service sees `gone`, and decides itself what to do."""
+    asked, noticed = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        asked.set()
+        await gone.wait()
+        noticed.set()
+        return FixedAnswer(request, response=RESPONSE)
+
+    bench.agent.answer = chat
+    _, writer = await connect(bench.server, BODY)
+    await asked.wait()
+    assert not noticed.is_set()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await noticed.wait()
+
+
+async def test_a_client_that_does_not_read_is_given_up(bench: Bench) -> None:
+    """A stream that nobody takes does not hold its arm for ever."""
+    closed = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        try:
+            while True:
+                yield chunk("a")
+        finally:
+            closed.set()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    request = ClientRequest("req-1", 0, 0.0, BODY, 0, "auto", True, False)
+    answer = FixedAnswer(request, chunks=chunks())
+    with capture_logs() as logs:
+        await delivery.send_stream(answer, send=send, gone=asyncio.Event(), write_wait_s=0.01)
+    assert closed.is_set()
+    assert [each["event"] for each in logs] == ["client_too_slow"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        (RequestRefused(400, "invalid_value", "x", param="n"), "invalid_request_error"),
+        (RequestRefused(404, "model_not_found", "x", param="model"), "not_found_error"),
+        (RequestRefused(409, "idempotency_conflict", "x"), "invalid_request_error"),
+        (RequestRefused(429, "too_many", "x"), "rate_limit_error"),
+        (RequestRefused(429, "budget_exceeded", "x"), "insufficient_quota"),
+        (RequestRefused(503, "no_arm", "x"), "api_error"),
+        (RequestRefused(504, "deadline", "x"), "api_error"),
+    ],
+)
+async def test_a_refusal_becomes_an_openai_error(
+    bench: Bench, refused: RequestRefused, kind: str
+) -> None:
+    """Status, code and field are the refusal's; the type is the one that OpenAI would use."""
+    bench.agent.answer = failing(refused)
+    reply = await bench.post(BODY)
+    assert reply.status_code == refused.status
+    assert error_of(reply) == {
+        "message": "x",
+        "type": kind,
+        "param": refused.param,
+        "code": refused.code,
+    }
+
+
+async def test_a_budget_refusal_says_when_and_why(bench: Bench) -> None:
+    """Retry-After, the reason, and each arm that was no candidate; OpenAI's client gives up."""
+    bench.agent.answer = failing(
+        RequestRefused(
+            429,
+            "budget_exceeded",
+            "the budget 'ops' is spent",
+            retry_after_s=90,
+            fallouts=[Fallout("gpt", "no_lease"), Fallout("llama", "not_loaded")],
+            reason="lease\r\nx: y",
+        )
+    )
+    with pytest.raises(openai.RateLimitError) as caught:
+        await bench.openai.with_options(max_retries=3).chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": "hi"}]
+        )
+    assert len(bench.agent.requests) == 1
+    reply = caught.value.response
+    assert reply.headers["x-should-retry"] == "false"
+    assert reply.headers["retry-after"] == "90"
+    assert reply.headers["x-tidegate-reason"] == "lease??x: y"
+    error = error_of(reply)
+    assert error["message"] == "the budget 'ops' is spent"
+    assert error["tidegate"]["arms"] == [
+        {"arm": "gpt", "reason": "no_lease"},
+        {"arm": "llama", "reason": "not_loaded"},
+    ]
+
+
+async def test_a_busy_agent_says_when_to_come_again(bench: Bench) -> None:
+    """Every 503 has a Retry-After, and those in the books' errors too."""
+    for error in (RequestRefused(503, "no_arm", "x"), BooksFullError("the disk is full")):
+        bench.agent.answer = failing(error)
+        reply = await bench.post(BODY)
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_defect_is_told_by_its_request_id_alone(bench: Bench) -> None:
+    """500, without a traceback; the log has it, under the same id."""
+    bench.agent.answer = failing(ZeroDivisionError("secret detail"))
+    with capture_logs() as logs:
+        reply = await bench.post(BODY)
+    request_id = reply.headers["x-tidegate-request-id"]
+    assert (reply.status_code, error_of(reply)["type"]) == (500, "api_error")
+    assert request_id in error_of(reply)["message"]
+    assert "secret detail" not in reply.text
+    assert [(each["event"], each["request_id"]) for each in logs] == [
+        ("request_failed", request_id)
+    ]
+
+
+async def test_a_wrong_body_or_header_never_reaches_the_service(bench: Bench) -> None:
+    """The edge refuses it, and names what is wrong."""
+    reply = await bench.post({**BODY, "temperature": 3})
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "temperature")
+    reply = await bench.post(b"\xff")
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
+    reply = await bench.post(BODY, x_tidegate_deadline_ms="soon")
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "x-tidegate-deadline-ms")
+    assert bench.agent.requests == []
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_only_json_is_taken(bench: Bench, media_type: str) -> None:
+    """A type that a strange web page could send unasked is refused."""
+    reply = await bench.post(BODY, content_type=media_type)
+    assert (reply.status_code, error_of(reply)["param"]) == (415, "content-type")
+    reply = await bench.post(BODY, content_encoding="gzip")
+    assert (reply.status_code, error_of(reply)["param"]) == (415, "content-encoding")
+
+
+async def test_a_large_body_is_refused_by_its_announced_length(bench: Bench) -> None:
+    """Not a byte of it is awaited."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Content-Length: {BODY_BYTES_MAX + 1}\r\n\r\n".encode()
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_large_body_is_refused_while_it_is_counted(bench: Bench) -> None:
+    """A body without an announced length is cut off at the limit."""
+
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(BODY_BYTES_MAX // 2**20 + 1):
+            yield b" " * 2**20
+
+    reply = await bench.http.post(
+        "/v1/chat/completions", content=content(), headers={"content-type": "application/json"}
+    )
+    assert (reply.status_code, error_of(reply)["code"]) == (413, "request_too_large")
+
+
+async def test_a_body_that_never_ends_is_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that stops in the middle of its body does not wait for ever."""
+    monkeypatch.setattr(bodies, "BODY_WAIT_S", 0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+    writer.write(
+        b"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 10\r\n\r\n{"
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_client_that_leaves_while_it_sends_is_only_noted(bench: Bench) -> None:
+    """There is nobody to answer, and nothing has failed."""
+    app = app_of(bench.agent)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/feedback",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    with capture_logs() as logs:
+        await app(scope, receive, send)
+    assert sent == []
+    assert [each["event"] for each in logs] == ["client_gone_while_sending"]
+
+
+async def test_too_many_requests_at_once_are_turned_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 above the limit, and room again afterwards."""
+    monkeypatch.setattr("edge_agent.adapters.http_api.app.REQUESTS_IN_FLIGHT_MAX", 1)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        asked.set()
+        await go_on.wait()
+        return await whole(request, gone)
+
+    bench.agent.answer = chat
+    first = asyncio.create_task(bench.post(BODY))
+    await asked.wait()
+    turned_away = await bench.post(BODY)
+    assert (turned_away.status_code, error_of(turned_away)["code"]) == (503, "overloaded")
+    go_on.set()
+    assert (await first).status_code == 200
+    assert (await bench.post(BODY)).status_code == 200
+
+
+async def test_unknown_addresses_and_methods_have_the_envelope(bench: Bench) -> None:
+    """404 and 405 too, and 405 names the method to use."""
+    for path in ("/v1/embeddings", "/", "/health/"):
+        missing = await bench.http.get(path)
+        assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_url")
+    wrong = await bench.http.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert error_of(wrong)["code"] == "method_not_allowed"
+
+
+async def test_the_official_client_lists_models(bench: Bench) -> None:
+    """`auto` and the real arms, whose ids may hold a slash."""
+    listed = [model.id async for model in bench.openai.models.list()]
+    assert listed == ["auto", "llama", "org/gpt"]
+    assert (await bench.openai.models.retrieve("org/gpt")).id == "org/gpt"
+    assert (await bench.http.get("/v1/models/org/gpt")).json()["tidegate"] == {
+        "kind": "cloud",
+        "available": False,
+    }
+    with pytest.raises(openai.NotFoundError, match="there are auto, llama, org/gpt"):
+        await bench.openai.models.retrieve("gpt-4")
+
+
+async def test_a_grade_is_recorded_once(bench: Bench) -> None:
+    """A repeated grade is fine and said to be known; another one is a conflict."""
+    grade = {"request_id": "req-9", "thumbs": "up"}
+    reply = await bench.post(grade, path="/v1/feedback")
+    assert (reply.status_code, reply.json()["recorded"]) == (200, "now")
+    assert bench.agent.grades == [("req-9", 1.0, "client")]
+    bench.agent.feedback_result = False
+    assert (await bench.post(grade, path="/v1/feedback")).json()["recorded"] == "before"
+    bench.agent.feedback_result = ConflictError("graded 0 before")
+    reply = await bench.post(grade, path="/v1/feedback")
+    assert (reply.status_code, error_of(reply)["code"]) == (409, "conflict")
+    bench.agent.feedback_result = NotFoundError("req-9 is unknown")
+    reply = await bench.post(grade, path="/v1/feedback")
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+
+
+async def test_a_route_is_told_without_the_call(bench: Bench) -> None:
+    """The decision, its fallouts and the worst case, exact to the nano-dollar."""
+    reply = await bench.post(BODY, path="/v1/route")
+    assert reply.json() == {
+        "object": "tidegate.route",
+        "task_class": "code",
+        "arm": "llama",
+        "propensity_ppm": 250_000,
+        "fallbacks": ["tiny"],
+        "fallouts": [{"arm": "gpt", "reason": "no_lease"}],
+        "reason": "weighted",
+        "table_version": 7,
+        "worst_case_usd": "0.000001500",
+    }
+
+
+@pytest.mark.parametrize(
+    ("readiness", "status", "ready_status"),
+    [
+        (Readiness(ready=True, problems=(), details={"a": 1}), "ok", 200),
+        (Readiness(ready=True, problems=("disk full",), details={}), "degraded", 200),
+        (Readiness(ready=False, problems=("no arm",), details={}), "unavailable", 503),
+    ],
+)
+async def test_health_is_a_summary_and_readiness_a_verdict(
+    bench: Bench, readiness: Readiness, status: str, ready_status: int
+) -> None:
+    """/health is 200 whatever it has to say; /readyz is 503 when no request could be answered."""
+    bench.agent.ready = readiness
+    health = await bench.http.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, status)
+    assert health.json()["problems"] == list(readiness.problems)
+    assert health.json()["details"] == readiness.details
+    assert (await bench.http.get("/readyz")).status_code == ready_status
+    assert (await bench.http.get("/livez")).status_code == 200
+
+
+async def test_metrics_are_prometheus_text(bench: Bench) -> None:
+    """The requests in flight are counted by the face itself."""
+    reply = await bench.http.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    assert "tidegate_requests_in_flight 0.0" in reply.text
+
+
+async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
+    """With keys set, `/v1` asks for one of them; probes and metrics need none."""
+    transport = httpx2.ASGITransport(app_of(FakeAgent(), api_keys=["one", "two"]))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
+        for header in ("", "Bearer", "Bearer three", "Basic one", "Bearer öne"):
+            headers = {b"authorization": header.encode()}
+            reply = await http.get("/v1/models", headers=headers)
+            assert (reply.status_code, error_of(reply)["type"]) == (401, "authentication_error")
+        for key in ("one", "two"):
+            reply = await http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            assert reply.status_code == 200
+        for path in ("/health", "/livez", "/readyz", "/metrics"):
+            assert (await http.get(path)).status_code == 200
+
+
+async def test_a_port_in_use_is_named(bench: Bench) -> None:
+    """The error says which address, and what to do."""
+    taken = f"127.0.0.1:{bench.server.port} is in use"
+    with pytest.raises(ConfigError, match=taken) as caught:
+        async with serve(app_of(FakeAgent()), host="127.0.0.1", port=bench.server.port, grace_s=1):
+            pass
+    assert "choose a free port" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])
+async def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    """A name that does not resolve, and an address that is not ours."""
+    with pytest.raises(ConfigError, match="no address of this machine"):
+        async with serve(app_of(FakeAgent()), host=host, port=0, grace_s=1):
+            pass
+
+
+async def test_a_certificate_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """One file without the other, and files that are no PEM."""
+    garbage = tmp_path / "cert.pem"
+    garbage.write_text("no certificate")
+    for key in (None, garbage):
+        with pytest.raises(ConfigError, match="key"):
+            async with serve(
+                app_of(FakeAgent()),
+                host="127.0.0.1",
+                port=0,
+                grace_s=1,
+                cert_file=garbage,
+                key_file=key,
+            ):
+                pass
+
+
+async def test_running_answers_end_before_the_server_does() -> None:
+    """After the context is left, an answer under way is still sent to its end."""
+    agent = FakeAgent()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+        asked.set()
+        await go_on.wait()
+        return await whole(request, gone)
+
+    agent.answer = chat
+    loop = asyncio.get_running_loop()
+    async with serve(app_of(agent), host="localhost", port=0, grace_s=10) as server:
+        reader, writer = await connect(server, BODY)
+        await asked.wait()
+        loop.call_later(0.05, go_on.set)
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+async def test_answers_that_outlast_the_grace_are_cut() -> None:
+    """The server ends all the same, and the answer's iterator is cleaned up."""
+    agent = FakeAgent()
+    closed = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        try:
+            yield chunk("a")
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    agent.answer = streaming(chunks)
+    async with serve(app_of(agent), host="127.0.0.1", port=0, grace_s=0.1) as server:
+        reader, writer = await connect(server, {**BODY, "stream": True})
+        await reader.readuntil(b"data: ")
+    assert closed.is_set()
+    writer.close()

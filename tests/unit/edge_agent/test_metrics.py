@@ -1,0 +1,116 @@
+"""What the agent shows to Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from shared.decision.types import Attempt, Fallout, Outcome, RequestStatus, SettleKind
+from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
+
+
+def outcome(*, task_class: str = "code", arm: str = "gpt") -> Outcome:
+    """A request that a paid arm answered after a local one had failed."""
+    return Outcome(
+        request_id="req-1",
+        task_class=task_class,
+        arrived_unix_ms=0,
+        status=RequestStatus.OK,
+        arm=arm,
+        drawn_arm="llama",
+        propensity_ppm=500_000,
+        table_version=7,
+        reason="fallback",
+        forced=False,
+        attempts=(
+            Attempt("llama", 10, error="worker_crashed"),
+            Attempt(arm, 90, "", 3, 2_000_000, 1_500_000, SettleKind.REPORTED),
+        ),
+        fallouts=(Fallout("tiny", "not_loaded"),),
+        prompt_tokens=20,
+        completion_tokens=5,
+        ttft_ms=40,
+        latency_ms=100,
+        deadline_ms=500,
+        hit=True,
+    )
+
+
+def test_an_outcome_is_counted_everywhere_it_belongs() -> None:
+    """Requests, attempts, fallouts, times, tokens and money, in base units."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    for _ in range(2):
+        metrics.observe(outcome())
+    labels = {"task_class": "code", "arm": "gpt"}
+    value = registry.get_sample_value
+    assert value("tidegate_requests_total", {**labels, "status": "ok"}) == 2
+    assert value("tidegate_attempts_total", {"arm": "llama", "result": "worker_crashed"}) == 2
+    assert value("tidegate_attempts_total", {"arm": "gpt", "result": "ok"}) == 2
+    assert value("tidegate_fallouts_total", {"arm": "tiny", "reason": "not_loaded"}) == 2
+    assert value("tidegate_deadline_hits_total", {"task_class": "code"}) == 2
+    assert value("tidegate_request_latency_seconds_sum", labels) == 0.2
+    assert value("tidegate_request_ttft_seconds_sum", labels) == 0.08
+    assert value("tidegate_spend_dollars_total", {"arm": "gpt"}) == 0.003
+    assert value("tidegate_spend_dollars_total", {"arm": "llama"}) is None
+    assert value("tidegate_tokens_total", {"arm": "gpt", "direction": "prompt"}) == 40
+    assert value("tidegate_tokens_total", {"arm": "gpt", "direction": "completion"}) == 10
+
+
+def test_labels_stay_bounded() -> None:
+    """Values beyond the fleet's limits are counted together, so nobody can blow up the series."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    beyond = 5
+    names = [("code", f"arm-{number}") for number in range(ARMS_MAX + beyond)]
+    names += [(f"class-{number}", "arm-0") for number in range(TASK_CLASSES_MAX + beyond)]
+    for task_class, arm in names:
+        ended = outcome(task_class=task_class, arm=arm)
+        metrics.observe(replace(ended, attempts=(), fallouts=()))
+    text = metrics.render()[0].decode()
+    requests = [line for line in text.splitlines() if line.startswith("tidegate_requests_total{")]
+    arms = {line.split('arm="')[1].split('"')[0] for line in requests}
+    classes = {line.split('task_class="')[1].split('"')[0] for line in requests}
+    assert (len(arms), len(classes)) == (ARMS_MAX + 1, TASK_CLASSES_MAX + 1)
+    assert {"other"} == arms & classes
+
+
+def test_a_refused_request_has_no_arm() -> None:
+    """An empty label reads `none`."""
+    registry = CollectorRegistry()
+    AgentMetrics(registry).observe(outcome(arm=""))
+    labels = {"task_class": "code", "arm": "none", "status": "ok"}
+    assert registry.get_sample_value("tidegate_requests_total", labels) == 1
+
+
+def test_gauges_show_the_condition_in_base_units() -> None:
+    """Money in dollars, the link as 1 or 0."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    metrics.set_requests_in_flight(2)
+    metrics.set_gauges(
+        AgentGauges(
+            spool_records=3,
+            link_connected=True,
+            table_version=7,
+            lease_available_nanos=2_500_000_000,
+            lease_reserved_nanos=500_000_000,
+        )
+    )
+    value = registry.get_sample_value
+    assert value("tidegate_requests_in_flight") == 2
+    assert value("tidegate_spool_records") == 3
+    assert value("tidegate_link_connected") == 1
+    assert value("tidegate_table_version") == 7
+    assert value("tidegate_lease_available_dollars") == 2.5
+    assert value("tidegate_lease_reserved_dollars") == 0.5
+
+
+def test_two_instances_do_not_share_anything() -> None:
+    """Each has its own registry; there is no global one."""
+    first, second = AgentMetrics(CollectorRegistry()), AgentMetrics(CollectorRegistry())
+    first.observe(outcome())
+    assert b"tidegate_requests_total{" in first.render()[0]
+    assert b"tidegate_requests_total{" not in second.render()[0]

@@ -1,0 +1,83 @@
+"""The positions of the outbox: spooled, sent, acked, trimmed (rules C_5, O_2)."""
+
+from __future__ import annotations
+
+from edge_agent.books import AppendSpool, BooksSnapshot, MetaKey, PutMeta, TrimSpool
+from edge_agent.outbox import Outbox
+from shared.decision.types import LeaseClose
+from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX
+
+BODY = LeaseClose(1, 0, clean=True, reason="")
+
+
+def outbox(records: int = 0, *, snapshot: BooksSnapshot | None = None) -> Outbox:
+    """An outbox of incarnation `inc`, with so many records."""
+    box = Outbox(incarnation="inc", snapshot=snapshot or BooksSnapshot(), unix_ms=0)
+    for _ in range(records):
+        box.spool(BODY)
+    return box
+
+
+def test_sequences_rise_by_one() -> None:
+    """Every record has the next number and its incarnation."""
+    box = outbox(1)
+    (effect,) = box.spool(BODY)
+    assert isinstance(effect, AppendSpool)
+    assert (2, "inc", 2) == (effect.record.sequence, effect.record.incarnation, box.last)
+
+
+def test_sequences_go_on_after_a_restart() -> None:
+    """They belong to the device, and rise over all its incarnations."""
+    meta = {MetaKey.SEQUENCE_ACKED: "5", MetaKey.SEQUENCE_SENT_MAX: "7"}
+    box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=3, spool_last=9))
+    assert (9, 5, 7, 4) == (box.last, box.acked, box.sent_max, box.waiting)
+    assert 9 == outbox(snapshot=BooksSnapshot(meta={MetaKey.SEQUENCE_LAST: "9"})).last
+
+
+def test_the_mark_of_what_was_sent_only_rises() -> None:
+    """It is asked for before the first sending, and kept once it is synced."""
+    box = outbox(5)
+    mark = PutMeta(MetaKey.SEQUENCE_SENT_MAX, "3")
+    assert [mark] == box.sending(3)
+    assert [mark] == box.sending(3), "the first try was not synced"
+    box.sent(3)
+    assert [] == box.sending(2)
+    box.sent(2)
+    assert 3 == box.sent_max
+
+
+def test_an_ack_counts_once() -> None:
+    """An ack that is repeated, or late, changes nothing."""
+    box = outbox(5)
+    assert [PutMeta(MetaKey.SEQUENCE_ACKED, "4")] == box.ack(4, unix_ms=1)
+    assert [] == box.ack(4, unix_ms=2)
+    assert [] == box.ack(3, unix_ms=2)
+    assert 1 == box.waiting
+
+
+def test_acked_records_are_kept_for_a_day() -> None:
+    """A coordinator that was restored from a backup can be told again (rule C_5)."""
+    box = outbox(5)
+    box.ack(4, unix_ms=1_000)
+    assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(4)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
+    assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
+
+
+def test_the_last_record_always_stays() -> None:
+    """From it the next sequence is told, even if everything is acked and old."""
+    box = outbox(5)
+    box.ack(5, unix_ms=0)
+    assert [TrimSpool(4)] == box.trim(unix_ms=RETAIN_ACKED_MS)
+
+
+def test_unacked_records_are_never_trimmed() -> None:
+    """However old."""
+    box = outbox(5)
+    assert [] == box.trim(unix_ms=10 * RETAIN_ACKED_MS)
+
+
+def test_the_kept_records_are_bounded() -> None:
+    """Beyond the limit the oldest acked records go early."""
+    box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=0)[-1]

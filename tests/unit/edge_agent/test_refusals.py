@@ -1,0 +1,42 @@
+"""What a client is told when no arm can answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.refusals import refusal_for
+from shared.decision.types import Fallout
+
+
+@pytest.mark.parametrize(
+    ("reasons", "status", "code"),
+    [
+        (["no_lease", "lease_too_small"], 429, "budget_exceeded"),
+        (["spend_paused"], 429, "budget_exceeded"),
+        (["no_lease", "model_broken"], 503, "no_candidate"),
+        (["context_length_exceeded", "context_length_exceeded"], 400, "context_length_exceeded"),
+        (["field:logit_bias", "field:user"], 400, "unsupported_field"),
+        (["http_503"], 503, "no_candidate"),
+        ([], 503, "no_candidate"),
+    ],
+)
+def test_the_reasons_decide_the_status(reasons: list[str], status: int, code: str) -> None:
+    """Money alone is 429, the request's own fault is 400, everything else may pass: 503."""
+    fallouts = [Fallout(f"arm{n}", reason) for n, reason in enumerate(reasons)]
+    refused = refusal_for(fallouts, budget="monthly", why="")
+    assert (status, code, tuple(fallouts)) == (refused.status, refused.code, refused.fallouts)
+    assert all(fallout.arm in str(refused) for fallout in fallouts)
+    assert (status != 400) == (refused.retry_after_s is not None)
+
+
+def test_a_refusal_for_money_names_the_budget_and_the_coordinators_reason() -> None:
+    """The client learns which budget, and why."""
+    text = str(refusal_for([Fallout("big", "no_lease")], budget="monthly", why="it is spent"))
+    assert "'monthly'" in text
+    assert "it is spent" in text
+
+
+def test_an_unsupported_field_is_the_parameter_at_fault() -> None:
+    """The envelope points at the field."""
+    refused = refusal_for([Fallout("big", "field:logit_bias")], budget="", why="")
+    assert "logit_bias" == refused.param

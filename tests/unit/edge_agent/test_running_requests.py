@@ -1,0 +1,456 @@
+"""Requests under way: delivery, fallback, clients that leave, keys, and a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import BooksSnapshot
+from edge_agent.engine import AgentEngine
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    ChatEvent,
+    Chunk,
+    CloudClient,
+    DeviceSensors,
+    Finished,
+    LocalModels,
+    ModelState,
+    ModelStatus,
+    Usage,
+)
+from edge_agent.requests import Answer, ClientRequest, RequestRefused
+from edge_agent.service import AgentService
+from shared.decision.money import dollars
+from shared.decision.types import (
+    Arm,
+    Attempt,
+    DeviceState,
+    OnAbort,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+)
+from shared.errors import BooksFullError
+from tests.fakes.memory_books import MemoryBooks
+from tests.fakes.samples import (
+    WORST_CASE_NANOS,
+    cloud_arm,
+    device_config,
+    granted,
+    local_arm,
+    table,
+)
+
+USAGE = Usage(prompt_tokens=20, completion_tokens=30)
+USAGE_NANOS = (20 + 30) * 100
+
+
+class StandingClock:
+    """Time that does not pass."""
+
+    def unix_ms(self) -> int:
+        return 1_000
+
+    def monotonic_ms(self) -> float:
+        return 1_000.0
+
+    def boot_ms(self) -> int:
+        return 1_000
+
+    def boot_id(self) -> str:
+        return "b1"
+
+
+@dataclass
+class Play:
+    """What a backend does with a call: words, perhaps a wait, then an end."""
+
+    words: tuple[str, ...] = ("Hel", "lo")
+    usage: Usage | None = USAGE
+    failure: Exception | None = None
+    until: asyncio.Event | None = None
+
+
+@dataclass
+class Stage:
+    """Plays a part for each call and remembers the call."""
+
+    play: Play = field(default_factory=Play)
+    calls: list[ChatCall] = field(default_factory=list)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def perform(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
+        play = self.play
+        self.calls.append(call)
+        self.called.set()
+        for word in play.words if call.stream else ():
+            yield Chunk({"model": "?", "choices": [{"index": 0, "delta": {"content": word}}]})
+        if play.until is not None:
+            await play.until.wait()
+        if play.failure is not None:
+            raise play.failure
+        whole = {"choices": [{"message": {"content": "".join(play.words)}}]}
+        yield Finished(play.usage, None if call.stream else whole)
+
+
+class StagedCloud(CloudClient):
+    """Paid answers from a stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
+        return self._stage.perform(call)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class StagedModels(LocalModels):
+    """One loaded model whose answers come from a stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
+        return self._stage.perform(call)
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+    def status(self) -> Sequence[ModelStatus]:
+        return [ModelStatus("tiny", ModelState.LOADED)]
+
+    async def keep_resident(self, arms: Sequence[str]) -> None:
+        """All are resident."""
+
+
+class NoSensors(DeviceSensors):
+    """A machine that tells nothing."""
+
+    def read(self) -> DeviceState:
+        return DeviceState()
+
+
+class Agent:
+    """An agent with one local and one paid arm, a synced lease, and books in memory."""
+
+    def __init__(self, arm: Arm | None = None) -> None:
+        self.books = MemoryBooks()
+        self.cloud, self.local = Stage(), Stage(Play(words=("lo", "cal")))
+        self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        config = device_config(local_arm(), arm or cloud_arm())
+        self.engine = AgentEngine(
+            incarnation="i1",
+            boot_id="b1",
+            snapshot=BooksSnapshot(table=table(), config=config),
+            fallback=config,
+            unix_ms=0,
+        )
+        self.keeper = Bookkeeper(self.books, gate=self.engine.gate)
+        self.service = AgentService(
+            self.engine,
+            books=self.books,
+            bookkeeper=self.keeper,
+            local=StagedModels(self.local),
+            cloud=StagedCloud(self.cloud),
+            sensors=NoSensors(),
+            classifier=None,
+            clock=StandingClock(),
+            rng=random.Random(1),  # its first draws are below 0.9: the paid arm
+            on_outcome=self.outcomes.put_nowait,
+        )
+
+    async def lend(self) -> None:
+        """Grant a lease and sync it."""
+        effects = self.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+        await self.keeper.commit([*self.engine.recover(), *effects], sync=True)
+        self.engine.gate.synced(effects)
+
+    async def chat(self, request: ClientRequest) -> Answer:
+        """Ask, with a client that stays."""
+        return await self.service.chat(request, asyncio.Event())
+
+    @property
+    def settled_nanos(self) -> int:
+        """What the lease in the books has settled."""
+        return self.books.disk.state.leases[1].settled_nanos
+
+    def spooled(self) -> list[object]:
+        """What the outbox on the disk holds."""
+        return [record.body for record in self.books.disk.state.spool.values()]
+
+
+async def an_agent(arm: Arm | None = None) -> Agent:
+    """An agent with a lease."""
+    agent = Agent(arm)
+    await agent.lend()
+    return agent
+
+
+def ask(request_id: str = "r1", **changes: Any) -> ClientRequest:
+    """A request for `auto`, streamed with usage unless told otherwise."""
+    text = changes.pop("text", "Hello?")
+    stream = changes.pop("stream", True)
+    model = changes.pop("model", "auto")
+    return ClientRequest(
+        request_id=request_id,
+        arrived_unix_ms=1_000,
+        arrived_monotonic_ms=1_000.0,
+        body={"model": model, "messages": [{"role": "user", "content": text}], "stream": stream},
+        body_bytes=200,
+        model=model,
+        stream=stream,
+        include_usage=stream,
+        **changes,
+    )
+
+
+async def read(answer: Answer) -> list[Mapping[str, Any]]:
+    """All chunks of an answer."""
+    return [chunk async for chunk in answer.chunks()]
+
+
+def words(chunks: Sequence[Mapping[str, Any]]) -> str:
+    """The text of these chunks."""
+    return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks if chunk["choices"])
+
+
+async def test_a_streamed_answer_ends_with_usage_and_cost() -> None:
+    """The chunks are relayed under the arm's name, and the last one carries the cost."""
+    agent = await an_agent()
+    answer = await agent.chat(ask())
+    chunks = await read(answer)
+    assert (answer.head.arm, answer.head.table_version, answer.head.max_tokens) == ("cloud", 7, 100)
+    assert words(chunks) == "Hello"
+    assert {chunk["model"] for chunk in chunks} == {"cloud"}
+    assert chunks[-1]["usage"] == {
+        "cost_usd": dollars(USAGE_NANOS),
+        "prompt_tokens": 20,
+        "completion_tokens": 30,
+        "total_tokens": 50,
+    }
+    assert (answer.cost_nanos, agent.settled_nanos) == (USAGE_NANOS, USAGE_NANOS)
+
+
+async def test_a_whole_answer_carries_usage_and_cost() -> None:
+    """Without streaming the response is complete when the answer is given out."""
+    agent = await an_agent()
+    answer = await agent.chat(ask(stream=False))
+    assert answer.response is not None
+    assert answer.response["choices"][0]["message"]["content"] == "Hello"
+    assert answer.response["usage"]["cost_usd"] == dollars(USAGE_NANOS)
+    assert [agent.outcomes.get_nowait()] == agent.spooled()
+
+
+async def test_the_paid_call_names_the_provider_s_model_and_its_limit() -> None:
+    """A paid arm gets its own model name and a `max_tokens`, whatever the client sent."""
+    agent = await an_agent()
+    await agent.chat(ask(stream=False))
+    body = agent.cloud.calls[0].body
+    assert (body["model"], body["max_tokens"]) == ("big-cloud", 100)
+    assert set(body) == {"model", "max_tokens", "messages"}
+
+
+async def test_an_arm_that_fails_before_its_first_token_is_replaced() -> None:
+    """The client sees only the fallback's answer, and its reason names the failure."""
+    agent = await an_agent()
+    agent.cloud.play = Play(words=(), failure=ArmFailed("connect_failed", "no route"))
+    answer = await agent.chat(ask())
+    assert (answer.head.arm, answer.head.reason) == ("tiny", "fallback:cloud=connect_failed")
+    assert words(await read(answer)) == "local"
+    assert (answer.cost_nanos, agent.settled_nanos) == (0, 0)
+
+
+async def test_an_error_after_the_first_token_goes_into_the_stream() -> None:
+    """No other arm continues an answer; the broken call is booked at its reservation."""
+    agent = await an_agent()
+    failure = ArmFailed("broken_stream", "cut", settle=SettleKind.UNKNOWN)
+    agent.cloud.play = Play(failure=failure)
+    answer = await agent.chat(ask())
+    got: list[Mapping[str, Any]] = []
+    with pytest.raises(RequestRefused) as caught:
+        async for chunk in answer.chunks():
+            got.append(chunk)  # noqa: PERF401 - what came before the error counts
+    assert (words(got), caught.value.status, caught.value.code) == ("Hello", 502, "broken_stream")
+    assert (agent.local.calls, agent.settled_nanos) == ([], WORST_CASE_NANOS)
+    assert agent.outcomes.get_nowait().status is RequestStatus.ERROR
+
+
+async def test_a_request_at_fault_is_not_sent_to_another_arm() -> None:
+    """A provider's 400 is the client's: it is passed on at once."""
+    agent = await an_agent()
+    failure = ArmFailed("invalid_request", "bad schema", client_error=True)
+    agent.cloud.play = Play(words=(), failure=failure)
+    with pytest.raises(RequestRefused, match="bad schema") as caught:
+        await agent.chat(ask())
+    assert (caught.value.status, agent.local.calls) == (400, [])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_unknown_usage_is_settled_at_the_reservation(stream: bool) -> None:
+    """An answer whose usage never came costs what was reserved for it."""
+    agent = await an_agent()
+    agent.cloud.play = Play(usage=None)
+    answer = await agent.chat(ask(stream=stream))
+    if stream:
+        await read(answer)
+    outcome = agent.outcomes.get_nowait()
+    assert outcome.attempts == (
+        Attempt("cloud", 0, "", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN),
+    )
+    assert (outcome.status, agent.settled_nanos) == (RequestStatus.OK, WORST_CASE_NANOS)
+
+
+async def test_a_failure_that_reports_no_usage_is_settled_at_the_reservation() -> None:
+    """`REPORTED` without numbers is as good as unknown: it must not be booked as free."""
+    agent = await an_agent()
+    failure = ArmFailed("bad_response", "odd", settle=SettleKind.REPORTED, usage=None)
+    agent.cloud.play = Play(words=(), failure=failure)
+    await read(await agent.chat(ask()))
+    assert agent.settled_nanos == WORST_CASE_NANOS
+
+
+async def leave_after_the_first_chunk(agent: Agent) -> None:
+    """Take one chunk and go, while the provider still writes."""
+    chunks = aiter((await agent.chat(ask())).chunks())
+    await anext(chunks)
+    await chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_drained_call_is_booked_as_reported() -> None:
+    """The client has gone, the call is read to its end, and the true usage is booked (S_5)."""
+    agent = await an_agent()
+    agent.cloud.play.until = asyncio.Event()
+    await leave_after_the_first_chunk(agent)
+    agent.cloud.play.until.set()
+    outcome = await agent.outcomes.get()
+    assert (outcome.status, outcome.cost_nanos) == (RequestStatus.ABORTED, USAGE_NANOS)
+    assert (agent.settled_nanos, agent.spooled()) == (USAGE_NANOS, [outcome])
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [cloud_arm(on_abort=OnAbort.CANCEL), cloud_arm(drain_timeout_ms=0)],
+    ids=["cancel", "drain takes too long"],
+)
+async def test_a_call_that_is_cut_off_is_booked_at_the_reservation(arm: Arm) -> None:
+    """Cancelled at once, or after the drain's time is over: nobody knows the usage (S_2)."""
+    agent = await an_agent(arm)
+    agent.cloud.play.until = asyncio.Event()
+    await leave_after_the_first_chunk(agent)
+    outcome = await agent.outcomes.get()
+    assert (outcome.status, outcome.cost_nanos) == (RequestStatus.ABORTED, WORST_CASE_NANOS)
+    assert outcome.attempts[0].error == "client_gone"
+    assert (agent.settled_nanos, agent.spooled()) == (WORST_CASE_NANOS, [outcome])
+    assert agent.books.disk.state.reservations == {}
+
+
+async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -> None:
+    """The wait ends with 499, no fallback is tried, and the call is booked."""
+    agent = await an_agent(cloud_arm(on_abort=OnAbort.CANCEL))
+    agent.cloud.play = Play(words=(), until=asyncio.Event())
+    gone = asyncio.Event()
+    asking = asyncio.create_task(agent.service.chat(ask(), gone))
+    await agent.cloud.called.wait()
+    gone.set()
+    with pytest.raises(RequestRefused) as caught:
+        await asking
+    outcome = await agent.outcomes.get()
+    assert (caught.value.status, outcome.cost_nanos) == (499, WORST_CASE_NANOS)
+    assert agent.local.calls == []
+
+
+async def test_a_defect_in_a_backend_does_not_keep_the_reservation_open() -> None:
+    """Whatever ends a request, its reservation is settled and its outcome spooled."""
+    agent = await an_agent()
+    agent.cloud.play = Play(words=(), failure=ZeroDivisionError("a defect"))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask())
+    outcome = agent.outcomes.get_nowait()
+    assert (caught.value.status, outcome.status) == (503, RequestStatus.INTERRUPTED)
+    assert (agent.settled_nanos, agent.spooled()) == (WORST_CASE_NANOS, [outcome])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_key_gets_the_same_answer_and_pays_once(stream: bool) -> None:
+    """A second request with the key is answered from memory, word for word (rule S_1)."""
+    agent = await an_agent()
+    first = await agent.chat(ask(idempotency_key="k", stream=stream))
+    said = await read(first) if stream else []
+    second = await agent.chat(ask("r2", idempotency_key="k", stream=stream))
+    assert (second.head, second.response) == (first.head, first.response)
+    assert await read(second) == said
+    assert (len(agent.cloud.calls), agent.settled_nanos) == (1, USAGE_NANOS)
+    assert second.cost_nanos == USAGE_NANOS
+
+
+async def test_a_key_waits_for_the_answer_that_is_under_way() -> None:
+    """Two requests with one key at the same time make one call."""
+    agent = await an_agent()
+    both = [agent.chat(ask(name, idempotency_key="k", stream=False)) for name in ("r1", "r2")]
+    one, other = await asyncio.gather(*both)
+    assert one.response == other.response
+    assert len(agent.cloud.calls) == 1
+
+
+async def test_a_key_with_another_body_is_a_conflict() -> None:
+    """A key stands for one request; another one gets 409 and makes no call."""
+    agent = await an_agent()
+    await agent.chat(ask(idempotency_key="k", stream=False))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask("r2", idempotency_key="k", stream=False, text="Something else"))
+    assert (caught.value.status, caught.value.code) == (409, "idempotency_key_reused")
+    assert len(agent.cloud.calls) == 1
+
+
+async def test_a_key_whose_request_failed_is_free_again() -> None:
+    """Without an answer there is nothing to repeat: the next request is tried anew."""
+    agent = await an_agent()
+    agent.cloud.play = Play(words=(), failure=ArmFailed("http_503", "busy", client_error=True))
+    with pytest.raises(RequestRefused):
+        await agent.chat(ask(idempotency_key="k", stream=False))
+    agent.cloud.play = Play()
+    answer = await agent.chat(ask("r2", idempotency_key="k", stream=False))
+    assert answer.head.request_id == "r2"
+
+
+async def test_with_a_full_disk_the_local_arm_answers() -> None:
+    """A reservation that cannot be written is not acted on; local answers go on (rule O_3)."""
+    agent = await an_agent()
+    agent.books.fail_with = BooksFullError("no space")
+    answer = await agent.chat(ask())
+    assert (answer.head.arm, words(await read(answer))) == ("tiny", "local")
+    assert (agent.cloud.calls, agent.spooled()) == ([], [])
+    assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
+    second = await agent.chat(ask("r2"))
+    assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_what_a_full_disk_kept_back_is_written_later_in_order() -> None:
+    """When there is room again every outcome is in the books, and paid arms open."""
+    agent = await an_agent()
+    agent.cloud.play.until = asyncio.Event()
+    paid = await agent.chat(ask())
+    agent.books.fail_with = BooksFullError("no space")
+    agent.cloud.play.until.set()
+    await read(paid)
+    await read(await agent.chat(ask("r2")))
+    await agent.service.tidy()
+    assert (agent.settled_nanos, agent.spooled()) == (0, [])
+    agent.books.fail_with = None
+    await agent.service.tidy()
+    assert agent.spooled() == [agent.outcomes.get_nowait(), agent.outcomes.get_nowait()]
+    assert (agent.settled_nanos, agent.books.disk.state.reservations) == (USAGE_NANOS, {})
+    assert (await agent.chat(ask("r3"))).head.arm == "cloud"

@@ -1,0 +1,127 @@
+"""A session with the coordinator: what is on the disk before a word is said."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import MetaKey
+from edge_agent.engine import AgentEngine
+from edge_agent.session import FleetSession
+from shared.clock import SystemClock
+from shared.decision.types import Feedback
+from shared.errors import BooksFullError
+from tests.fakes.memory_books import MemoryBooks, MemoryDisk
+from tests.fakes.samples import device_config, granted
+
+GRADE = Feedback("r1", "other", "cloud", 1_000_000, "user", 0)
+
+
+class Agent:
+    """An agent's session on a disk that can lose power."""
+
+    def __init__(self, disk: MemoryDisk | None = None) -> None:
+        self.disk = disk or MemoryDisk()
+        self.books = MemoryBooks(self.disk)
+        self.engine = AgentEngine(
+            incarnation="inc-1",
+            boot_id="boot-1",
+            snapshot=self.books.load(),
+            fallback=device_config(),
+            unix_ms=0,
+        )
+        self.keeper = Bookkeeper(self.books, gate=self.engine.gate)
+        service: Any = SimpleNamespace()
+        self.session = FleetSession(
+            self.engine,
+            books=self.books,
+            bookkeeper=self.keeper,
+            service=service,
+            clock=SystemClock(),
+            credential=None,
+            on_connected=lambda _: None,
+        )
+
+    async def spool(self, records: int) -> None:
+        for _ in range(records):
+            await self.keeper.commit(self.engine.outbox.spool(GRADE))
+
+    async def welcomed(self, token: str = "t1", *, acked: int = 0) -> None:
+        await self.session.welcomed(
+            resume_token=token, acked_sequence=acked, spend_paused=False, quarantined=False
+        )
+
+
+async def test_what_is_sent_survives_a_loss_of_power() -> None:
+    """Were a sent record lost, its sequence would be given to another one, taken for a copy."""
+    agent = Agent()
+    await agent.spool(3)
+    assert [1, 2, 3] == [record.sequence for record in await agent.session.next_batch()]
+    agent.disk.lose_power()
+    outbox = Agent(agent.disk).engine.outbox
+    assert (3, 3) == (outbox.last, outbox.sent_max)
+
+
+async def test_a_record_is_sent_once_in_a_session() -> None:
+    """The next session sends again what was not acked."""
+    agent = Agent()
+    await agent.spool(2)
+    await agent.session.next_batch()
+    assert [] == list(await agent.session.next_batch())
+    await agent.welcomed(acked=1)
+    assert [2] == [record.sequence for record in await agent.session.next_batch()]
+
+
+async def test_with_a_full_disk_nothing_new_is_sent() -> None:
+    """What cannot be synced waits; it is sent when there is room."""
+    agent = Agent()
+    await agent.spool(2)
+    agent.books.fail_with = BooksFullError("no room")
+    assert () == await agent.session.next_batch()
+    assert () == await agent.session.next_batch()
+    agent.books.fail_with = None
+    await agent.keeper.retry()
+    assert [1, 2] == [record.sequence for record in await agent.session.next_batch()]
+
+
+async def test_a_token_is_presented_once_it_is_synced() -> None:
+    """Else a restart would come with an older one than the session before (rule D_2)."""
+    agent = Agent()
+    agent.books.fail_with = BooksFullError("no room")
+    with pytest.raises(BooksFullError):
+        await agent.welcomed("t1")
+    assert "" == agent.session.hello().resume_token
+    agent.books.fail_with = None
+    await agent.keeper.retry()
+    await agent.welcomed("t2")
+    assert "t2" == agent.session.hello().resume_token
+    agent.disk.lose_power()
+    assert "t2" == agent.disk.state.meta[MetaKey.RESUME_TOKEN]
+
+
+async def test_a_lease_can_be_used_once_it_is_synced() -> None:
+    """A grant that could not be written is used when it has been."""
+    agent = Agent()
+    agent.books.fail_with = BooksFullError("no room")
+    with pytest.raises(BooksFullError):
+        await agent.session.granted(granted(), incarnation="inc-1")
+    assert [] != agent.engine.gate.raised_watermarks()
+    agent.books.fail_with = None
+    await agent.keeper.retry()
+    await agent.session.granted(granted(2), incarnation="inc-1")
+    agent.disk.lose_power()
+    assert [1, 2] == sorted(agent.disk.state.leases)
+
+
+async def test_an_ack_is_kept() -> None:
+    """The next hello names it."""
+    agent = Agent()
+    await agent.spool(2)
+    await agent.session.acked(2)
+    assert (2, 2) == (
+        agent.session.hello().acked_sequence,
+        int(agent.disk.state.meta[MetaKey.SEQUENCE_ACKED]),
+    )

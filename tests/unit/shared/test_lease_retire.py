@@ -1,0 +1,51 @@
+"""Leases that are used up go back, so that what is left in them is not stranded."""
+
+from __future__ import annotations
+
+from shared.decision.lease import LeaseBook, LeaseGranted
+from shared.decision.types import SettleKind
+
+
+def book_of(*amounts: int) -> LeaseBook:
+    """A book with one usable lease per amount."""
+    book = LeaseBook(incarnation="inc", boot_id="boot")
+    for number, amount in enumerate(amounts, start=1):
+        granted = LeaseGranted(
+            number=number, window_id=1, amount_nanos=amount, duration_ms=60_000, price_version=1
+        )
+        assert book.grant(granted, boot_ms=0, worst_case_nanos=amount)
+        book.watermark_synced(number, amount)
+    return book
+
+
+def reserve(book: LeaseBook, amount: int) -> None:
+    """Hold an amount."""
+    book.reserve(
+        "r1", request_id="q1", arm="a", amount_nanos=amount, task_class="t", arrived_unix_ms=0
+    )
+
+
+def test_only_a_lease_without_enough_room_is_retired() -> None:
+    """The lease that can still hold the amount stays; the other one closes and frees its rest."""
+    book = book_of(50, 200)
+    book.retire(100, boot_ms=1)
+    (close,) = book.finish_closing()
+    assert (1, 0, True, "used up") == (
+        close.lease_number,
+        close.final_nanos,
+        close.clean,
+        close.reason,
+    )
+    assert 200 == book.available_nanos()
+
+
+def test_a_lease_with_an_open_reservation_is_not_retired() -> None:
+    """Its reservation may settle lower and leave room; it is looked at again afterwards."""
+    book = book_of(100)
+    reserve(book, 80)
+    book.retire(50, boot_ms=1)
+    assert [] == book.finish_closing()
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=10)
+    book.retire(50, boot_ms=2)
+    assert [] == book.finish_closing()
+    assert 90 == book.available_nanos()
