@@ -144,7 +144,8 @@ def test_many_clients_cannot_overspend(new_fleet: Callable[[], Fleet], provider:
     reply = agent.chat("pinned", model="cloud")
     assert (429, "budget_exceeded") == (reply.status, reply.code)
     assert "'purse'" in reply.message
-    local = agent.chat("auto", max_tokens=4)
+    # As many tokens as the pinned one: a smaller request may still fit in what is left.
+    local = agent.chat("unpinned")
     assert (200, "tiny") == (local.status, local.arm)
     wait_for(lambda: agent.details()["spool_waiting"] == 0, what="an empty spool")
     balance = fleet.budget()
@@ -152,7 +153,7 @@ def test_many_clients_cannot_overspend(new_fleet: Callable[[], Fleet], provider:
     committed = balance.settled_nanos + balance.unconfirmed_nanos + balance.outstanding_nanos
     assert 0.7 * budget_nanos <= billed <= balance.settled_nanos <= budget_nanos
     assert committed <= balance.enforced_nanos == budget_nanos
-    assert {"pinned", "auto"}.isdisjoint(provider.bill)
+    assert {"pinned", "unpinned"}.isdisjoint(provider.bill)
 
 
 @pytest.mark.slow
