@@ -24,8 +24,8 @@ from tests.e2e.provider import KEY
 ROOT: Final = Path(__file__).resolve().parents[2]
 TINY: Final = ROOT / "deploy" / "demo" / "models" / "tiny.gguf"
 KEY_VARIABLE: Final = "E2E_PROVIDER_KEY"
-READY_S: Final = 40.0
-WAIT_S: Final = 20.0
+READY_S: Final = 60.0
+WAIT_S: Final = 40.0
 POLL_S: Final = 0.05
 CONTEXT_TOKENS: Final = 256
 
