@@ -60,6 +60,25 @@ class BudgetAccount:
         """Whether a window was opened."""
         return window_id in self._windows
 
+    def remember(self, leases: Iterable[LeaseRecord], *, windows: Iterable[WindowRow]) -> None:
+        """Take in leases that ended in earlier windows, as the books hold them."""
+        for window in windows:
+            self._windows.setdefault(window.id, window)
+        for lease in leases:
+            self._leases.setdefault((lease.device_id, lease.number), lease)
+
+    def forget_before(self, window_id: int) -> None:
+        """Let go of leases that ended in windows before this one; the books have them."""
+        self._leases = {
+            key: lease
+            for key, lease in self._leases.items()
+            if lease.window_id >= window_id or lease.end is LeaseEnd.OPEN
+        }
+        held = {lease.window_id for lease in self._leases.values()}
+        self._windows = {
+            key: row for key, row in self._windows.items() if key >= window_id or key in held
+        }
+
     def lease(self, device_id: str, number: int) -> LeaseRecord | None:
         """A lease, open or ended."""
         return self._leases.get((device_id, number))

@@ -14,6 +14,7 @@ from coordinator.records import (
     BookedFeedback,
     BookedOutcome,
     DeviceRow,
+    EarlierFacts,
     LeaseEnd,
     StoreEffect,
 )
@@ -37,6 +38,7 @@ class Booked:
     """What a batch came to."""
 
     device: DeviceRow
+    graded: set[str]
     effects: list[StoreEffect] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
@@ -72,16 +74,20 @@ class Booking:
         account: BudgetAccount,
         planner: Planner | None,
         window: WindowConfig | None,
+        earlier: EarlierFacts,
         unix_ms: int,
     ) -> Booked:
         """Book records above the device's mark; those at or below it were booked before.
+
+        A second grade of a request is passed over: the first one counts.
 
         Raises
         ------
         ProtocolError
             If sequences have a gap: something that the device spooled is missing.
         """
-        booked = Booked(device)
+        booked = Booked(device, graded=set(earlier.graded))
+        account.remember(earlier.leases, windows=earlier.windows)
         for record in _fresh(device, records):
             slot = _slot(record, window=window, unix_ms=unix_ms)
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
@@ -107,7 +113,10 @@ class Booking:
                 self._book_costs(body, booked, account=account, unix_ms=unix_ms)
                 place = (self._next(), device.id, device.device_class, record.sequence, slot)
                 booked.effects.append(BookedOutcome(*place, outcome=body))
+            case Feedback() if body.request_id in booked.graded:
+                pass
             case Feedback():
+                booked.graded.add(body.request_id)
                 feedback = BookedFeedback(
                     self._next(), device.id, device.device_class, record.sequence, feedback=body
                 )
@@ -193,10 +202,6 @@ class Booking:
             booked.device = replace(device, unclean_closes=unclean)
 
     def _unknown_lease(self, booked: Booked, *, number: int) -> None:
-        if number <= booked.device.lease_number_max:
-            # Closed in an earlier window, and not in memory since a restart. Its final figure has
-            # gone into that window: what is told of it now is unconfirmed money there already.
-            return
         booked.alarms["restored"] = (
             f"device {booked.device.name} reports on lease {number}, which these books do not "
             "know: they were restored from a backup. No leases are granted"
@@ -205,6 +210,23 @@ class Booking:
     def _next(self) -> int:
         self.position += 1
         return self.position
+
+
+def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
+    """The requests that a batch grades, and the numbers of the leases that it speaks of."""
+    requests: set[str] = set()
+    numbers: set[int] = set()
+    for record in records:
+        match record.body:
+            case Outcome(attempts=attempts):
+                numbers.update(attempt.lease_number for attempt in attempts)
+            case Feedback(request_id=request_id):
+                requests.add(request_id)
+            case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):
+                numbers.add(number)
+            case SpoolSummary(costs=costs):
+                numbers.update(number for number, _ in costs)
+    return sorted(requests), sorted(numbers - {0})
 
 
 def _fresh(device: DeviceRow, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from coordinator.account import BudgetAccount
-from coordinator.booking import Booking
+from coordinator.booking import Booking, named_in
 from coordinator.fleet_config import ConfigChange, FleetConfig, diff_fleet, parse_fleet
 from coordinator.identity import ANY_TOKEN, close_unseen, quarantine_reason, restored_books
 from coordinator.lending import RETRY_AFTER_MS, Lending
@@ -35,6 +35,7 @@ from coordinator.records import (
     ConfigRow,
     DeviceRow,
     DeviceStanding,
+    EarlierFacts,
     LeaseRecord,
     PutSetting,
     SettingKey,
@@ -52,6 +53,7 @@ from shared.errors import ConfigError, NotFoundError, ProtocolError
 LATE_OUTCOMES_MS = 400
 HEARTBEAT_MS_UNCONFIGURED = 1_000
 PAUSED = "an operator has paused spending"
+NOTHING_EARLIER = EarlierFacts()
 
 
 class CoordinatorEngine:
@@ -143,6 +145,8 @@ class CoordinatorEngine:
             # A longer window that would have begun before the end of the last one is cut short.
             start = max(start, current.end_unix_ms)
         window_id = start
+        if current is not None:
+            self.account.forget_before(current.id)
         planner.close_slots(self.slot_of(start) - 1)
         planner.begin_window()
         self.window_id = window_id
@@ -268,8 +272,28 @@ class CoordinatorEngine:
         )
         return Reaction(effects=[device])
 
-    def batch(self, device_id: str, records: Iterable[SpoolRecord], *, unix_ms: int) -> Reaction:
-        """Book a batch of spool records and ack it (rule O_1)."""
+    def unremembered(
+        self, device_id: str, records: Iterable[SpoolRecord]
+    ) -> tuple[list[str], list[int]]:
+        """What to look up in the books before a batch: its graded requests, its older leases."""
+        requests, numbers = named_in(records)
+        return requests, [n for n in numbers if self.account.lease(device_id, n) is None]
+
+    def batch(
+        self,
+        device_id: str,
+        records: Iterable[SpoolRecord],
+        *,
+        earlier: EarlierFacts = NOTHING_EARLIER,
+        unix_ms: int,
+    ) -> Reaction:
+        """Book a batch of spool records and ack it (rule O_1).
+
+        Parameters
+        ----------
+        earlier : EarlierFacts
+            What the books hold of `unremembered`.
+        """
         device = self.registry.device(device_id)
         booked = self._booking.book(
             device,
@@ -277,6 +301,7 @@ class CoordinatorEngine:
             account=self.account,
             planner=self.planner,
             window=self.config.window if self.config else None,
+            earlier=earlier,
             unix_ms=unix_ms,
         )
         self.alarms.update(booked.alarms)

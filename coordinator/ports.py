@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from coordinator.records import (
     BookedFeedback,
     BookedOutcome,
+    EarlierFacts,
     LedgerRow,
     StoreEffect,
     StoreSnapshot,
@@ -62,6 +63,12 @@ class Store(ABC):
         self, *, limit: int, device_id: str = "", request_id: str = ""
     ) -> Sequence[DecisionRecord]:
         """The latest booked decisions, newest first."""
+
+    @abstractmethod
+    def earlier(
+        self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
+    ) -> EarlierFacts:
+        """Which of a device's requests are graded, and its leases with those numbers."""
 
     @abstractmethod
     def recomputed_window(self, window_id: int) -> WindowRow:

@@ -291,6 +291,23 @@ StoreEffect = (
 
 
 @dataclass(frozen=True)
+class EarlierFacts:
+    """What the books hold of a batch's requests and leases, beyond the engine's memory.
+
+    Attributes
+    ----------
+    graded : frozenset of str
+        Those of the batch's requests that have a grade already.
+    leases, windows : tuple
+        Leases that ended in earlier windows, with those windows.
+    """
+
+    graded: frozenset[str] = frozenset()
+    leases: tuple[LeaseRecord, ...] = ()
+    windows: tuple[WindowRow, ...] = ()
+
+
+@dataclass(frozen=True)
 class StoreSnapshot:
     """Everything the engine needs to go on where it stopped.
 

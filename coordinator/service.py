@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from coordinator.records import (
     AdminTokenRow,
     AuditRow,
     DeviceRow,
+    EarlierFacts,
     JoinTokenRow,
     LedgerRow,
     StoreEffect,
@@ -35,6 +36,7 @@ from shared.errors import (
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+Change = Callable[[CoordinatorEngine], Reaction | Awaitable[Reaction]]
 OUTBOX_MESSAGES_MAX = 1_000
 TICK_S = 0.1
 RESTART_WAIT_S = 2.0
@@ -175,9 +177,20 @@ class CoordinatorService:
 
     async def batch(self, device_id: str, records: Iterable[SpoolRecord]) -> None:
         """Book a batch."""
-        await self._change(
-            lambda engine: engine.batch(device_id, records, unix_ms=self._clock.unix_ms())
-        )
+        kept = tuple(records)
+
+        async def change(engine: CoordinatorEngine) -> Reaction:
+            requests, numbers = engine.unremembered(device_id, kept)
+            earlier = EarlierFacts()
+            if requests or numbers:
+                earlier = await self._read(
+                    lambda: self._store.earlier(
+                        device_id, request_ids=requests, lease_numbers=numbers
+                    )
+                )
+            return engine.batch(device_id, kept, earlier=earlier, unix_ms=self._clock.unix_ms())
+
+        await self._change(change)
 
     async def lease_requested(
         self, device_id: str, *, available_nanos: int, worst_case_nanos: int
@@ -306,16 +319,17 @@ class CoordinatorService:
                 await asyncio.sleep(STORE_WAIT_S)
             await asyncio.sleep(TICK_S)
 
-    async def _change(self, change: Callable[[CoordinatorEngine], Reaction]) -> None:
+    async def _change(self, change: Change) -> None:
         # A caller's stream may break at any time; what was begun is finished all the same.
         await asyncio.shield(asyncio.ensure_future(self._change_whole(change)))
 
-    async def _change_whole(self, change: Callable[[CoordinatorEngine], Reaction]) -> None:
+    async def _change_whole(self, change: Change) -> None:
         async with self._lock:
             if self._stale:
                 await self._begin_anew()
             try:
-                reaction = change(self.engine)
+                made = change(self.engine)
+                reaction = made if isinstance(made, Reaction) else await made
                 await self._commit(reaction.effects)
             except Exception as error:
                 if not _is_refusal(error):

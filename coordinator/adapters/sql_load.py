@@ -17,6 +17,7 @@ from coordinator.records import (
     BookedFeedback,
     BookedOutcome,
     ConfigRow,
+    EarlierFacts,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -158,6 +159,32 @@ def _grade(row: RowMapping) -> BookedFeedback | None:
         return None
     names = [column.name for column in schema.GRADE.c]
     return rows.booked_feedback({name: row[f"grade_{name}"] for name in names})
+
+
+def load_earlier(
+    connection: Connection,
+    device_id: str,
+    *,
+    request_ids: Sequence[str],
+    lease_numbers: Sequence[int],
+) -> EarlierFacts:
+    """Which of a device's requests are graded, and its leases with those numbers."""
+    grade, lease, window = schema.GRADE, schema.LEASE, schema.WINDOW
+    graded: set[str] = set()
+    if request_ids:
+        mine = (grade.c.device_id == device_id) & grade.c.request_id.in_(request_ids)
+        graded.update(connection.execute(select(grade.c.request_id).where(mine)).scalars())
+    if not lease_numbers:
+        return EarlierFacts(graded=frozenset(graded))
+    wanted = (lease.c.device_id == device_id) & lease.c.number.in_(lease_numbers)
+    leases = connection.execute(select(lease).where(wanted)).mappings().all()
+    ids = {row["window_id"] for row in leases}
+    windows = connection.execute(select(window).where(window.c.id.in_(ids))).mappings()
+    return EarlierFacts(
+        graded=frozenset(graded),
+        leases=tuple(rows.lease_record(row) for row in leases),
+        windows=tuple(WindowRow(**row) for row in windows),
+    )
 
 
 def add_up(connection: Connection, *, window_id: int) -> WindowRow:

@@ -21,12 +21,20 @@ from coordinator.adapters.sql_connection import (
     write_epoch_file,
 )
 from coordinator.adapters.sql_errors import translated
-from coordinator.adapters.sql_load import add_up, load_all, load_decisions, load_ledger, maxima
+from coordinator.adapters.sql_load import (
+    add_up,
+    load_all,
+    load_decisions,
+    load_earlier,
+    load_ledger,
+    maxima,
+)
 from coordinator.ports import DecisionRecord, Store
 from coordinator.records import (
     BookedCounts,
     BookedFeedback,
     BookedOutcome,
+    EarlierFacts,
     LedgerRow,
     StoreEffect,
     StoreSnapshot,
@@ -169,6 +177,18 @@ class SqlStore(Store):
         with translated("read the decisions"), self._begin() as transaction:
             return load_decisions(
                 transaction.connection, limit=limit, device_id=device_id, request_id=request_id
+            )
+
+    def earlier(
+        self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
+    ) -> EarlierFacts:
+        """Which of a device's requests are graded, and its leases with those numbers."""
+        with translated("look up a device's leases and grades"), self._begin() as transaction:
+            return load_earlier(
+                transaction.connection,
+                device_id,
+                request_ids=request_ids,
+                lease_numbers=lease_numbers,
             )
 
     def recomputed_window(self, window_id: int) -> WindowRow:

@@ -17,6 +17,7 @@ from coordinator.records import (
     ConfigRow,
     DeviceRow,
     DeviceStanding,
+    EarlierFacts,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -355,6 +356,17 @@ class StoreSuite:
             outstanding_nanos=1_000_000 - 100_000 + 5_000 - 400 - 50 - 600_000,
         )
         assert expected == store.recomputed_window(1)
+
+    def test_what_a_batch_speaks_of_is_looked_up(self, store: Store) -> None:
+        """Grades and ended leases of earlier windows, those of the device that asks only."""
+        closed = replace(LEASE, end=LeaseEnd.CLOSED, unconfirmed_nanos=4)
+        other = replace(LEASE, device_id="dev-2", number=2)
+        later = replace(WINDOW, id=2)
+        store.commit([WINDOW, later, DEVICE, closed, other, booked(1), graded(2, request=1)])
+        found = store.earlier("dev-1", request_ids=["req-1", "req-9"], lease_numbers=[1, 2, 9])
+        assert EarlierFacts(frozenset({"req-1"}), (closed,), (WINDOW,)) == found
+        other_device = store.earlier("dev-2", request_ids=["req-1"], lease_numbers=[])
+        assert EarlierFacts() == other_device
 
     def test_an_unknown_window_is_not_recomputed(self, store: Store) -> None:
         """A window that is not in the books is an error, not zero."""

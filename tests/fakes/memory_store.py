@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from coordinator.engine import CoordinatorEngine
 from coordinator.ports import DecisionRecord, Store
 from coordinator.records import (
     AdminTokenRow,
@@ -14,6 +15,7 @@ from coordinator.records import (
     BookedOutcome,
     ConfigRow,
     DeviceRow,
+    EarlierFacts,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -27,7 +29,9 @@ from coordinator.records import (
     TableRowStored,
     WindowRow,
 )
+from coordinator.sessions import Reaction
 from shared.decision.table import SelectionTable
+from shared.decision.types import SpoolRecord
 from shared.errors import LostLeadershipError, NotFoundError, StoreError
 
 Learned = BookedOutcome | BookedFeedback | BookedCounts
@@ -114,6 +118,20 @@ class MemoryDatabase:
                 self.settings[effect.key] = effect.value
             case TableRowStored():
                 self.tables[effect.table.device_class] = effect.table
+
+
+def book_batch(
+    engine: CoordinatorEngine,
+    store: Store,
+    device_id: str,
+    records: Sequence[SpoolRecord],
+    *,
+    unix_ms: int,
+) -> Reaction:
+    """Let an engine book a batch, with what the store holds of it, as the service does."""
+    requests, numbers = engine.unremembered(device_id, records)
+    earlier = store.earlier(device_id, request_ids=requests, lease_numbers=numbers)
+    return engine.batch(device_id, records, earlier=earlier, unix_ms=unix_ms)
 
 
 def _unique_keys(effect: StoreEffect) -> list[tuple[str, str, int | str]]:
@@ -218,6 +236,19 @@ class MemoryStore(Store):
             and device_id in ("", row.device_id)
             and request_id in ("", row.outcome.request_id)
         ][:limit]
+
+    def earlier(
+        self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
+    ) -> EarlierFacts:
+        database = self._open_database()
+        found = [database.leases.get((device_id, number)) for number in lease_numbers]
+        leases = tuple(lease for lease in found if lease is not None)
+        keys = {(device_id, request_id) for request_id in request_ids}
+        return EarlierFacts(
+            graded=frozenset(str(request) for _, request in keys & database.grade_keys),
+            leases=leases,
+            windows=tuple(database.windows[key] for key in {row.window_id for row in leases}),
+        )
 
     def recomputed_window(self, window_id: int) -> WindowRow:
         database = self._open_database()

@@ -37,7 +37,7 @@ from shared.decision.lease import LeaseGranted
 from shared.decision.types import Outcome, RequestStatus, SettleKind
 from shared.errors import ProtocolError
 from tests.fakes.memory_books import MemoryBooks, MemoryDisk
-from tests.fakes.memory_store import MemoryDatabase, MemoryStore
+from tests.fakes.memory_store import MemoryDatabase, MemoryStore, book_batch
 from tests.fakes.samples import READY, at_once, device_config, facts, fleet_toml, local_arm
 
 BUDGET_NANOS = 2_000_000
@@ -221,7 +221,7 @@ class World:
         if kind == "token":
             self.do(engine.token_synced(name, body))
         elif kind == "batch":
-            self.do(engine.batch(name, body, unix_ms=self.now))
+            self.do(book_batch(engine, self.store, name, body, unix_ms=self.now))
         elif kind == "wish":
             self.do(engine.lease_requested(name, **asdict(body), unix_ms=self.now))
         else:

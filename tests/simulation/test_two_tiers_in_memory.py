@@ -39,7 +39,7 @@ from shared.decision.lease import LeaseGranted
 from shared.decision.types import DeviceConfig, Outcome, RequestStatus, SettleKind
 from shared.errors import ProtocolError
 from tests.fakes.memory_books import MemoryBooks, MemoryDisk
-from tests.fakes.memory_store import MemoryStore
+from tests.fakes.memory_store import MemoryStore, book_batch
 
 T = TypeVar("T")
 SEEDS: Final = 25
@@ -216,7 +216,11 @@ class Device:
             self.commit(self.engine.outbox.sending(self.sent_through), sync=True)
             self.engine.outbox.sent(self.sent_through)
             for _ in range(1 + (self.world.rng.random() < 0.1)):
-                self.up.append(lambda e: e.batch(self.id, records, unix_ms=self.world.now_ms))
+                self.up.append(
+                    lambda e: book_batch(
+                        e, self.world.store, self.id, records, unix_ms=self.world.now_ms
+                    )
+                )
         wish = self.engine.gate.wish(now_ms=self.world.now_ms)
         if wish is not None:
             self.up.append(

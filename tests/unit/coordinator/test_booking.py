@@ -13,9 +13,12 @@ from coordinator.records import (
     BookedFeedback,
     BookedOutcome,
     DeviceRow,
+    EarlierFacts,
+    LeaseEnd,
     LeaseRecord,
     LedgerKind,
     LedgerRow,
+    WindowRow,
 )
 from shared.decision.types import (
     Attempt,
@@ -69,6 +72,7 @@ class Desk:
         self.booking = Booking(position=10)
         self.device = DEVICE
         self.planner: Planner | None = None
+        self.earlier = EarlierFacts()
 
     def book(self, *bodies: SpoolBody, first: int = 1, now: int = 40_000) -> Booked:
         records = [SpoolRecord(first + at, "inc", body) for at, body in enumerate(bodies)]
@@ -81,6 +85,7 @@ class Desk:
             account=self.account,
             planner=self.planner,
             window=WINDOW,
+            earlier=self.earlier,
             unix_ms=now,
         )
         self.device = booked.device
@@ -201,12 +206,28 @@ def test_a_lease_that_was_never_granted_means_restored_books(body: SpoolBody) ->
     assert (["restored"], []) == (list(booked.alarms), ledger(booked))
 
 
-def test_a_lease_of_long_ago_is_no_alarm() -> None:
-    """After a restart the closed leases of earlier windows are not in memory."""
+def test_a_lease_of_long_ago_is_booked_in_its_own_window() -> None:
+    """What the account has let go of comes back from the books: here 40 nanos are unconfirmed."""
     desk = Desk()
-    desk.device = DeviceRow("d1", "pi", "edge", "", 0, lease_number_max=5)
-    booked = desk.book(outcome("r1", 10, lease=4))
-    assert ({}, []) == (booked.alarms, ledger(booked))
+    window = WindowRow(3, 0, 5, 1_000, settled_nanos=60, unconfirmed_nanos=40)
+    lease = LeaseRecord("d1", 4, "inc", 3, 100, 1, 0, 60, 40, end=LeaseEnd.CLOSED)
+    desk.earlier = EarlierFacts(leases=(lease,), windows=(window,))
+    booked = desk.book(outcome("r1", 45, lease=4))
+    assert {} == booked.alarms
+    assert [(LedgerKind.CONFIRM, 40, "r1"), (LedgerKind.OVERRUN, 5, "r1")] == ledger(booked)
+    assert (105, 0) == (
+        desk.account.window(3).settled_nanos,
+        desk.account.window(3).unconfirmed_nanos,
+    )
+
+
+def test_a_request_that_the_books_know_as_graded_is_not_graded_again() -> None:
+    """The first grade counts, also when the second one comes in a later batch."""
+    desk = Desk()
+    desk.earlier = EarlierFacts(graded=frozenset({"r1"}))
+    booked = desk.book(Feedback("r1", "other", "cloud", 500_000, "user", 0))
+    assert [] == [effect for effect in booked.effects if isinstance(effect, BookedFeedback)]
+    assert 1 == booked.ack.sequence
 
 
 def test_what_is_booked_is_learned() -> None:

@@ -43,7 +43,7 @@ from shared.decision.types import (
     SpoolRecord,
 )
 from shared.errors import AuthenticationError, ProtocolError
-from tests.fakes.memory_store import MemoryStore
+from tests.fakes.memory_store import MemoryStore, book_batch
 
 M = TypeVar("M")
 NOW = 1_000_000_000
@@ -173,7 +173,8 @@ class Fleet:
         return records
 
     def send(self, records: list[SpoolRecord]) -> list[Message]:
-        return self.does(self.engine.batch("dev", records, unix_ms=self.now))
+        booked = book_batch(self.engine, self.store, "dev", records, unix_ms=self.now)
+        return self.does(booked)
 
 
 @pytest.fixture
@@ -512,7 +513,7 @@ class TestBatch:
         assert 0 == fleet.window.settled_nanos
 
     def test_late_usage_after_a_restart_freezes_nothing(self, fleet: Fleet) -> None:
-        """A call that outlives its lease, its window and the coordinator stays covered."""
+        """A call that outlives its lease, its window and the coordinator is booked as it was."""
         lease, old = fleet.lease(), fleet.window
         fleet.tick(later_ms=100_000)
         fleet.report(LeaseClose(lease.lease_number, WORST, True, "expired"))
@@ -524,7 +525,7 @@ class TestBatch:
 
         assert {} == fleet.engine.alarms
         window = fleet.store.database.windows[old.id]
-        assert WORST == window.settled_nanos + window.unconfirmed_nanos
+        assert (70, 0) == (window.settled_nanos, window.unconfirmed_nanos)
         fleet.hello()
         fleet.sync()
         assert isinstance(fleet.ask(), LeaseSent)

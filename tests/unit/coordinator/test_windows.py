@@ -12,7 +12,6 @@ from coordinator.messages import HelloReceived, LeaseRefused, LeaseSent, Message
 from coordinator.records import DeviceRow, StoreSnapshot, WindowRow
 from coordinator.sessions import Reaction
 from shared.decision.types import Feedback, SpoolBody, SpoolRecord
-from shared.errors import StoreError
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.samples import WORST_CASE_NANOS, fleet_toml
 from tests.unit.coordinator.test_booking import outcome
@@ -161,12 +160,6 @@ def test_the_version_of_the_prices_survives_a_restart() -> None:
     assert 3 == one.engine.price_version
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=StoreError,
-    reason="a device that grades a request twice cannot be booked any more: its batch fails in "
-    "the store, which ends every session of the fleet; the booking should pass over the second",
-)
 def test_a_second_grade_for_a_request_is_passed_over() -> None:
     """The first one counts; a faulty device must not stop the others."""
     one = Coordinator()
