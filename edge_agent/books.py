@@ -26,7 +26,6 @@ class MetaKey(StrEnum):
     QUARANTINED = "quarantined"
     SEQUENCE_SENT_MAX = "sequence_sent_max"
     SEQUENCE_ACKED = "sequence_acked"
-    SEQUENCE_LAST = "sequence_last"
     LEASE_NUMBER_MAX = "lease_number_max"
 
 
@@ -67,7 +66,7 @@ class AppendSpool:
 
 @dataclass(frozen=True)
 class TrimSpool:
-    """Delete records with a sequence up to `through`."""
+    """Delete records with a sequence up to `through`; the next one follows it, if all went."""
 
     through: int
 

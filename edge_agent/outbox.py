@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from edge_agent.books import (
     AppendSpool,
@@ -28,9 +29,10 @@ class Outbox:
     def __init__(self, *, incarnation: str, snapshot: BooksSnapshot, unix_ms: int) -> None:
         meta = snapshot.meta
         self._incarnation = incarnation
-        self.last = max(snapshot.spool_last, int(meta.get(MetaKey.SEQUENCE_LAST, "0")))
+        self.last = snapshot.spool_last
         self.acked = int(meta.get(MetaKey.SEQUENCE_ACKED, "0"))
         self.sent_max = int(meta.get(MetaKey.SEQUENCE_SENT_MAX, "0"))
+        self._started_after = self.last
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
         self._acked_at = deque([(self.acked, unix_ms)])
 
@@ -57,6 +59,34 @@ class Outbox:
     def sent(self, through: int) -> None:
         """The mark is on the disk, and with it every record below."""
         self.sent_max = max(self.sent_max, through)
+
+    def collides(self, acked: int) -> int | None:
+        """After which sequence records need new numbers, given the coordinator's mark.
+
+        No coordinator acks what was never sent. If this one did, other books gave those numbers
+        to other facts: this disk was restored, or it is a clone. Only records that this process
+        made and never sent are surely not booked.
+        """
+        unsent_after = max(self._started_after, self.sent_max)
+        return unsent_after if acked > unsent_after else None
+
+    def renumber(self, records: Iterable[SpoolRecord], *, acked: int) -> Effects:
+        """Go on above the coordinator's mark, with these records once more (rule D_2).
+
+        Parameters
+        ----------
+        records : iterable of SpoolRecord
+            Those after `collides`; the ones at or below the mark get new sequences.
+        """
+        again = [record for record in records if record.sequence <= acked]
+        effects: Effects = [PutMeta(MetaKey.SEQUENCE_SENT_MAX, str(acked))]
+        self.sent_max = acked
+        if acked > self.last:
+            self.last = self._trimmed = acked
+            effects.append(TrimSpool(acked))
+        for record in again:
+            effects += self.spool(record.body)
+        return effects
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""

@@ -181,6 +181,7 @@ class Group:
         last = self._spool_last
         for op in ops:
             if isinstance(op, int):
+                last = max(last, op)
                 continue
             if op[0] != last + 1:
                 raise StoreError(

@@ -321,15 +321,28 @@ class BooksSuite:
         await books.commit([TrimSpool(1)])
         assert (None, first) == await books.find("req-1")
 
+    async def test_a_trim_beyond_the_last_record_moves_the_next_one(
+        self, bench: BooksBench, books: Books
+    ) -> None:
+        """The sequence goes on above it, in the same commit and after a restart."""
+        await books.commit([append(1), append(2)])
+        await books.commit([TrimSpool(9), append(10)])
+        with pytest.raises(StoreError, match="follow"):
+            await books.commit([append(3)])
+        await books.commit([TrimSpool(20)])
+        assert 20 == books.load().spool_last
+        await books.commit([append(21)])
+        assert [21] == [record.sequence for record in await books.spooled(after=0, limit=9)]
+
     async def test_commits_keep_the_order_in_which_they_came(self, books: Books) -> None:
         """Commits that wait together are applied first come, first served."""
         puts: list[list[BookEffect]] = [
-            [append(number), PutMeta(MetaKey.SEQUENCE_LAST, str(number))]
+            [append(number), PutMeta(MetaKey.SEQUENCE_SENT_MAX, str(number))]
             for number in range(1, 201)
         ]
         await asyncio.gather(*(books.commit(effects) for effects in puts))
         loaded = books.load()
-        assert (200, {MetaKey.SEQUENCE_LAST: "200"}) == (loaded.spool_last, loaded.meta)
+        assert (200, {MetaKey.SEQUENCE_SENT_MAX: "200"}) == (loaded.spool_last, loaded.meta)
         spooled = await books.spooled(after=0, limit=999)
         assert list(range(1, 201)) == [record.sequence for record in spooled]
 

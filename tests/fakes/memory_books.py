@@ -51,6 +51,8 @@ class BooksState:
                     if record.sequence != last + 1:
                         raise StoreError(f"record {record.sequence} does not follow {last}")
                     last = record.sequence
+                case TrimSpool(through):
+                    last = max(last, through)
                 case PutReservation(row):
                     if row.id in reserved:
                         raise StoreError(f"reservation {row.id} is already in the books")
@@ -77,6 +79,7 @@ class BooksState:
                 self.spool[record.sequence] = record
                 self.spool_last = record.sequence
             case TrimSpool(through):
+                self.spool_last = max(self.spool_last, through)
                 for sequence in [number for number in self.spool if number <= through]:
                     del self.spool[sequence]
             case PutMeta(key, value):

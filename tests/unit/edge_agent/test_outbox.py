@@ -31,7 +31,6 @@ def test_sequences_go_on_after_a_restart() -> None:
     meta = {MetaKey.SEQUENCE_ACKED: "5", MetaKey.SEQUENCE_SENT_MAX: "7"}
     box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=3, spool_last=9))
     assert (9, 5, 7, 4) == (box.last, box.acked, box.sent_max, box.waiting)
-    assert 9 == outbox(snapshot=BooksSnapshot(meta={MetaKey.SEQUENCE_LAST: "9"})).last
 
 
 def test_the_mark_of_what_was_sent_only_rises() -> None:
@@ -44,6 +43,35 @@ def test_the_mark_of_what_was_sent_only_rises() -> None:
     assert [] == box.sending(2)
     box.sent(2)
     assert 3 == box.sent_max
+
+
+def test_only_a_foreign_mark_collides() -> None:
+    """A coordinator acks what was sent; a mark above that speaks of other books' records."""
+    meta = {MetaKey.SEQUENCE_SENT_MAX: "7"}
+    box = outbox(2, snapshot=BooksSnapshot(meta=meta, spool_first=1, spool_last=9))
+    assert (None, None, 9) == (box.collides(7), box.collides(9), box.collides(10))
+    box.sent(11)
+    assert None is box.collides(11)
+
+
+def test_records_that_collide_are_spooled_again_above_the_mark() -> None:
+    """The restored disk had 9 records and made 3; of those the mark of 11 hides two."""
+    box = outbox(snapshot=BooksSnapshot(spool_first=1, spool_last=9))
+    made = [effect.record for _ in range(3) for effect in box.spool(BODY)]  # type: ignore[union-attr]
+    effects = box.renumber(made, acked=11)
+    appended = [e.record.sequence for e in effects if isinstance(e, AppendSpool)]
+    assert ([13, 14], 14) == (appended, box.last)
+    assert PutMeta(MetaKey.SEQUENCE_SENT_MAX, "11") in effects
+    assert None is box.collides(11)
+
+
+def test_a_mark_above_everything_is_where_the_outbox_goes_on() -> None:
+    """What lies below it in the restored spool was booked before the restore."""
+    box = outbox(snapshot=BooksSnapshot(spool_first=1, spool_last=4))
+    assert TrimSpool(30) in box.renumber([], acked=30)
+    (effect,) = box.spool(BODY)
+    assert isinstance(effect, AppendSpool)
+    assert 31 == effect.record.sequence
 
 
 def test_an_ack_counts_once() -> None:
