@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 import structlog
 
 from edge_agent.books import AppendSpool, BookEffect, DropLease
 from edge_agent.gate import Gate
 from edge_agent.ports import Books
-from shared.errors import BooksFullError, StoreError
+from shared.errors import BooksFullError
 
 log = structlog.get_logger(__name__)
+FULL: Final = "books_full"
+BROKEN: Final = "books_broken"
 
 
 class Bookkeeper:
@@ -25,11 +29,15 @@ class Bookkeeper:
     def __init__(self, books: Books, *, gate: Gate) -> None:
         self._books = books
         self._gate = gate
-        self._unwritten: list[BookEffect] = []
+        self._commits = 0
+        self._under_way: set[int] = set()
+        self._unwritten: dict[int, Sequence[BookEffect]] = {}
         self.spooled = asyncio.Event()
 
     async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
         """Write effects; with `sync`, or if a lease closes, also through a loss of power.
+
+        Nothing is lost when the caller is cancelled meanwhile.
 
         Raises
         ------
@@ -38,20 +46,34 @@ class Bookkeeper:
         """
         if not effects:
             return
+        self._commits += 1
+        number = self._commits
         if self._unwritten:
-            self._unwritten += effects
+            self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
         closes = any(isinstance(effect, DropLease) for effect in effects)
-        try:
-            await self._books.commit(effects, sync=sync or closes)
-        except StoreError as error:
-            # Behind a commit that found the disk full, this one has lost its footing.
-            if not self._unwritten and not isinstance(error, BooksFullError):
-                raise
-            self._unwritten += effects
-            self._gate.books_problem = "books_full"
-            raise BooksFullError(str(error)) from error
-        if any(isinstance(effect, AppendSpool) for effect in effects):
+        self._under_way.add(number)
+        await self._books.commit(
+            effects, sync=sync or closes, told=partial(self._told, number, effects)
+        )
+
+    def _told(self, number: int, effects: Sequence[BookEffect], error: Exception | None) -> None:
+        self._under_way.discard(number)
+        if isinstance(error, BooksFullError):
+            self._unwritten[number] = effects
+            self._gate.books_problem = FULL
+        elif error is not None:
+            # The engine is ahead of the books for good: only a start from the books mends that.
+            self._gate.books_problem = BROKEN
+            log.error("books_broken", problem=str(error))
+        elif any(isinstance(effect, AppendSpool) for effect in effects):
+            self.spooled.set()
+
+    def _retried(self, numbers: Sequence[int], error: Exception | None) -> None:
+        if error is None:
+            for number in numbers:
+                del self._unwritten[number]
+            log.info("books_have_room", commits=len(numbers))
             self.spooled.set()
 
     async def commit_or_keep(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
@@ -63,14 +85,15 @@ class Bookkeeper:
 
     async def retry(self) -> None:
         """Try again to write what is kept; paid arms open when it works."""
-        while self._unwritten:
-            kept = list(self._unwritten)  # it stays in place: whatever comes meanwhile queues up
+        while self._unwritten and not self._under_way:
+            # It stays in place: whatever comes meanwhile queues up behind it.
+            numbers = sorted(self._unwritten)
+            effects = [effect for number in numbers for effect in self._unwritten[number]]
             try:
-                await self._books.commit(kept, sync=True)
+                await self._books.commit(
+                    effects, sync=True, after_full=True, told=partial(self._retried, numbers)
+                )
             except BooksFullError:
                 return
-            del self._unwritten[: len(kept)]
-            log.info("books_have_room", effects=len(kept))
-            self.spooled.set()
-        if self._gate.books_problem == "books_full":
+        if self._gate.books_problem == FULL and not self._unwritten:
             self._gate.books_problem = ""

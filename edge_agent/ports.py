@@ -6,7 +6,7 @@ Each port has one conformance suite in `tests/contract/`, run on every implement
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -192,6 +192,14 @@ class CloudClient(ChatBackend):
         """Close every connection."""
 
 
+Told = Callable[[Exception | None], None]
+"""Takes what became of a commit."""
+
+
+def nobody(_: Exception | None) -> None:
+    """Nobody wants to know."""
+
+
 class Books(ABC):
     """The device's durable books: leases, reservations and the spool, in one place.
 
@@ -208,10 +216,28 @@ class Books(ABC):
         """Everything that was committed, read once at the start."""
 
     @abstractmethod
-    async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
+    async def commit(
+        self,
+        effects: Sequence[BookEffect],
+        *,
+        sync: bool = False,
+        after_full: bool = False,
+        told: Told = nobody,
+    ) -> None:
         """Apply effects in one transaction, in order with every earlier commit.
 
-        Without `sync` they survive the end of the process; with it, also the loss of power.
+        Once a commit has found the disk full, every later one MUST fail alike, so that nothing
+        overtakes what was refused, until one comes that says `after_full`.
+
+        Parameters
+        ----------
+        sync : bool
+            They survive the loss of power; without it, the end of the process.
+        after_full : bool
+            This commit begins with all that was refused.
+        told : callable
+            Called once with what became of the commit, None or the error, in the order of the
+            commits, also when the caller is gone.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from edge_agent.answering import RequestRun, RunningAnswer
-from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.bookkeeper import FULL, Bookkeeper
 from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
@@ -201,7 +201,8 @@ class AgentService(AgentFacade):
         problems = [f"{s.arm}: {s.problem}" for s in statuses if s.problem]
         gate = self._engine.gate
         if gate.books_problem:
-            problems.append(f"{gate.books_problem}: paid arms are closed; free some disk")
+            remedy = "free some disk" if gate.books_problem == FULL else "restart the agent"
+            problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
         if gate.quarantined:
             problems.append(f"quarantined: {gate.quarantined}")
         if gate.spend_paused:

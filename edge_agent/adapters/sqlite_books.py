@@ -21,11 +21,11 @@ from edge_agent.adapters.sqlite_books_group import (
 )
 from edge_agent.adapters.sqlite_books_writer import Job, Syncer, Writer, sync_file
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey
-from edge_agent.ports import Books
+from edge_agent.ports import Books, Told, nobody
 from shared.clock import Clock
 from shared.decision.lease import LeaseRow, LeaseState, ReservationRow
 from shared.decision.types import Feedback, Outcome, SpoolRecord
-from shared.errors import ProtocolError, StoreError
+from shared.errors import ProtocolError, StoreError, TidegateError
 from shared.wire import decode_config, decode_table, record_from_bytes
 
 _T = TypeVar("_T")
@@ -112,7 +112,14 @@ class SqliteBooks(Books):
         self._refuse_if_closed()
         return self._reading.submit(self._read, self._load).result()
 
-    async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
+    async def commit(
+        self,
+        effects: Sequence[BookEffect],
+        *,
+        sync: bool = False,
+        after_full: bool = False,
+        told: Told = nobody,
+    ) -> None:
         """Apply effects in one transaction, in order with every earlier commit.
 
         Raises
@@ -121,9 +128,14 @@ class SqliteBooks(Books):
             If a spool record does not follow the last one, if a reservation is already there,
             or if the books are closed.
         """
-        self._refuse_if_closed()
+        try:
+            self._refuse_if_closed()
+            change = change_of(effects)
+        except TidegateError as error:
+            told(error)
+            raise
         loop = asyncio.get_running_loop()
-        job = Job(change=change_of(effects), sync=sync, done=loop.create_future())
+        job = Job(change, sync, loop.create_future(), after_full=after_full, told=told)
         if not self._pending:
             # The writer is woken once for all that this turn of the event loop brings.
             loop.call_soon(self._flush)

@@ -15,7 +15,8 @@ from typing import Final
 
 from edge_agent.adapters.sqlite_books_file import store_error, wal_path
 from edge_agent.adapters.sqlite_books_group import Change, Group, Standing
-from shared.errors import StoreError
+from edge_agent.ports import Told, nobody
+from shared.errors import BooksFullError, StoreError
 
 _GROUP_MAX: Final = 1_024
 _GROUPS_PER_CHECKPOINT: Final = 200
@@ -37,6 +38,8 @@ class Job:
     change: Change
     sync: bool
     done: asyncio.Future[None]
+    after_full: bool = False
+    told: Told = nobody
     error: Exception | None = None
 
 
@@ -60,6 +63,7 @@ def resolve(jobs: Sequence[Job]) -> None:
 
 def _tell(jobs: Sequence[Job]) -> None:
     for job in jobs:
+        job.told(job.error)
         if job.done.done():  # its caller was cancelled; the commit stands all the same
             continue
         if job.error is None:
@@ -178,6 +182,7 @@ class Writer:
         self._standing = standing
         self._syncer = syncer
         self._groups = 0
+        self._full: BooksFullError | None = None
         self._queue: SimpleQueue[Sequence[Job] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="books-write", daemon=True)
         self._thread.start()
@@ -201,7 +206,17 @@ class Writer:
                 return
 
     def _commit(self, jobs: Sequence[Job]) -> None:
+        start = next((at for at, job in enumerate(jobs) if job.after_full), len(jobs))
+        if start:
+            self._commit_group(jobs[:start])
+        if start < len(jobs):
+            self._full = None
+            self._commit_group(jobs[start:])
+
+    def _commit_group(self, jobs: Sequence[Job]) -> None:
         try:
+            if self._full is not None:
+                raise self._full
             self._syncer.raise_checkpoint_failure()
             try:
                 self._commit_together(jobs)
@@ -213,6 +228,8 @@ class Writer:
             failed = error
             if isinstance(error, sqlite3.Error):
                 failed = store_error(error, path=self._path, operation="commit")
+            if isinstance(failed, BooksFullError):
+                self._full = failed
             for job in jobs:
                 job.error = job.error or failed
         self._hand_on(jobs)

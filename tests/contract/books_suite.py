@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -333,6 +334,23 @@ class BooksSuite:
         assert 20 == books.load().spool_last
         await books.commit([append(21)])
         assert [21] == [record.sequence for record in await books.spooled(after=0, limit=9)]
+
+    async def test_everybody_is_told_in_the_order_of_the_commits(self, books: Books) -> None:
+        """Also of what failed, and whether or not the caller still waits."""
+        told: list[tuple[int, str]] = []
+
+        def note(number: int, error: Exception | None) -> None:
+            told.append((number, type(error).__name__))
+
+        tasks = [
+            asyncio.create_task(books.commit([append(number)], told=partial(note, number)))
+            for number in (1, 2, 9, 3)
+        ]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        fine = type(None).__name__
+        assert [(1, fine), (2, fine), (9, "StoreError"), (3, fine)] == told
 
     async def test_commits_keep_the_order_in_which_they_came(self, books: Books) -> None:
         """Commits that wait together are applied first come, first served."""

@@ -20,11 +20,11 @@ from edge_agent.books import (
     PutTable,
     TrimSpool,
 )
-from edge_agent.ports import Books
+from edge_agent.ports import Books, Told, nobody
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, Feedback, Outcome, SpoolRecord
-from shared.errors import StoreError
+from shared.errors import BooksFullError, StoreError, TidegateError
 from shared.wire import encode_config, encode_table, record_to_bytes
 
 
@@ -137,6 +137,7 @@ class MemoryBooks(Books):
             raise StoreError("the books in memory are in use by another process; stop that first")
         self.disk.held = True
         self._closed = False
+        self._full: BooksFullError | None = None
 
     def load(self) -> BooksSnapshot:
         state = self.disk.state
@@ -150,10 +151,30 @@ class MemoryBooks(Books):
             spool_last=state.spool_last,
         )
 
-    async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
+    async def commit(
+        self,
+        effects: Sequence[BookEffect],
+        *,
+        sync: bool = False,
+        after_full: bool = False,
+        told: Told = nobody,
+    ) -> None:
+        try:
+            self._commit(effects, sync=sync, after_full=after_full)
+        except TidegateError as error:
+            told(error)
+            raise
+        told(None)
+
+    def _commit(self, effects: Sequence[BookEffect], *, sync: bool, after_full: bool) -> None:
         self._refuse_if_closed()
-        if self.fail_with is not None:
-            raise self.fail_with
+        if after_full:
+            self._full = None
+        failure = self.fail_with or self._full
+        if isinstance(failure, BooksFullError):
+            self._full = failure
+        if failure is not None:
+            raise failure
         self.disk.state.check(effects)
         self.disk.commit(effects, sync=sync)
 

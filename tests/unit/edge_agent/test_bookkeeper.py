@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, BooksSnapshot
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
-from shared.decision.types import LeaseClose
-from shared.errors import BooksFullError
+from shared.decision.types import Feedback, LeaseClose
+from shared.errors import BooksFullError, StoreError
 from tests.fakes.memory_books import MemoryBooks
 
 BODY = LeaseClose(1, 0, clean=True, reason="")
+LARGE = Feedback("r", "other", "x" * 60_000, 1, "user", 0)
 FULL = BooksFullError("no room")
 
 
 class Desk:
     """A bookkeeper with its outbox, on books in memory."""
 
-    def __init__(self, books: MemoryBooks | None = None) -> None:
+    def __init__(self, books: Any = None) -> None:
         self.books = books or MemoryBooks()
         self.outbox = Outbox(incarnation="i", snapshot=BooksSnapshot(), unix_ms=0)
         self.gate = Gate(incarnation="i", boot_id="b", snapshot=BooksSnapshot(), outbox=self.outbox)
@@ -66,11 +71,13 @@ async def test_what_comes_during_a_retry_is_written_after_it() -> None:
     class Narrow(MemoryBooks):
         """Books that have an outcome spooled while they are at it."""
 
-        async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
-            if sync and desk.outbox.last < 3:
+        async def commit(
+            self, effects: Sequence[BookEffect], *, after_full: bool = False, **options: Any
+        ) -> None:
+            if after_full and desk.outbox.last < 3:
                 await desk.spool()
                 raise FULL
-            await super().commit(effects, sync=sync)
+            await super().commit(effects, after_full=after_full, **options)
 
     desk = Desk(Narrow())
     desk.books.fail_with = FULL
@@ -81,6 +88,36 @@ async def test_what_comes_during_a_retry_is_written_after_it() -> None:
     await desk.keeper.retry()
     await desk.keeper.retry()
     assert ("", [1, 2, 3]) == (desk.gate.books_problem, desk.written)
+
+
+async def test_a_caller_that_goes_away_loses_nothing(tmp_path: Path) -> None:
+    """Its commit meets a full disk after it has gone; the effects are kept all the same."""
+    desk = Desk(SqliteBooks(tmp_path / "books.db", page_count_max=14))
+    first = asyncio.create_task(desk.keeper.commit(desk.outbox.spool(LARGE)))
+    second = asyncio.create_task(desk.keeper.commit(desk.outbox.spool(BODY)))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(BooksFullError):
+        await second
+    assert "books_full" == desk.gate.books_problem
+    assert [] == list(await desk.books.spooled(after=0, limit=9))
+    await desk.books.close()
+    roomy = SqliteBooks(tmp_path / "books.db")
+    desk.keeper._books = roomy
+    await desk.keeper.retry()
+    assert [1, 2] == [record.sequence for record in await roomy.spooled(after=0, limit=9)]
+    await roomy.close()
+
+
+async def test_books_that_fail_otherwise_close_the_paid_arms_for_good() -> None:
+    """The engine is ahead of such books; only a start from them mends that."""
+    desk = Desk()
+    desk.books.fail_with = StoreError("the disk could not be synced")
+    with pytest.raises(StoreError, match="synced"):
+        await desk.keeper.commit(desk.outbox.spool(BODY))
+    desk.books.fail_with = None
+    await desk.keeper.retry()
+    assert "books_broken" == desk.gate.books_problem
 
 
 async def test_a_spooled_fact_wakes_the_link() -> None:

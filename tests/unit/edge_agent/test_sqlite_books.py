@@ -244,7 +244,9 @@ class TestFullDisk:
         with pytest.raises(BooksFullError, match="free some space"):
             await books.commit([PutLease(LEASE), *(append(n) for n in range(101, 3_000))])
         assert before == books.load()
-        await books.commit([append(101)])
+        with pytest.raises(BooksFullError):
+            await books.commit([append(101)])  # it must not overtake what was refused
+        await books.commit([append(101)], after_full=True)
         assert 101 == books.load().spool_last
         await books.close()
 
@@ -263,7 +265,7 @@ class TestFullDisk:
                 sequence += 100
         assert sequence == books.load().spool_last
         ballast.unlink()
-        await books.commit([append(sequence + 1)], sync=True)
+        await books.commit([append(sequence + 1)], sync=True, after_full=True)
         await books.close()
         again = SqliteBooks(small_disk / "books.db")
         assert sequence + 1 == again.load().spool_last
