@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from coordinator.records import (
+    MOVES,
     LeaseEnd,
     LeaseRecord,
     LedgerKind,
@@ -41,6 +42,7 @@ class BudgetAccount:
         self._leases = {(lease.device_id, lease.number): lease for lease in leases}
         self._ledger_id = ledger_id_max
         self._rows: list[LedgerRow] = []
+        self._moved: dict[int, list[int]] = {}  # what rows moved since the balances were put
         self._dirty_windows: dict[int, WindowRow] = {}
         self._dirty_leases: dict[tuple[str, int], LeaseRecord] = {}
 
@@ -54,6 +56,9 @@ class BudgetAccount:
         """
         if window_id not in self._windows:
             raise NotFoundError(f"there is no budget window {window_id}")
+        if window_id in self._moved:
+            moved = self._moved.pop(window_id)
+            self._put_window(self._windows[window_id].moved(*moved))
         return self._windows[window_id]
 
     def has_window(self, window_id: int) -> bool:
@@ -203,6 +208,8 @@ class BudgetAccount:
 
     def take_changes(self) -> list[StoreEffect]:
         """Every row made or changed since the last call, once."""
+        for window_id in list(self._moved):
+            self.window(window_id)
         changes: list[StoreEffect] = [
             *self._dirty_windows.values(),
             *self._dirty_leases.values(),
@@ -240,7 +247,9 @@ class BudgetAccount:
             note=note,
         )
         self._rows.append(row)
-        self._put_window(row.applied_to(self.window(lease.window_id)))
+        moved = self._moved.setdefault(row.window_id, [0, 0, 0])
+        for index, factor in enumerate(MOVES[kind]):
+            moved[index] += factor * amount
 
     def _put_window(self, window: WindowRow) -> None:
         self._windows[window.id] = window

@@ -88,10 +88,12 @@ class Booking:
         """
         booked = Booked(device, graded=set(earlier.graded))
         account.remember(earlier.leases, windows=earlier.windows)
+        last = device.acked_sequence
         for record in _fresh(device, records):
             slot = _slot(record, window=window, unix_ms=unix_ms)
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
-            booked.device = replace(booked.device, acked_sequence=record.sequence)
+            last = record.sequence
+        booked.device = replace(booked.device, acked_sequence=last)
         for effect in booked.effects:
             if planner is not None and isinstance(effect, Learned):
                 _learn(effect, planner=planner)
@@ -112,7 +114,7 @@ class Booking:
             case Outcome():
                 self._book_costs(body, booked, account=account, unix_ms=unix_ms)
                 place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                booked.effects.append(BookedOutcome(*place, outcome=body))
+                booked.effects.append(BookedOutcome(*place, body, record.encoded))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():

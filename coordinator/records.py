@@ -15,7 +15,7 @@ from shared.decision.types import Feedback, Outcome
 
 
 class LedgerKind(StrEnum):
-    """The kinds of ledger rows (rule C_2); `LedgerRow.applied_to` says what each one moves."""
+    """The kinds of ledger rows (rule C_2); `MOVES` says what each one moves."""
 
     GRANT = "grant"
     SETTLE = "settle"
@@ -42,6 +42,15 @@ class WindowRow:
     unconfirmed_nanos: int = 0
     outstanding_nanos: int = 0
     alarms: str = ""
+
+    def moved(self, settled: int, unconfirmed: int, outstanding: int) -> WindowRow:
+        """The window after its balances have changed by so much."""
+        return replace(
+            self,
+            settled_nanos=self.settled_nanos + settled,
+            unconfirmed_nanos=self.unconfirmed_nanos + unconfirmed,
+            outstanding_nanos=self.outstanding_nanos + outstanding,
+        )
 
     @property
     def committed_nanos(self) -> int:
@@ -91,13 +100,7 @@ class LedgerRow:
 
     def applied_to(self, window: WindowRow) -> WindowRow:
         """The window's balances after this row."""
-        settled, unconfirmed, outstanding = MOVES[self.kind]
-        return replace(
-            window,
-            settled_nanos=window.settled_nanos + settled * self.amount_nanos,
-            unconfirmed_nanos=window.unconfirmed_nanos + unconfirmed * self.amount_nanos,
-            outstanding_nanos=window.outstanding_nanos + outstanding * self.amount_nanos,
-        )
+        return window.moved(*(factor * self.amount_nanos for factor in MOVES[self.kind]))
 
 
 class LeaseEnd(StrEnum):
@@ -193,6 +196,8 @@ class BookedOutcome:
     position : int
         Rises by one over outcomes and grades together, in the order of booking: what came after
         the last snapshot is learned again in the same order.
+    encoded : bytes
+        The outcome as it came over the wire; empty if it has to be encoded to be stored.
     """
 
     position: int
@@ -201,6 +206,7 @@ class BookedOutcome:
     sequence: int
     slot: int
     outcome: Outcome
+    encoded: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

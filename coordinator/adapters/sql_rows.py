@@ -29,72 +29,82 @@ from coordinator.records import (
     TableRowStored,
     WindowRow,
 )
-from shared.decision.types import Feedback
+from shared.decision.types import Feedback, RequestStatus
 from shared.wire import decode_outcome, encode_outcome, encode_table
 
-Values = dict[str, Any]
+Row = tuple[Any, ...]
+"""A row's values, in the order of its table's columns that the database does not fill in."""
+
+# Looked up, because an enum's `value` costs more than all else in a row.
+_KINDS: Final = {kind: kind.value for kind in LedgerKind}
+_STATUSES: Final = {status: status.value for status in RequestStatus}
+
+
+def _text(value: str) -> str:
+    """PostgreSQL takes no NUL in text, and a device may have sent one."""
+    return value.replace("\x00", "\ufffd") if "\x00" in value else value
 
 
 def _plain(value: Any) -> Any:
-    """Enums as text; PostgreSQL takes no NUL in text, and a device may have sent one."""
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, str) and "\x00" in value:
-        return value.replace("\x00", "\ufffd")
-    return value
+    return _text(value) if isinstance(value, str) else value
 
 
-def _same_names(record: Any) -> Values:
-    return {name: _plain(value) for name, value in vars(record).items()}
+def _same_names(record: Any) -> Row:
+    return tuple(_plain(value) for value in vars(record).values())
 
 
-def _lease(record: LeaseRecord) -> Values:
-    values = _same_names(record)
-    values["ended"] = values.pop("end")
-    return values
+def _ledger(row: LedgerRow) -> Row:
+    return (
+        row.id,
+        row.at_unix_ms,
+        row.window_id,
+        _KINDS[row.kind],
+        row.device_id,
+        row.lease_number,
+        row.amount_nanos,
+        _text(row.request_id),
+        _text(row.note),
+    )
 
 
-def _outcome(booked: BookedOutcome) -> Values:
+def _outcome(booked: BookedOutcome) -> Row:
     outcome = booked.outcome
-    return {
-        "position": booked.position,
-        "device_id": booked.device_id,
-        "device_class": booked.device_class,
-        "sequence": booked.sequence,
-        "slot": booked.slot,
-        "request_id": _plain(outcome.request_id),
-        "task_class": _plain(outcome.task_class),
-        "arm": _plain(outcome.arm),
-        "status": outcome.status.value,
-        "cost_nanos": outcome.cost_nanos,
-        "arrived_unix_ms": outcome.arrived_unix_ms,
-        "record": encode_outcome(outcome),
-    }
+    return (
+        booked.position,
+        booked.device_id,
+        booked.device_class,
+        booked.sequence,
+        booked.slot,
+        _text(outcome.request_id),
+        _text(outcome.task_class),
+        _text(outcome.arm),
+        _STATUSES[outcome.status],
+        outcome.cost_nanos,
+        outcome.arrived_unix_ms,
+        booked.encoded or encode_outcome(outcome),
+    )
 
 
-def _grade(booked: BookedFeedback) -> Values:
-    values = _same_names(booked)
-    values.update(_same_names(values.pop("feedback")))
-    return values
+def _grade(booked: BookedFeedback) -> Row:
+    place = (booked.position, booked.device_id, booked.device_class, booked.sequence)
+    return place + _same_names(booked.feedback)
 
 
-def _snapshot(snapshot: Snapshot) -> Values:
-    return {"id": 1, **_same_names(snapshot)}
+def _snapshot(snapshot: Snapshot) -> Row:
+    return (1, *_same_names(snapshot))
 
 
-def _table(stored: TableRowStored) -> Values:
+def _table(stored: TableRowStored) -> Row:
     table = stored.table
-    return {
-        "device_class": table.device_class,
-        "version": table.version,
-        "record": encode_table(table),
-    }
+    return (table.device_class, table.version, encode_table(table))
 
 
-TABLES: Final[Mapping[type[StoreEffect], tuple[Table, Callable[[Any], Values]]]] = {
-    LedgerRow: (schema.LEDGER, _same_names),
+TABLES: Final[Mapping[type[StoreEffect], tuple[Table, Callable[[Any], Row]]]] = {
+    LedgerRow: (schema.LEDGER, _ledger),
     WindowRow: (schema.WINDOW, _same_names),
-    LeaseRecord: (schema.LEASE, _lease),
+    LeaseRecord: (schema.LEASE, _same_names),
     DeviceRow: (schema.DEVICE, _same_names),
     JoinTokenRow: (schema.JOIN_TOKEN, _same_names),
     AdminTokenRow: (schema.ADMIN_TOKEN, _same_names),

@@ -230,11 +230,18 @@ SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary
 
 @dataclass(frozen=True)
 class SpoolRecord:
-    """One durable fact at its position in a device's outbox."""
+    """One durable fact at its position in a device's outbox.
+
+    Attributes
+    ----------
+    encoded : bytes
+        An outcome as it came over the wire, so that it need not be encoded again to be stored.
+    """
 
     sequence: int
     incarnation: str
     body: SpoolBody
+    encoded: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

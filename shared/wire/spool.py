@@ -310,9 +310,9 @@ def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     """One record of the spool; its body must be of a known kind."""
     if message.sequence < 1:
         raise ProtocolError(f"record.sequence must be at least 1, not {message.sequence}")
-    return SpoolRecord(
-        sequence=message.sequence, incarnation=message.incarnation, body=_body_from_pb(message)
-    )
+    body = _body_from_pb(message)
+    encoded = message.outcome.SerializeToString() if isinstance(body, Outcome) else b""
+    return SpoolRecord(message.sequence, message.incarnation, body, encoded)
 
 
 def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
