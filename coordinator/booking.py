@@ -24,7 +24,6 @@ from shared.decision.types import (
     Feedback,
     LeaseClose,
     Outcome,
-    SettleKind,
     SpoolRecord,
     SpoolSummary,
 )
@@ -149,7 +148,7 @@ class Booking:
         self, outcome: Outcome, booked: Booked, *, account: BudgetAccount, unix_ms: int
     ) -> None:
         for attempt in outcome.attempts:
-            if attempt.settle in (None, SettleKind.RELEASED) or not attempt.lease_number:
+            if not attempt.is_booked:
                 continue
             if attempt.cost_nanos > attempt.reserved_nanos:
                 booked.overrun_arms.add(attempt.arm)

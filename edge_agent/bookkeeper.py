@@ -24,6 +24,11 @@ class Bookkeeper:
 
     While the disk is full, paid arms are closed at the gate and what could not be written is kept
     in memory, in order, until it can be.
+
+    Attributes
+    ----------
+    spool_held : asyncio.Lock
+        Held while records are on their way out, or being compacted, so that none is both.
     """
 
     def __init__(self, books: Books, *, gate: Gate) -> None:
@@ -33,6 +38,7 @@ class Bookkeeper:
         self._under_way: set[int] = set()
         self._unwritten: dict[int, Sequence[BookEffect]] = {}
         self.spooled = asyncio.Event()
+        self.spool_held = asyncio.Lock()
 
     async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
         """Write effects; with `sync`, or if a lease closes, also through a loss of power.

@@ -72,6 +72,14 @@ class TrimSpool:
 
 
 @dataclass(frozen=True)
+class CompactSpool:
+    """Put one record in the place of those from a sequence to its own (rule O_2)."""
+
+    first: int
+    record: SpoolRecord
+
+
+@dataclass(frozen=True)
 class PutMeta:
     """Set a small fact."""
 
@@ -100,6 +108,7 @@ BookEffect = (
     | DropReservation
     | AppendSpool
     | TrimSpool
+    | CompactSpool
     | PutMeta
     | PutTable
     | PutConfig

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 
 from edge_agent.books import (
     AppendSpool,
     BookEffect,
     BooksSnapshot,
+    CompactSpool,
     MetaKey,
     PutMeta,
     TrimSpool,
 )
-from shared.decision.types import SpoolBody, SpoolRecord
-from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX
+from shared.decision.types import (
+    ContextCount,
+    Feedback,
+    Outcome,
+    SpoolBody,
+    SpoolRecord,
+    SpoolSummary,
+)
+from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX, SPOOL_RECORDS_MAX
 
 Effects = list[BookEffect]
 
@@ -33,6 +41,7 @@ class Outbox:
         self.acked = int(meta.get(MetaKey.SEQUENCE_ACKED, "0"))
         self.sent_max = int(meta.get(MetaKey.SEQUENCE_SENT_MAX, "0"))
         self._started_after = self.last
+        self._compacted = 0
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
         self._acked_at = deque([(self.acked, unix_ms)])
 
@@ -88,6 +97,30 @@ class Outbox:
             effects += self.spool(record.body)
         return effects
 
+    def overfull_after(self) -> int | None:
+        """After which sequence records have to be compacted, if too many wait in full."""
+        after = max(self.acked, self.sent_max, self._compacted)
+        return after if self.last - after > SPOOL_RECORDS_MAX else None
+
+    def compact(self, records: Sequence[SpoolRecord]) -> Effects:
+        """Put summaries in the place of outcomes and grades that were never sent (rule O_2).
+
+        Closes and adjustments stay as they are. A record that was ever sent may be in the
+        coordinator's books already, and must not change.
+        """
+        effects: Effects = []
+        run: list[SpoolRecord] = []
+        for record in records:
+            if record.sequence > self.sent_max and isinstance(
+                record.body, Outcome | Feedback | SpoolSummary
+            ):
+                run.append(record)
+                continue
+            effects += _summarised(run)
+            run = []
+        self._compacted = max(self._compacted, max((r.sequence for r in records), default=0))
+        return effects + _summarised(run)
+
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
         if sequence <= self.acked:
@@ -108,3 +141,37 @@ class Outbox:
         while self._acked_at and self._acked_at[0][0] <= through:
             self._acked_at.popleft()
         return [TrimSpool(through)]
+
+
+def _summarised(run: Sequence[SpoolRecord]) -> Effects:
+    """One record for many that follow each other: what was spent and how much was asked."""
+    if len(run) < 2:
+        return []
+    costs: Counter[int] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    first = run[0].sequence
+    for record in run:
+        match record.body:
+            case Outcome() as outcome:
+                counts[outcome.task_class, outcome.arm] += 1
+                for attempt in outcome.attempts:
+                    if attempt.is_booked:
+                        costs[attempt.lease_number] += attempt.cost_nanos
+            case SpoolSummary() as summary:
+                first = min(first, summary.first_sequence)
+                costs.update(dict(summary.costs))
+                for count in summary.counts:
+                    counts[count.task_class, count.arm] += count.requests
+            case _:
+                pass  # a grade says nothing without its outcome
+    last = run[-1]
+    summary = SpoolSummary(
+        first_sequence=first,
+        last_sequence=last.sequence,
+        costs=tuple(sorted(costs.items())),
+        counts=tuple(
+            ContextCount(task_class, arm, requests)
+            for (task_class, arm), requests in sorted(counts.items())
+        ),
+    )
+    return [CompactSpool(first, SpoolRecord(last.sequence, last.incarnation, summary))]

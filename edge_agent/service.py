@@ -38,7 +38,7 @@ from shared.clock import Clock
 from shared.decision.reward import reward_ppm
 from shared.decision.types import ArmKind, DeviceState, Fallout, Feedback, Outcome
 from shared.errors import BooksFullError, ConflictError, NotFoundError
-from shared.limits import REQUESTS_IN_FLIGHT_MAX
+from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
@@ -266,6 +266,7 @@ class AgentService(AgentFacade):
                 boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
             )
             await self._bookkeeper.commit_or_keep(effects)
+            await self._compact()
             raised = self._engine.gate.raised_watermarks()
             if raised and not self._engine.gate.books_problem:
                 try:
@@ -273,6 +274,17 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+
+    async def _compact(self) -> None:
+        """Make room in an overfull spool, a piece at a time (rule O_2)."""
+        outbox = self._engine.outbox
+        async with self._bookkeeper.spool_held:
+            after = outbox.overfull_after()
+            if after is None:
+                return
+            records = await self._books.spooled(after=after, limit=COMPACT_RECORDS_MAX)
+            await self._bookkeeper.commit_or_keep(outbox.compact(records))
+        log.warning("spool_compacted", records=len(records), after=after)
 
     async def _keep_house(self) -> None:
         while True:

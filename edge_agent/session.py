@@ -16,7 +16,7 @@ from shared.decision.lease import LeaseGranted
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
-from shared.limits import BATCH_RECORDS_MAX
+from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,19 @@ class FleetSession:
 
     async def next_batch(self) -> Sequence[SpoolRecord]:
         """The next records to send in this session; empty when there are none."""
-        records = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
-        if not records:
-            return records
-        through = records[-1].sequence
-        try:
-            await self._bookkeeper.commit(self._engine.outbox.sending(through), sync=True)
-        except BooksFullError:
-            return ()  # what cannot be synced is not sent; the outbox goes on when there is room
-        self._engine.outbox.sent(through)
+        outbox = self._engine.outbox
+        if self._sent_through - outbox.acked >= UNACKED_RECORDS_MAX:
+            return ()
+        async with self._bookkeeper.spool_held:
+            records = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            if not records:
+                return records
+            through = records[-1].sequence
+            try:
+                await self._bookkeeper.commit(outbox.sending(through), sync=True)
+            except BooksFullError:
+                return ()  # what cannot be synced is not sent; it goes on when there is room
+            outbox.sent(through)
         self._sent_through = through
         return records
 

@@ -21,7 +21,9 @@ DEADLINE_MS_MAX: Final = 24 * 3_600_000
 
 # The spool and the wire.
 BATCH_RECORDS_MAX: Final = 512
-SPOOL_RECORDS_MAX: Final = 1_000_000
+UNACKED_RECORDS_MAX: Final = 16 * BATCH_RECORDS_MAX
+SPOOL_RECORDS_MAX: Final = 1_000_000  # above it, what was never sent is compacted
+COMPACT_RECORDS_MAX: Final = 10_000
 RETAIN_ACKED_MS: Final = 24 * 3_600_000
 RETAIN_ACKED_RECORDS_MAX: Final = 100_000
 RECORD_BYTES_MAX: Final = 16 * 1024
@@ -44,5 +46,6 @@ PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
 
 invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")
 invariant(AMOUNT_NANOS_MAX * 64 < 2**63, "sums of amounts must fit an int64")
+invariant(2 * UNACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "most of a spool can be compacted")
 invariant(RETAIN_ACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "acked rows are part of the spool")
 invariant(CONFIG_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX, "a configuration must fit a message")

@@ -16,6 +16,7 @@ from typing import Any, Final
 from edge_agent.books import (
     AppendSpool,
     BookEffect,
+    CompactSpool,
     DropLease,
     DropReservation,
     PutConfig,
@@ -40,7 +41,16 @@ LEASE_COLUMNS: Final = (
 RESERVATION_COLUMNS: Final = (
     "id, request_id, arm, lease_number, amount_nanos, task_class, arrived_unix_ms"
 )
+_SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record)"
 _ROWS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The row that stands for all from a sequence to its own."""
+
+    first: int
+    row: Row
 
 
 @dataclass(slots=True)
@@ -49,7 +59,7 @@ class Change:
 
     leases: dict[int, Row | None] = field(default_factory=dict)
     reservations: list[tuple[str, Row | None]] = field(default_factory=list)
-    spool: list[Row | int] = field(default_factory=list)  # a row, or the end of a trim
+    spool: list[Row | int | Compacted] = field(default_factory=list)  # int: the end of a trim
     meta: dict[str, str] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
 
@@ -75,6 +85,8 @@ def change_of(effects: Iterable[BookEffect]) -> Change:
                 change.spool.append(_spool_row(effect.record))
             case TrimSpool():
                 change.spool.append(effect.through)
+            case CompactSpool():
+                change.spool.append(Compacted(effect.first, _spool_row(effect.record)))
             case PutMeta():
                 change.meta[effect.key.value] = effect.value
             case DropLease():
@@ -148,6 +160,7 @@ class Group:
         self._leases: dict[int, Row | None] = {}
         self._reservations: dict[str, Row | None] = {}
         self._appends: list[Row] = []
+        self._compacted: list[Compacted] = []
         self._spool_last = standing.spool_last
         self._trim = 0
         self._meta: dict[str, str] = {}
@@ -168,20 +181,35 @@ class Group:
             self._reservations.update(change.reservations)
         self._spool_last = spool_last
         for op in change.spool:
-            if isinstance(op, int):
-                self._trim = max(self._trim, op)
-                self._appends = [row for row in self._appends if row[0] > op]
-            else:
-                self._appends.append(op)
+            match op:
+                case int():
+                    self._trim = max(self._trim, op)
+                    self._drop_appends(0, op)
+                    self._compacted = [one for one in self._compacted if one.row[0] > op]
+                case Compacted():
+                    self._drop_appends(op.first, op.row[0])
+                    self._compacted.append(op)
+                case _:
+                    self._appends.append(op)
         self._leases.update(change.leases)
         self._meta.update(change.meta)
         self._documents.update(change.documents)
 
-    def _checked_spool(self, ops: Iterable[Row | int]) -> int:
+    def _drop_appends(self, first: int, last: int) -> None:
+        self._appends = [row for row in self._appends if not first <= row[0] <= last]
+
+    def _checked_spool(self, ops: Iterable[Row | int | Compacted]) -> int:
         last = self._spool_last
         for op in ops:
             if isinstance(op, int):
                 last = max(last, op)
+                continue
+            if isinstance(op, Compacted):
+                if not op.first <= op.row[0] <= last:
+                    raise StoreError(
+                        f"records {op.first} to {op.row[0]} cannot be compacted: the last one "
+                        f"is {last}"
+                    )
                 continue
             if op[0] != last + 1:
                 raise StoreError(
@@ -220,7 +248,11 @@ class Group:
             connection.execute("DELETE FROM spool WHERE sequence <= ?", (self._trim,))
             last = [(SPOOL_LAST, self._spool_last)]
             _put(connection, "INSERT OR REPLACE", "counter (key, value)", last)
-        _put(connection, "INSERT", "spool (sequence, request_id, kind, record)", self._appends)
+        for one in self._compacted:
+            span = (one.first, one.row[0])
+            connection.execute("DELETE FROM spool WHERE sequence BETWEEN ? AND ?", span)
+            _put(connection, "INSERT", _SPOOL_COLUMNS, [one.row])
+        _put(connection, "INSERT", _SPOOL_COLUMNS, self._appends)
         meta = list(self._meta.items())
         _put(connection, "INSERT OR REPLACE", "meta (key, value)", meta)
         documents = list(self._documents.items())

@@ -135,6 +135,11 @@ class Attempt:
     cost_nanos: int = 0
     settle: SettleKind | None = None
 
+    @property
+    def is_booked(self) -> bool:
+        """Whether its cost counts on a lease: not for local tries, nor for released ones."""
+        return bool(self.lease_number) and self.settle not in (None, SettleKind.RELEASED)
+
 
 @dataclass(frozen=True)
 class Fallout:

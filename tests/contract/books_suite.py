@@ -13,6 +13,7 @@ from edge_agent.books import (
     AppendSpool,
     BookEffect,
     BooksSnapshot,
+    CompactSpool,
     DropLease,
     DropReservation,
     MetaKey,
@@ -321,6 +322,20 @@ class BooksSuite:
         assert (None, None) == await books.find("req-9")
         await books.commit([TrimSpool(1)])
         assert (None, first) == await books.find("req-1")
+
+    async def test_records_are_compacted_into_one(self, bench: BooksBench, books: Books) -> None:
+        """Also those of the same commit; what follows keeps its number, and a later trim works."""
+        summary = SpoolSummary(2, 4, ((1, 30),), ())
+        await books.commit([append(1), append(2), append(3)])
+        await books.commit([append(4), CompactSpool(2, SpoolRecord(4, "i", summary)), append(5)])
+        kept = await books.spooled(after=0, limit=9)
+        assert [1, 4, 5] == [record.sequence for record in kept]
+        assert summary == kept[1].body
+        assert (None, None) == await books.find("req-2")
+        with pytest.raises(StoreError, match=r"[56]"):
+            await books.commit([CompactSpool(5, SpoolRecord(6, "i", summary))])
+        await books.commit([TrimSpool(4)])
+        assert [5] == [record.sequence for record in await books.spooled(after=0, limit=9)]
 
     async def test_a_trim_beyond_the_last_record_moves_the_next_one(
         self, bench: BooksBench, books: Books

@@ -10,6 +10,7 @@ from edge_agent.books import (
     AppendSpool,
     BookEffect,
     BooksSnapshot,
+    CompactSpool,
     DropLease,
     DropReservation,
     MetaKey,
@@ -53,6 +54,10 @@ class BooksState:
                     last = record.sequence
                 case TrimSpool(through):
                     last = max(last, through)
+                case CompactSpool(first, record):
+                    record_to_bytes(record)
+                    if not first <= record.sequence <= last:
+                        raise StoreError(f"{first} to {record.sequence} are not in the spool")
                 case PutReservation(row):
                     if row.id in reserved:
                         raise StoreError(f"reservation {row.id} is already in the books")
@@ -82,6 +87,10 @@ class BooksState:
                 self.spool_last = max(self.spool_last, through)
                 for sequence in [number for number in self.spool if number <= through]:
                     del self.spool[sequence]
+            case CompactSpool(first, record):
+                for sequence in [n for n in self.spool if first <= n <= record.sequence]:
+                    del self.spool[sequence]
+                self.spool[record.sequence] = record
             case PutMeta(key, value):
                 self.meta[key] = value
             case PutTable(table):

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from edge_agent.books import AppendSpool, BooksSnapshot, MetaKey, PutMeta, TrimSpool
+import pytest
+
+from edge_agent.books import (
+    AppendSpool,
+    BooksSnapshot,
+    CompactSpool,
+    MetaKey,
+    PutMeta,
+    TrimSpool,
+)
 from edge_agent.outbox import Outbox
-from shared.decision.types import LeaseClose
+from shared.decision.types import (
+    Attempt,
+    ContextCount,
+    Feedback,
+    LeaseClose,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    SpoolBody,
+    SpoolRecord,
+    SpoolSummary,
+)
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX
 
 BODY = LeaseClose(1, 0, clean=True, reason="")
@@ -81,6 +101,57 @@ def test_an_ack_counts_once() -> None:
     assert [] == box.ack(4, unix_ms=2)
     assert [] == box.ack(3, unix_ms=2)
     assert 1 == box.waiting
+
+
+def paid(request_id: str, *, lease: int, cost: int, settle: SettleKind) -> Outcome:
+    """A request that the cloud answered."""
+    attempt = Attempt("cloud", 5, "", lease, 100, cost, settle)
+    return Outcome(request_id, "code", 0, RequestStatus.OK, "cloud", "cloud", 1_000_000, 1, "table",
+                   forced=False, attempts=(attempt,))  # fmt: skip
+
+
+def test_a_summary_keeps_costs_and_counts() -> None:
+    """What was released or sent is not in it, and a close keeps its place and its words."""
+    box = outbox()
+    bodies: list[SpoolBody] = [
+        paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
+        paid("b", lease=1, cost=30, settle=SettleKind.REPORTED),
+        paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
+        paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
+        Feedback("b", "code", "cloud", 1, "user", 0),
+        LeaseClose(1, 39, clean=True, reason=""),
+        paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
+    ]
+    records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
+    box.sent(1)
+    (effect,) = box.compact(records)
+    summary = SpoolSummary(2, 5, ((1, 30), (2, 5)), (ContextCount("code", "cloud", 3),))
+    assert CompactSpool(2, SpoolRecord(5, "inc", summary)) == effect
+
+
+def test_summaries_are_compacted_again() -> None:
+    """Costs and counts add up, and the range begins with the first one's."""
+    first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))
+    second = SpoolSummary(6, 9, ((1, 4), (3, 1)), (ContextCount("code", "", 2),))
+    records = [SpoolRecord(5, "inc", first), SpoolRecord(9, "inc", second)]
+    (effect,) = outbox().compact(records)
+    counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 3))
+    both = SpoolSummary(2, 9, ((1, 34), (3, 1)), counts)
+    assert CompactSpool(2, SpoolRecord(9, "inc", both)) == effect
+
+
+def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent, or compacted before, does not count."""
+    monkeypatch.setattr("edge_agent.outbox.SPOOL_RECORDS_MAX", 3)
+    box = outbox()
+    records = [e.record for _ in range(6) for e in box.spool(BODY)]  # type: ignore[union-attr]
+    box.sent(2)
+    assert 2 == box.overfull_after()
+    box.compact(records[2:4])
+    assert None is box.overfull_after()
+    box.spool(BODY)
+    box.spool(BODY)
+    assert 4 == box.overfull_after()
 
 
 def test_acked_records_are_kept_for_a_day() -> None:
