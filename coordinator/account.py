@@ -178,6 +178,9 @@ class BudgetAccount:
         lease, counts as the full lease.
         """
         lease = self._known(device_id, number)
+        if lease.end is LeaseEnd.WRITTEN_OFF:
+            self._close_written_off(lease, final=final, at=at, note=note)
+            return ""
         if lease.end is not LeaseEnd.OPEN:
             return ""
         alarm = ""
@@ -198,6 +201,56 @@ class BudgetAccount:
             self._book(lease, LedgerKind.RELEASE, released, unix_ms=at, note=note)
         self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=alarm or note)
         return alarm
+
+    def _close_written_off(self, lease: LeaseRecord, *, final: int, at: int, note: str) -> None:
+        """What was written off and not spent comes back; what was assumed unspent and is not,
+        is booked beyond the lease.
+        """
+        unexplained = max(0, final - lease.booked_nanos)
+        refund = max(0, lease.unconfirmed_nanos - unexplained)
+        self._put_lease(
+            replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=lease.unconfirmed_nanos - refund)
+        )
+        if refund:
+            self._book(lease, LedgerKind.REFUND, refund, unix_ms=at, note=note)
+        self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
+
+    def write_off(self, device_id: str, *, at: int, note: str, assume_unspent: bool = False) -> int:
+        """End the leases of a silent device (rule C_7); returns what they had not reported.
+
+        The rest of each lease is booked as spent, or, against all caution, given back: then the
+        window is marked as no longer covered by promise P1.
+        """
+        total = 0
+        kind = LedgerKind.RELEASE if assume_unspent else LedgerKind.WRITEOFF
+        for lease in self.open_leases(device_id):
+            rest = max(0, lease.amount_nanos - lease.booked_nanos)
+            total += rest
+            unconfirmed = 0 if assume_unspent else rest
+            self._put_lease(replace(lease, end=LeaseEnd.WRITTEN_OFF, unconfirmed_nanos=unconfirmed))
+            if rest:
+                self._book(lease, kind, rest, unix_ms=at, note=note)
+            self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
+            if assume_unspent and rest:
+                window = self.window(lease.window_id)
+                said = f"{rest} nanos of {device_id}, lease {lease.number}: {note}"
+                alarms = "; ".join(filter(None, (window.alarms, said)))
+                self._put_window(replace(window, alarms=alarms))
+        return total
+
+    def adopt(self, lease: LeaseRecord) -> None:
+        """Book a lease that lost books had granted (rule C_5), whether or not it fits.
+
+        Its money is out, so the enforced budget follows.
+        """
+        invariant(lease.amount_nanos >= 0, f"a lease cannot be negative: {lease.amount_nanos}")
+        if (lease.device_id, lease.number) in self._leases:
+            return
+        self._put_lease(lease)
+        note = "presented by its device after a restore"
+        self._book(
+            lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms, note=note
+        )
 
     def close_in_full(self, device_id: str, *, at: int, note: str) -> None:
         """Book every open lease of a device as spent but unconfirmed (rule D_2)."""

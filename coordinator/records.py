@@ -22,11 +22,11 @@ class LedgerKind(StrEnum):
     UNSETTLE = "unsettle"  # late usage was lower and the lease is still open (rule S_3)
     CONFIRM = "confirm"  # an outcome explains unconfirmed money of an ended lease
     ADJUST = "adjust"  # late usage was lower and the lease has ended (rule S_3)
-    REFUND = "refund"  # a lower final figure after a write-off (rule C_7)
+    REFUND = "refund"  # the final figure after a write-off was lower (rule C_7)
     RELEASE = "release"  # from a closed lease only (rule C_6)
     UNCONFIRMED = "unconfirmed"  # spent by the device's figure, not explained (rule L_4)
     OVERRUN = "overrun"  # settled beyond the lease (rule S_4)
-    WRITEOFF = "writeoff"  # for a silent device (rule C_7)
+    WRITEOFF = "writeoff"  # spent, for all we know: the device is silent (rule C_7)
     CLOSE = "close"  # marks a lease's end; moves nothing
 
 
@@ -74,11 +74,11 @@ MOVES: Final[dict[LedgerKind, tuple[int, int, int]]] = {
     LedgerKind.UNSETTLE: (1, 0, -1),
     LedgerKind.CONFIRM: (1, -1, 0),
     LedgerKind.ADJUST: (1, 0, 0),
-    LedgerKind.REFUND: (-1, 0, 0),
+    LedgerKind.REFUND: (0, -1, 0),
     LedgerKind.RELEASE: (0, 0, -1),
     LedgerKind.UNCONFIRMED: (0, 1, -1),
     LedgerKind.OVERRUN: (1, 0, 0),
-    LedgerKind.WRITEOFF: (1, 0, -1),
+    LedgerKind.WRITEOFF: (0, 1, -1),
     LedgerKind.CLOSE: (0, 0, 0),
 }
 """By which multiple of a row's amount settled, unconfirmed and outstanding money change."""

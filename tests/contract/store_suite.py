@@ -351,8 +351,8 @@ class StoreSuite:
         store.commit([replace(WINDOW, settled_nanos=1), *kept, elsewhere])
         expected = replace(
             WINDOW,
-            settled_nanos=100_000 - 5_000 + 20 - 20_000 - 3_000 + 7 + 600_000,
-            unconfirmed_nanos=50 - 20,
+            settled_nanos=100_000 - 5_000 + 20 - 20_000 + 7,
+            unconfirmed_nanos=50 - 20 - 3_000 + 600_000,
             outstanding_nanos=1_000_000 - 100_000 + 5_000 - 400 - 50 - 600_000,
         )
         assert expected == store.recomputed_window(1)

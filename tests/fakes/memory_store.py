@@ -262,7 +262,7 @@ class MemoryStore(Store):
             match row.kind:
                 case LedgerKind.GRANT:
                     outstanding += amount
-                case LedgerKind.SETTLE | LedgerKind.UNSETTLE | LedgerKind.WRITEOFF:
+                case LedgerKind.SETTLE | LedgerKind.UNSETTLE:
                     outstanding -= amount
                     settled += amount
                 case LedgerKind.CONFIRM:
@@ -271,10 +271,10 @@ class MemoryStore(Store):
                 case LedgerKind.ADJUST | LedgerKind.OVERRUN:
                     settled += amount
                 case LedgerKind.REFUND:
-                    settled -= amount
+                    unconfirmed -= amount
                 case LedgerKind.RELEASE:
                     outstanding -= amount
-                case LedgerKind.UNCONFIRMED:
+                case LedgerKind.UNCONFIRMED | LedgerKind.WRITEOFF:
                     outstanding -= amount
                     unconfirmed += amount
         return replace(

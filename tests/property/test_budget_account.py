@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from coordinator.account import BudgetAccount
 from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.verify import LedgerSums
 from shared.errors import InvariantError, NotFoundError
 
 WINDOW = 7
@@ -28,6 +29,7 @@ class Known:
     amount: int
     costs: int = 0
     ended: bool = False
+    written_off: bool = False
 
 
 class Account(RuleBasedStateMachine):
@@ -115,6 +117,14 @@ class Account(RuleBasedStateMachine):
 
         alarm = self.account.close(*key, final=final, at=2, note="test")
 
+        if lease.written_off:  # only now may money return, and only what was not spent
+            lease.written_off = False
+            assert before.outstanding_nanos == self.window.outstanding_nanos
+            assert before.settled_nanos == self.window.settled_nanos
+            record = self.account.lease(*key)
+            assert record is not None
+            assert record.unconfirmed_nanos <= max(0, final - lease.costs)
+            return
         if lease.ended:
             assert ("", before) == (alarm, self.window)
             return
@@ -137,6 +147,24 @@ class Account(RuleBasedStateMachine):
         assert () == self.account.open_leases(device)
         for key, lease in self.known.items():
             lease.ended = lease.ended or key[0] == device
+
+    @rule(device=st.sampled_from(DEVICES))
+    def write_off(self, device: str) -> None:
+        """Nothing of a silent device returns before it has spoken."""
+        committed = self.window.committed_nanos
+        rest = sum(
+            max(0, lease.amount - lease.costs)
+            for key, lease in self.known.items()
+            if key[0] == device and not lease.ended
+        )
+
+        assert rest == self.account.write_off(device, at=3, note="silent for a week, says ann")
+
+        assert committed == self.window.committed_nanos
+        assert () == self.account.open_leases(device)
+        for key, lease in self.known.items():
+            if key[0] == device and not lease.ended:
+                lease.ended, lease.written_off = True, True
 
     @rule(budget=st.integers(0, 2 * BUDGET))
     def set_target(self, budget: int) -> None:
@@ -184,6 +212,15 @@ class Account(RuleBasedStateMachine):
             again = row.applied_to(again)
         assert again == self.window
         assert list(range(1, len(self.rows) + 1)) == [row.id for row in self.rows]
+
+    @invariant()
+    def the_books_verify(self) -> None:
+        """Every window and every lease is what its rows say."""
+        sums = LedgerSums()
+        for row in self.rows:
+            sums.take(row)
+        leases = [lease for key in self.known if (lease := self.account.lease(*key)) is not None]
+        assert [] == sums.differences(windows=[self.window], leases=leases)
 
     @invariant()
     def money_is_where_the_costs_say(self) -> None:

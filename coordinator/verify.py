@@ -1,0 +1,101 @@
+"""Adding the ledger up again from its rows, and comparing with the running balances (rule C_2)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from coordinator.records import (
+    MOVES,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    WindowRow,
+)
+
+_COSTS = (
+    LedgerKind.SETTLE,
+    LedgerKind.UNSETTLE,
+    LedgerKind.CONFIRM,
+    LedgerKind.OVERRUN,
+    LedgerKind.ADJUST,
+)
+_BALANCES = ("settled_nanos", "unconfirmed_nanos", "outstanding_nanos")
+
+
+@dataclass
+class LedgerSums:
+    """What ledger rows add up to, taken row by row.
+
+    Attributes
+    ----------
+    rows : int
+        How many were taken.
+    windows : mapping of window id to list
+        Settled, unconfirmed and outstanding nano-dollars.
+    """
+
+    rows: int = 0
+    problems: list[str] = field(default_factory=list)
+    windows: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    _leases: dict[tuple[str, int], Counter[LedgerKind]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+
+    def take(self, row: LedgerRow) -> None:
+        """Add one row; they come in the order of their ids."""
+        self.rows += 1
+        if row.id != self.rows:
+            self.problems.append(f"row {row.id} stands where row {self.rows} should be")
+            self.rows = row.id
+        for index, factor in enumerate(MOVES[row.kind]):
+            self.windows[row.window_id][index] += factor * row.amount_nanos
+        self._leases[row.device_id, row.lease_number][row.kind] += row.amount_nanos
+
+    def differences(
+        self, *, windows: Iterable[WindowRow], leases: Iterable[LeaseRecord]
+    ) -> list[str]:
+        """Where rows and running balances disagree, in words; empty if nowhere."""
+        found = list(self.problems)
+        known = {window.id: window for window in windows}
+        for window_id in sorted(self.windows.keys() | known.keys()):
+            found += _window_differences(known.get(window_id), self.windows[window_id], window_id)
+        seen = set()
+        for lease in leases:
+            seen.add((lease.device_id, lease.number))
+            found += _lease_differences(lease, self._leases[lease.device_id, lease.number])
+        for device_id, number in sorted(self._leases.keys() - seen):
+            found.append(f"lease {number} of {device_id} has ledger rows and no record")
+        return found
+
+
+def _window_differences(window: WindowRow | None, sums: list[int], window_id: int) -> list[str]:
+    if window is None:
+        return [f"window {window_id} has ledger rows and no record"]
+    return [
+        f"window {window_id}: {name} is {getattr(window, name)}, its rows add up to {total}"
+        for name, total in zip(_BALANCES, sums, strict=True)
+        if getattr(window, name) != total
+    ]
+
+
+def _lease_differences(lease: LeaseRecord, sums: Mapping[LedgerKind, int]) -> list[str]:
+    booked = sum(sums.get(kind, 0) for kind in _COSTS)
+    ended = sums.get(LedgerKind.UNCONFIRMED, 0) + sums.get(LedgerKind.WRITEOFF, 0)
+    explained = sums.get(LedgerKind.CONFIRM, 0) + sums.get(LedgerKind.REFUND, 0)
+    outstanding = sum(MOVES[kind][2] * amount for kind, amount in sums.items())
+    left = max(0, lease.amount_nanos - lease.booked_nanos) if lease.end is LeaseEnd.OPEN else 0
+    expected = {
+        "granted": (lease.amount_nanos, sums.get(LedgerKind.GRANT, 0)),
+        "booked": (lease.booked_nanos, booked),
+        "unconfirmed": (lease.unconfirmed_nanos, ended - explained),
+        "outstanding": (left, outstanding),
+    }
+    return [
+        f"lease {lease.number} of {lease.device_id}: {name} is {record} nanos, its rows add up "
+        f"to {total}"
+        for name, (record, total) in expected.items()
+        if record != total
+    ]

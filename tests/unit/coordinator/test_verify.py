@@ -1,0 +1,107 @@
+"""The ledger's rows tell everything; a balance that disagrees with them is named (rule C_2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coordinator.account import BudgetAccount
+from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.verify import LedgerSums
+
+LEASE = LeaseRecord("d1", 1, "inc", 7, 300, 1, 0)
+
+
+def account() -> BudgetAccount:
+    """A window of 1,000 nanos with a lease of 300, of which 40 are settled."""
+    made = BudgetAccount()
+    made.open_window(7, start_unix_ms=0, end_unix_ms=10, target_nanos=1_000)
+    made.grant(LEASE)
+    made.settle("d1", 1, cost=40, request_id="r1", at=1)
+    return made
+
+
+def books(made: BudgetAccount) -> tuple[list[LedgerRow], WindowRow, LeaseRecord]:
+    """What an account would have stored."""
+    rows = [row for row in made.take_changes() if isinstance(row, LedgerRow)]
+    lease = made.lease("d1", 1)
+    assert lease is not None
+    return rows, made.window(7), lease
+
+
+def differences(rows: list[LedgerRow], window: WindowRow, lease: LeaseRecord) -> list[str]:
+    """What a verification says."""
+    sums = LedgerSums()
+    for row in rows:
+        sums.take(row)
+    return sums.differences(windows=[window], leases=[lease])
+
+
+def test_true_books_verify() -> None:
+    """Through a write-off and the late word of the device."""
+    made = account()
+    made.write_off("d1", at=2, note="ann")
+    made.settle("d1", 1, cost=10, request_id="r2", at=3)
+    made.close("d1", 1, final=70, at=4, note="back")
+    rows, window, lease = books(made)
+    assert [] == differences(rows, window, lease)
+    assert (50, 20, 0) == (
+        window.settled_nanos,
+        window.unconfirmed_nanos,
+        window.outstanding_nanos,
+    )
+    assert 240 == sum(row.amount_nanos for row in rows if row.kind is LedgerKind.REFUND) + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("settled_nanos", "window 7"),
+        ("outstanding_nanos", "window 7"),
+        ("booked_nanos", "lease 1 of d1"),
+        ("unconfirmed_nanos", "lease 1 of d1"),
+    ],
+)
+def test_a_false_balance_is_named(name: str, where: str) -> None:
+    """With its place, what it says and what its rows say."""
+    rows, window, lease = books(account())
+    if where.startswith("window"):
+        window = replace(window, **{name: getattr(window, name) + 1})
+    else:
+        lease = replace(lease, **{name: getattr(lease, name) + 1})
+    assert any(where in said for said in differences(rows, window, lease))
+
+
+def test_a_missing_row_is_named() -> None:
+    """Ids rise without gaps: nobody takes a row out unseen."""
+    rows, window, lease = books(account())
+    said = differences(rows[1:], window, lease)
+    assert "row 2 stands where row 1 should be" in said
+    assert any("granted is 300" in each for each in said)
+
+
+def test_what_is_assumed_unspent_marks_its_window() -> None:
+    """The money is free again, and the window says that promise P1 no longer covers it."""
+    made = account()
+    assert 260 == made.write_off("d1", at=2, note="ann", assume_unspent=True)
+    window = made.window(7)
+    assert (960, "260 nanos of d1, lease 1: ann") == (window.free_nanos, window.alarms)
+    made.settle("d1", 1, cost=30, request_id="late", at=3)
+    assert 70 == made.window(7).settled_nanos
+    assert [] == differences(*books(made))
+
+
+def test_a_presented_lease_is_booked_even_if_it_does_not_fit() -> None:
+    """Its money is out, so nothing is free before it has come back (rule C_5)."""
+    made = account()
+    lost = replace(LEASE, number=2, amount_nanos=900)
+    made.adopt(lost)
+    made.adopt(lost)
+    window = made.window(7)
+    assert (1_160, 0) == (window.outstanding_nanos, window.free_nanos)
+    made.close("d1", 2, final=0, at=4, note="back")
+    assert 700 == made.window(7).free_nanos
+    record = made.lease("d1", 2)
+    assert record is not None
+    assert LeaseEnd.CLOSED is record.end
