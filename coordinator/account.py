@@ -203,16 +203,27 @@ class BudgetAccount:
         return alarm
 
     def _close_written_off(self, lease: LeaseRecord, *, final: int, at: int, note: str) -> None:
-        """What was written off and not spent comes back; what was assumed unspent and is not,
-        is booked beyond the lease.
+        """The late word on a lease that was ended without its device.
+
+        What was written off and not spent comes back. What was spent and counted as unspent, or
+        on a lease of unknown amount, is granted after the fact, so that it is in the books.
         """
+        if lease.amount_nanos:  # else these books never knew how large it was
+            final = min(final, max(lease.booked_nanos, lease.amount_nanos))
         unexplained = max(0, final - lease.booked_nanos)
-        refund = max(0, lease.unconfirmed_nanos - unexplained)
-        self._put_lease(
-            replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=lease.unconfirmed_nanos - refund)
+        change = unexplained - lease.unconfirmed_nanos
+        lease = replace(
+            lease,
+            end=LeaseEnd.CLOSED,
+            unconfirmed_nanos=unexplained,
+            amount_nanos=lease.amount_nanos + max(0, change),
         )
-        if refund:
-            self._book(lease, LedgerKind.REFUND, refund, unix_ms=at, note=note)
+        self._put_lease(lease)
+        if change < 0:
+            self._book(lease, LedgerKind.REFUND, -change, unix_ms=at, note=note)
+        elif change > 0:
+            self._book(lease, LedgerKind.GRANT, change, unix_ms=at, note=note)
+            self._book(lease, LedgerKind.UNCONFIRMED, change, unix_ms=at, note=note)
         self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
 
     def write_off(self, device_id: str, *, at: int, note: str, assume_unspent: bool = False) -> int:

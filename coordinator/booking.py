@@ -27,7 +27,7 @@ from shared.decision.types import (
     SpoolRecord,
     SpoolSummary,
 )
-from shared.errors import ProtocolError
+from shared.errors import InvariantError, ProtocolError
 
 Learned = BookedOutcome | BookedFeedback | BookedCounts
 
@@ -74,11 +74,13 @@ class Booking:
         planner: Planner | None,
         window: WindowConfig | None,
         earlier: EarlierFacts,
+        gaps_allowed: bool = False,
         unix_ms: int,
     ) -> Booked:
         """Book records above the device's mark; those at or below it were booked before.
 
-        A second grade of a request is passed over: the first one counts.
+        A second grade of a request is passed over: the first one counts. The account must know
+        every lease that the records name.
 
         Raises
         ------
@@ -88,7 +90,8 @@ class Booking:
         booked = Booked(device, graded=set(earlier.graded))
         account.remember(earlier.leases, windows=earlier.windows)
         last = device.acked_sequence
-        for record in _fresh(device, records):
+        fresh = _fresh(device, records, booked.alarms if gaps_allowed else None)
+        for record in fresh:
             slot = _slot(record, window=window, unix_ms=unix_ms)
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
             last = record.sequence
@@ -125,9 +128,6 @@ class Booking:
             case LeaseClose():
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
             case CostAdjustment():
-                if account.lease(device.id, body.lease_number) is None:
-                    self._unknown_lease(booked, number=body.lease_number)
-                    return
                 account.adjust(
                     device.id,
                     body.lease_number,
@@ -176,9 +176,6 @@ class Booking:
         request: str,
         at: int,
     ) -> None:
-        if account.lease(booked.device.id, number) is None:
-            self._unknown_lease(booked, number=number)
-            return
         account.settle(booked.device.id, number, cost=cost, request_id=request, at=at)
 
     def _book_close(
@@ -187,8 +184,7 @@ class Booking:
         device = booked.device
         lease = account.lease(device.id, close.lease_number)
         if lease is None:
-            self._unknown_lease(booked, number=close.lease_number)
-            return
+            raise InvariantError(f"lease {close.lease_number} is not in the account")
         alarm = account.close(
             device.id,
             close.lease_number,
@@ -201,12 +197,6 @@ class Booking:
         if lease.end is LeaseEnd.OPEN:
             unclean = 0 if close.clean else device.unclean_closes + 1
             booked.device = replace(device, unclean_closes=unclean)
-
-    def _unknown_lease(self, booked: Booked, *, number: int) -> None:
-        booked.alarms["restored"] = (
-            f"device {booked.device.name} reports on lease {number}, which these books do not "
-            "know: they were restored from a backup. No leases are granted"
-        )
 
     def _next(self) -> int:
         self.position += 1
@@ -230,8 +220,14 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     return sorted(requests), sorted(numbers - {0})
 
 
-def _fresh(device: DeviceRow, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:
-    """Records above a device's mark, checked before any of them is booked."""
+def _fresh(
+    device: DeviceRow, records: Iterable[SpoolRecord], alarms: dict[str, str] | None
+) -> list[SpoolRecord]:
+    """Records above a device's mark, checked before any of them is booked.
+
+    With `alarms`, missing records are put there instead of being refused: restored books may be
+    told of a time whose records the device no longer keeps.
+    """
     fresh, mark = [], device.acked_sequence
     for record in records:
         first = record.sequence
@@ -240,9 +236,10 @@ def _fresh(device: DeviceRow, records: Iterable[SpoolRecord]) -> list[SpoolRecor
         if record.sequence <= mark:
             continue
         if first > mark + 1:
-            raise ProtocolError(
-                f"device {device.name} sent sequence {first} after {mark}: records are missing"
-            )
+            said = f"device {device.name} sent sequence {first} after {mark}: records are missing"
+            if alarms is None:
+                raise ProtocolError(said)
+            alarms[f"missing:{device.id}"] = said
         fresh.append(record)
         mark = record.sequence
     return fresh

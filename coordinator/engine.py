@@ -44,11 +44,12 @@ from coordinator.records import (
     TableRowStored,
     WindowRow,
 )
+from coordinator.recovery import Recovery, forgotten_lease, presented_lease
 from coordinator.registry import Registry, digest
 from coordinator.sessions import Reaction, Session
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, LeaseStatus, SpoolRecord
-from shared.errors import ConfigError, NotFoundError, ProtocolError
+from shared.errors import ConfigError, ConflictError, NotFoundError, ProtocolError
 
 LATE_OUTCOMES_MS = 400
 HEARTBEAT_MS_UNCONFIGURED = 1_000
@@ -85,6 +86,7 @@ class CoordinatorEngine:
         )
         self.tables = {table.device_class: table for table in snapshot.tables}
         self.alarms: dict[str, str] = {}
+        self.recovery = Recovery.from_json(snapshot.settings.get(SettingKey.RECOVERY, ""))
         self.spend_paused = snapshot.settings.get(SettingKey.SPEND_PAUSED) == "1"
         self.disabled_arms = frozenset(
             json.loads(snapshot.settings.get(SettingKey.DISABLED_ARMS, "[]"))
@@ -113,6 +115,8 @@ class CoordinatorEngine:
         if new_window or self.planner.planned is None or over > self.planner.slot_closed:
             self.planner.close_slots(over)
             self._plan(reaction, unix_ms=unix_ms)
+        if new_window:
+            self._heard(reaction, unix_ms=unix_ms)
         return reaction
 
     def slot_of(self, unix_ms: int) -> int:
@@ -211,7 +215,7 @@ class CoordinatorEngine:
         device = self.registry.device(device_id)
         reaction = Reaction()
         if device.standing is DeviceStanding.ACTIVE:
-            device = self._checked(device, hello, unix_ms=unix_ms)
+            device = self._checked(reaction, device, hello, unix_ms=unix_ms)
         quarantined = device.standing is DeviceStanding.QUARANTINED
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
@@ -224,6 +228,7 @@ class CoordinatorEngine:
                 resume_digest_next=device.resume_digest_next
                 if quarantined
                 else digest(resume_token),
+                lease_number_max=max(device.lease_number_max, hello.lease_number_max),
                 seen_unix_ms=unix_ms,
                 software_version=hello.software_version,
             )
@@ -237,6 +242,7 @@ class CoordinatorEngine:
             leases=hello.leases,
             local_arms=hello.local_arms,
         )
+        self._heard(reaction, unix_ms=unix_ms)
         welcome = Welcomed(
             resume_token=resume_token,
             acked_sequence=device.acked_sequence,
@@ -295,17 +301,21 @@ class CoordinatorEngine:
             What the books hold of `unremembered`.
         """
         device = self.registry.device(device_id)
+        reaction = Reaction()
+        kept = tuple(records)
+        self._adopt_forgotten(reaction, device, kept, earlier=earlier, unix_ms=unix_ms)
         booked = self._booking.book(
             device,
-            records,
+            kept,
             account=self.account,
             planner=self.planner,
             window=self.config.window if self.config else None,
             earlier=earlier,
+            gaps_allowed=self.recovery is not None,
             unix_ms=unix_ms,
         )
         self.alarms.update(booked.alarms)
-        reaction = Reaction(effects=booked.effects)
+        reaction.effects += booked.effects
         reaction.effects.append(self.registry.put(booked.device))
         session = self.sessions.get(device_id)
         if session is not None:
@@ -319,6 +329,37 @@ class CoordinatorEngine:
                 closed = self.set_arm_enabled(arm, False, actor="overrun", unix_ms=unix_ms)
                 self._extend(reaction, closed)
         return reaction
+
+    def _adopt_forgotten(
+        self,
+        reaction: Reaction,
+        device: DeviceRow,
+        records: tuple[SpoolRecord, ...],
+        *,
+        earlier: EarlierFacts,
+        unix_ms: int,
+    ) -> None:
+        """Records speak of leases that the books do not know: these were restored (rule C_5)."""
+        self.account.remember(earlier.leases, windows=earlier.windows)
+        unknown = self.unremembered(device.id, records)[1]
+        if unknown and self.window is None:
+            raise ConflictError("there is no budget window yet: send the batch again later")
+        for number in unknown:
+            reason = (
+                f"device {device.name} reports on lease {number}, which these books do not know: "
+                "they were restored from a backup"
+            )
+            self._begin_recovery(reaction, reason=reason, unix_ms=unix_ms)
+            if self.account.lease(device.id, number) is None:
+                self.account.adopt(
+                    forgotten_lease(
+                        number,
+                        device_id=device.id,
+                        incarnation=records[0].incarnation,
+                        window_id=self.window_id,
+                        unix_ms=unix_ms,
+                    )
+                )
 
     def heartbeat(
         self,
@@ -357,7 +398,9 @@ class CoordinatorEngine:
             window=self.window,
             price_version=self.price_version,
             planned_nanos_per_slot=self._planned_nanos(self.registry.device(device_id)),
-            frozen=PAUSED if self.spend_paused else self.alarms.get("restored", ""),
+            frozen=PAUSED
+            if self.spend_paused
+            else (self.recovery.refusal if self.recovery else ""),
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos,
             unix_ms=unix_ms,
@@ -379,19 +422,97 @@ class CoordinatorEngine:
             or window.committed_nanos > window.target_nanos
         )
 
-    def _checked(self, device: DeviceRow, hello: HelloReceived, *, unix_ms: int) -> DeviceRow:
+    def _checked(
+        self, reaction: Reaction, device: DeviceRow, hello: HelloReceived, *, unix_ms: int
+    ) -> DeviceRow:
         """Quarantine a clone (rule D_2); freeze all grants if our own books were restored."""
         restored = restored_books(device, hello)
         if restored:
-            self.alarms["restored"] = restored
+            self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
         reason = quarantine_reason(device, hello)
+        if self.recovery is not None and device.id in self.recovery.waiting:
+            reason = ""  # restored books know an older token than the device: it is no clone
         if not reason:
             return device
         self.alarms[f"quarantine:{device.id}"] = f"device {device.name} is quarantined: {reason}"
         self.account.close_in_full(device.id, at=unix_ms, note="quarantined")
         return replace(device, standing=DeviceStanding.QUARANTINED, standing_reason=reason)
 
+    # Recovery of restored books (rule C_5).
+
+    def _begin_recovery(self, reaction: Reaction, *, reason: str, unix_ms: int) -> None:
+        self.alarms["restored"] = reason
+        if self.recovery is None:
+            known = (d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
+            self.recovery = Recovery(reason, waiting=tuple(known))
+            self._heard(reaction, unix_ms=unix_ms)
+
+    def _put_recovery(self, reaction: Reaction, recovery: Recovery) -> None:
+        self.recovery = None if recovery.is_over else recovery
+        if recovery.is_over:
+            self.alarms.pop("restored", None)
+        reaction.effects.append(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
+
+    def _heard(self, reaction: Reaction, *, unix_ms: int) -> None:
+        """Book the leases that connected devices present."""
+        if self.recovery is None or self.window is None:
+            return
+        for session in self.sessions.values():
+            for status in session.leases:
+                known = self.account.has_window(status.window_id)
+                self.account.adopt(
+                    presented_lease(
+                        status,
+                        device_id=session.device_id,
+                        incarnation=session.incarnation,
+                        window_id=status.window_id if known else self.window_id,
+                        unix_ms=unix_ms,
+                    )
+                )
+        reaction.effects += self.account.take_changes()
+        self._put_recovery(reaction, self.recovery.without(self.sessions))
+
     # The operator.
+
+    def recover_ledger(self, *, actor: str, unix_ms: int) -> Reaction:
+        """Lend again once every known device has presented its leases, or is written off.
+
+        Raises
+        ------
+        ConflictError
+            If there is nothing to recover.
+        """
+        if self.recovery is None:
+            raise ConflictError("these books are complete: there is nothing to recover")
+        reaction = Reaction(effects=[AuditRow(unix_ms, actor, "ledger recover", "")])
+        self._put_recovery(reaction, replace(self.recovery, confirmed_by=actor))
+        return reaction
+
+    def write_off(
+        self, device_id: str, *, assume_unspent: bool, actor: str, unix_ms: int
+    ) -> tuple[int, Reaction]:
+        """End a silent device's leases (rule C_7); also what of them was not reported, in nanos.
+
+        Raises
+        ------
+        ConflictError
+            If the device is connected: it can give its leases back itself.
+        """
+        device = self.registry.device(device_id)
+        if device_id in self.sessions:
+            raise ConflictError(
+                f"device {device.name} is connected: `tidectl device revoke` takes its leases back"
+            )
+        how = "assumed unspent" if assume_unspent else "written off"
+        amount = self.account.write_off(
+            device_id, at=unix_ms, note=f"{how} by {actor}", assume_unspent=assume_unspent
+        )
+        reaction = Reaction(effects=self.account.take_changes())
+        detail = f"{device.name}: {amount} nanos {how}"
+        reaction.effects.append(AuditRow(unix_ms, actor, "budget write-off", detail))
+        if self.recovery is not None:
+            self._put_recovery(reaction, self.recovery.without([device_id]))
+        return amount, reaction
 
     def apply_config(
         self, toml: str, *, actor: str, unix_ms: int, dry_run: bool

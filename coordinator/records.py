@@ -260,6 +260,7 @@ class SettingKey(StrEnum):
     SPEND_PAUSED = "spend_paused"
     DISABLED_ARMS = "disabled_arms"  # a JSON list
     BUDGET_OVERRIDE = "budget_override"  # JSON: set by `tidectl budget set`
+    RECOVERY = "recovery"  # JSON, while one lasts
     PRICE_VERSION = "price_version"  # the configuration that last changed a price
 
 

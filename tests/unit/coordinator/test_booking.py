@@ -23,7 +23,6 @@ from coordinator.records import (
 from shared.decision.types import (
     Attempt,
     ContextCount,
-    CostAdjustment,
     Feedback,
     LeaseClose,
     Outcome,
@@ -189,21 +188,6 @@ def test_an_impossible_close_raises_an_alarm() -> None:
     """It names the device (rule L_5)."""
     booked = Desk().book(outcome("r1", 50), LeaseClose(1, 10, clean=True, reason="expired"))
     assert ["close:d1"] == list(booked.alarms)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        outcome("r1", 10, lease=2),
-        LeaseClose(2, 10, clean=True, reason=""),
-        CostAdjustment("r1", 2, -5, ""),
-    ],
-)
-def test_a_lease_that_was_never_granted_means_restored_books(body: SpoolBody) -> None:
-    """A number above the highest one granted: an alarm, and nothing is booked (rule C_5)."""
-    desk = Desk()
-    booked = desk.book(body)
-    assert (["restored"], []) == (list(booked.alarms), ledger(booked))
 
 
 def test_a_lease_of_long_ago_is_booked_in_its_own_window() -> None:

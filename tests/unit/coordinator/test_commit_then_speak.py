@@ -234,7 +234,7 @@ async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinato
     """A device's mistake is its own: the engine has changed nothing, and stays."""
     outbox, engine = await spending(coordinator), coordinator.service.engine
     with pytest.raises(ProtocolError):
-        await coordinator.service.batch(coordinator.device_id, [outcome(9, lease=1, cost=1)])
+        await coordinator.service.batch(coordinator.device_id, [outcome(9, lease=0, cost=1)])
     with pytest.raises(AuthenticationError):
         await coordinator.service.join(token="guess", name="x", device_class="pi")
 

@@ -92,6 +92,17 @@ def test_what_is_assumed_unspent_marks_its_window() -> None:
     assert [] == differences(*books(made))
 
 
+def test_what_was_assumed_unspent_and_is_not_comes_back_into_the_books() -> None:
+    """The device tells 100 nanos: those were spent, explained or not."""
+    made = account()
+    made.write_off("d1", at=2, note="ann", assume_unspent=True)
+    made.close("d1", 1, final=100, at=4, note="back")
+    assert (40, 60) == (made.window(7).settled_nanos, made.window(7).unconfirmed_nanos)
+    made.settle("d1", 1, cost=60, request_id="late", at=5)
+    assert (100, 0) == (made.window(7).settled_nanos, made.window(7).unconfirmed_nanos)
+    assert [] == differences(*books(made))
+
+
 def test_a_presented_lease_is_booked_even_if_it_does_not_fit() -> None:
     """Its money is out, so nothing is free before it has come back (rule C_5)."""
     made = account()

@@ -1,0 +1,100 @@
+"""Books that were restored from a backup, on their way back to what is true (rule C_5).
+
+While a recovery lasts nobody gets a lease, and every lease that a device presents is booked,
+whether or not the budget covers it. It ends when an operator has confirmed it, and each device that
+the books know has said hello or is written off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from coordinator.records import LeaseEnd, LeaseRecord
+from shared.decision.types import LeaseStatus
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Where a recovery stands.
+
+    Attributes
+    ----------
+    reason : str
+        How it was noticed.
+    waiting : tuple of str
+        Ids of devices that have not presented their leases yet.
+    confirmed_by : str
+        The operator who wants it to end; empty as long as nobody does.
+    """
+
+    reason: str
+    waiting: tuple[str, ...] = ()
+    confirmed_by: str = ""
+
+    @property
+    def refusal(self) -> str:
+        """What a device that asks for a lease is told."""
+        if not self.confirmed_by:
+            return f"{self.reason}. No leases are granted before `tidectl ledger recover`"
+        return f"the ledger is being recovered: {len(self.waiting)} devices have not reported yet"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everybody was heard and an operator wanted it so."""
+        return bool(self.confirmed_by) and not self.waiting
+
+    def without(self, device_ids: Iterable[str]) -> Recovery:
+        """After these devices were heard, or written off."""
+        gone = set(device_ids)
+        return replace(self, waiting=tuple(d for d in self.waiting if d not in gone))
+
+    def to_json(self) -> str:
+        """As a setting; empty once it is over."""
+        return "" if self.is_over else json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Recovery | None:
+        """From `to_json`."""
+        if not text:
+            return None
+        state = json.loads(text)
+        return cls(state["reason"], tuple(state["waiting"]), state["confirmed_by"])
+
+
+def presented_lease(
+    status: LeaseStatus, *, device_id: str, incarnation: str, window_id: int, unix_ms: int
+) -> LeaseRecord:
+    """A lease that lost books had granted, as its device tells of it.
+
+    It is booked in the present window if its own is not known here: its money is out now.
+    """
+    return LeaseRecord(
+        device_id=device_id,
+        number=status.lease_number,
+        incarnation=incarnation,
+        window_id=window_id,
+        amount_nanos=status.amount_nanos,
+        price_version=0,
+        granted_unix_ms=unix_ms,
+    )
+
+
+def forgotten_lease(
+    number: int, *, device_id: str, incarnation: str, window_id: int, unix_ms: int
+) -> LeaseRecord:
+    """A lease that only records speak of: closed before the restore, of unknown amount.
+
+    Every cost on it is booked in full, beyond it, and so is what its close does not explain.
+    """
+    return LeaseRecord(
+        device_id=device_id,
+        number=number,
+        incarnation=incarnation,
+        window_id=window_id,
+        amount_nanos=0,
+        price_version=0,
+        granted_unix_ms=unix_ms,
+        end=LeaseEnd.WRITTEN_OFF,
+    )
