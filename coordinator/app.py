@@ -156,7 +156,7 @@ async def run_coordinator(settings: CoordinatorConfig) -> None:
 
 def _store(settings: CoordinatorConfig) -> SqlStore:
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return SqlStore(settings.resolved_database_url(), epoch_file=settings.state_dir / "epoch")
+    return SqlStore(settings.resolved_database_url(), mark_file=settings.state_dir / "epoch")
 
 
 def main() -> None:

@@ -86,7 +86,11 @@ class CoordinatorEngine:
         )
         self.tables = {table.device_class: table for table in snapshot.tables}
         self.alarms: dict[str, str] = {}
-        self.recovery = Recovery.from_json(snapshot.settings.get(SettingKey.RECOVERY, ""))
+        self.recovery = Recovery.from_json(
+            snapshot.settings.get(SettingKey.RECOVERY, ""), everybody=self._spenders()
+        )
+        if self.recovery is not None:
+            self.alarms["restored"] = self.recovery.reason
         self.spend_paused = snapshot.settings.get(SettingKey.SPEND_PAUSED) == "1"
         self.disabled_arms = frozenset(
             json.loads(snapshot.settings.get(SettingKey.DISABLED_ARMS, "[]"))
@@ -430,7 +434,7 @@ class CoordinatorEngine:
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
         reason = quarantine_reason(device, hello)
-        if self.recovery is not None and device.id in self.recovery.waiting:
+        if self.recovery is not None and device.id in (self.recovery.waiting or ()):
             reason = ""  # restored books know an older token than the device: it is no clone
         if not reason:
             return device
@@ -443,9 +447,12 @@ class CoordinatorEngine:
     def _begin_recovery(self, reaction: Reaction, *, reason: str, unix_ms: int) -> None:
         self.alarms["restored"] = reason
         if self.recovery is None:
-            known = (d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
-            self.recovery = Recovery(reason, waiting=tuple(known))
+            self.recovery = Recovery(reason, waiting=self._spenders())
             self._heard(reaction, unix_ms=unix_ms)
+
+    def _spenders(self) -> tuple[str, ...]:
+        """The devices that may hold leases."""
+        return tuple(d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
 
     def _put_recovery(self, reaction: Reaction, recovery: Recovery) -> None:
         self.recovery = None if recovery.is_over else recovery

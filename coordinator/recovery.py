@@ -23,14 +23,14 @@ class Recovery:
     ----------
     reason : str
         How it was noticed.
-    waiting : tuple of str
-        Ids of devices that have not presented their leases yet.
+    waiting : tuple of str or None
+        Ids of devices that have not presented their leases yet; None: everybody.
     confirmed_by : str
         The operator who wants it to end; empty as long as nobody does.
     """
 
     reason: str
-    waiting: tuple[str, ...] = ()
+    waiting: tuple[str, ...] | None = None
     confirmed_by: str = ""
 
     @property
@@ -38,29 +38,31 @@ class Recovery:
         """What a device that asks for a lease is told."""
         if not self.confirmed_by:
             return f"{self.reason}. No leases are granted before `tidectl ledger recover`"
-        return f"the ledger is being recovered: {len(self.waiting)} devices have not reported yet"
+        waiting = len(self.waiting or ())
+        return f"the ledger is being recovered: {waiting} devices have not reported yet"
 
     @property
     def is_over(self) -> bool:
         """Whether everybody was heard and an operator wanted it so."""
-        return bool(self.confirmed_by) and not self.waiting
+        return bool(self.confirmed_by) and self.waiting == ()
 
     def without(self, device_ids: Iterable[str]) -> Recovery:
         """After these devices were heard, or written off."""
         gone = set(device_ids)
-        return replace(self, waiting=tuple(d for d in self.waiting if d not in gone))
+        return replace(self, waiting=tuple(d for d in self.waiting or () if d not in gone))
 
     def to_json(self) -> str:
         """As a setting; empty once it is over."""
         return "" if self.is_over else json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Recovery | None:
-        """From `to_json`."""
+    def from_json(cls, text: str, *, everybody: Iterable[str]) -> Recovery | None:
+        """From `to_json`; `everybody` are the known devices."""
         if not text:
             return None
         state = json.loads(text)
-        return cls(state["reason"], tuple(state["waiting"]), state["confirmed_by"])
+        waiting = everybody if state["waiting"] is None else state["waiting"]
+        return cls(state["reason"], tuple(waiting), state["confirmed_by"])
 
 
 def presented_lease(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,11 +11,24 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from coordinator.adapters.sql_schema import EPOCH
+from coordinator.adapters.sql_schema import EPOCH, SETTING
+from coordinator.records import SettingKey
+from coordinator.recovery import Recovery
 from shared.errors import LostLeadershipError, StoreError
 from shared.file_lock import FileLock
 
@@ -133,25 +147,37 @@ def migrate(connection: Connection) -> None:
         command.upgrade(config, "head")
 
 
-def raise_epoch(connection: Connection, *, epoch_file: Path | None) -> int:
+@dataclass(frozen=True)
+class Mark:
+    """How far the books had come, kept in a file outside the database (rule C_5)."""
+
+    epoch: int = 0
+    ledger_id: int = 0
+
+
+def raise_epoch(connection: Connection, *, mark_file: Path | None, ledger_id: int) -> int:
     """Begin a new epoch in the open transaction; every earlier writer loses its right.
 
-    Raises
-    ------
-    StoreError
-        If the database is behind the epoch file: it was restored from a backup.
+    If the database is behind the mark, it was restored from a backup, and a recovery begins in the
+    same transaction: it cannot be forgotten by a crash.
     """
     before = _read_epoch(connection)
-    known = _read_epoch_file(epoch_file) if epoch_file is not None else 0
-    if before < known:
-        raise StoreError(
-            f"the database is at epoch {before}, but {epoch_file} says {known}: it looks restored "
-            "from a backup. Put the newer database back; if the backup is meant to be used, "
-            f"remove {epoch_file} and start again: leases it does not know are booked as their "
-            "devices present them"
+    known = _read_mark(mark_file) if mark_file is not None else Mark()
+    if before < known.epoch or ledger_id < known.ledger_id:
+        reason = (
+            f"the database is at epoch {before} and ledger row {ledger_id}, but {mark_file} says "
+            f"epoch {known.epoch} and row {known.ledger_id}: it was restored from a backup"
         )
-    connection.execute(update(EPOCH).values(epoch=before + 1))
-    return before + 1
+        _begin_recovery(connection, reason=reason)
+    epoch = max(before, known.epoch) + 1
+    connection.execute(update(EPOCH).values(epoch=epoch))
+    return epoch
+
+
+def _begin_recovery(connection: Connection, *, reason: str) -> None:
+    key = SettingKey.RECOVERY.value
+    connection.execute(delete(SETTING).where(SETTING.c.key == key))
+    connection.execute(insert(SETTING).values(key=key, value=Recovery(reason).to_json()))
 
 
 def check_epoch(connection: Connection, *, epoch: int) -> None:
@@ -171,24 +197,25 @@ def _read_epoch(connection: Connection) -> int:
     return epoch
 
 
-def _read_epoch_file(path: Path) -> int:
+def _read_mark(path: Path) -> Mark:
     try:
-        text = path.read_text(encoding="ascii").strip()
-        return int(text)
+        numbers = [int(word) for word in path.read_text(encoding="ascii").split()]
+        return Mark(*numbers)
     except FileNotFoundError:
-        return 0
-    except (OSError, ValueError) as error:
+        return Mark()
+    except (OSError, ValueError, TypeError) as error:
         raise StoreError(
-            f"cannot read the epoch from {path}: {error}; it holds one whole number"
+            f"cannot read how far the books had come from {path}: {error}; it holds two whole "
+            "numbers, the epoch and the last ledger row"
         ) from error
 
 
-def write_epoch_file(path: Path, *, epoch: int) -> None:
-    """Keep the epoch outside the database, durably."""
+def write_mark(path: Path, mark: Mark) -> None:
+    """Keep outside the database how far it has come, durably."""
     draft = path.with_name(path.name + ".new")
     try:
         with draft.open("w", encoding="ascii") as file:
-            file.write(f"{epoch}\n")
+            file.write(f"{mark.epoch} {mark.ledger_id}\n")
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, RootTransaction, Table
 
 from coordinator.adapters import sql_rows as rows
 from coordinator.adapters.sql_connection import (
+    Mark,
     check_epoch,
     lock_file,
     make_engine,
@@ -17,7 +18,7 @@ from coordinator.adapters.sql_connection import (
     parse_url,
     raise_epoch,
     sqlite_path,
-    write_epoch_file,
+    write_mark,
 )
 from coordinator.adapters.sql_errors import translated
 from coordinator.adapters.sql_load import (
@@ -35,6 +36,7 @@ from coordinator.records import (
     BookedOutcome,
     EarlierFacts,
     LedgerRow,
+    Snapshot,
     StoreEffect,
     StoreSnapshot,
     WindowRow,
@@ -50,9 +52,9 @@ class SqlStore(Store):
     ----------
     url : str
         `sqlite:///path` or `postgresql://...`.
-    epoch_file : Path or None
-        Where the epoch is kept outside the database, so that a restored backup is noticed; None
-        to do without.
+    mark_file : Path or None
+        Where it is kept outside the database how far the books have come, so that a restored
+        backup is noticed (rule C_5); None to do without.
 
     Raises
     ------
@@ -60,9 +62,9 @@ class SqlStore(Store):
         If the URL is of no supported database.
     """
 
-    def __init__(self, url: str, *, epoch_file: Path | None = None) -> None:
+    def __init__(self, url: str, *, mark_file: Path | None = None) -> None:
         self._url = parse_url(url)
-        self._epoch_file = epoch_file
+        self._mark_file = mark_file
         self._engine: Engine = make_engine(self._url)
         self._connection: Connection | None = None
         self._lock: FileLock | None = None
@@ -85,8 +87,7 @@ class SqlStore(Store):
         Raises
         ------
         StoreError
-            If another coordinator is the writer, if the schema is of a newer version, or if the
-            database is older than the epoch file.
+            If another coordinator is the writer, or if the schema is of a newer version.
         """
         if self._connection is not None:
             raise StoreError("the store is already open")
@@ -104,12 +105,16 @@ class SqlStore(Store):
     def _begin_epoch(self, connection: Connection) -> None:
         with connection.begin():
             migrate(connection)
-            epoch = raise_epoch(connection, epoch_file=self._epoch_file)
-        if self._epoch_file is not None:
-            write_epoch_file(self._epoch_file, epoch=epoch)
-        self._epoch = epoch
-        with connection.begin():
             self._ledger_id_max, self._position_max = maxima(connection)
+            epoch = raise_epoch(
+                connection, mark_file=self._mark_file, ledger_id=self._ledger_id_max
+            )
+        self._epoch = epoch
+        self._write_mark()
+
+    def _write_mark(self) -> None:
+        if self._mark_file is not None:
+            write_mark(self._mark_file, Mark(self._epoch, self._ledger_id_max))
 
     def close(self) -> None:
         """Give up the writer's role and disconnect; a second call does nothing."""
@@ -138,6 +143,8 @@ class SqlStore(Store):
             for kind, values in by_type.items():
                 connection.exec_driver_sql(self._inserts[kind], self._last_of_each(kind, values))
         self._ledger_id_max, self._position_max = ledger_id_max, position_max
+        if any(isinstance(effect, Snapshot) for effect in effects):  # once a slot
+            self._write_mark()
 
     def _last_of_each(self, kind: type[StoreEffect], values: list[rows.Row]) -> list[rows.Row]:
         """Of rows that replace each other, the last."""

@@ -20,6 +20,7 @@ from coordinator.adapters.sql_connection import migrate
 from coordinator.adapters.sql_schema import METADATA
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.ports import Store
+from coordinator.records import SettingKey, Snapshot
 from shared.errors import LostLeadershipError, StoreError
 from tests.contract.store_suite import WINDOW, StoreBench, StoreSuite, booked, ledger_row
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
@@ -116,42 +117,59 @@ class SqlSuite(StoreSuite):
         second.open()
         assert 2 == second.epoch
 
-    def test_a_restored_backup_is_noticed_by_the_epoch_file(
+    def test_a_restored_backup_is_noticed_by_the_mark_file(
         self, bench: SqlBench, tmp_path: Path
     ) -> None:
-        """A database behind the epoch file is not opened; both epochs are named."""
-        epoch_file = tmp_path / "epoch"
+        """A database behind the file begins a recovery that no crash can make it forget."""
+        mark_file = tmp_path / "epoch"
         for _ in range(3):
-            store = SqlStore(bench.url, epoch_file=epoch_file)
+            store = SqlStore(bench.url, mark_file=mark_file)
             store.open()
+            assert {} == store.load().settings
             store.close()
-        assert "3\n" == epoch_file.read_text()
+        assert "3 0\n" == mark_file.read_text()
         bench.execute("UPDATE epoch SET epoch = 1")
-        with pytest.raises(StoreError, match=r"epoch 1\b.*says 3\b.*backup"):
-            SqlStore(bench.url, epoch_file=epoch_file).open()
-        epoch_file.unlink()
-        store = SqlStore(bench.url, epoch_file=epoch_file)
+        for epoch in (4, 5):
+            store = SqlStore(bench.url, mark_file=mark_file)
+            store.open()
+            assert epoch == store.epoch
+            said = store.load().settings[SettingKey.RECOVERY]
+            assert "epoch 1 " in said
+            assert "says epoch 3 " in said
+            store.close()
+
+    def test_a_backup_of_the_same_epoch_is_noticed_by_its_ledger(
+        self, bench: SqlBench, tmp_path: Path
+    ) -> None:
+        """Every slot notes how far the ledger has come."""
+        mark_file = tmp_path / "epoch"
+        store = SqlStore(bench.url, mark_file=mark_file)
         store.open()
-        assert 2 == store.epoch
+        store.commit([ledger_row(1), ledger_row(2), Snapshot(0, 0, 1, "{}")])
+        store.close()
+        bench.execute("DELETE FROM ledger WHERE id = 2")
+        store = SqlStore(bench.url, mark_file=mark_file)
+        store.open()
+        assert "ledger row 1, " in store.load().settings[SettingKey.RECOVERY]
         store.close()
 
-    def test_a_damaged_epoch_file_is_not_taken_for_none(
+    def test_a_damaged_mark_file_is_not_taken_for_none(
         self, bench: SqlBench, tmp_path: Path
     ) -> None:
         """What cannot be read might have been a higher epoch."""
-        epoch_file = tmp_path / "epoch"
-        epoch_file.write_text("three")
+        mark_file = tmp_path / "epoch"
+        mark_file.write_text("three")
         with pytest.raises(StoreError, match="three"):
-            SqlStore(bench.url, epoch_file=epoch_file).open()
+            SqlStore(bench.url, mark_file=mark_file).open()
 
     def test_a_refused_store_can_be_opened_later(self, bench: SqlBench, tmp_path: Path) -> None:
         """A failed open holds nothing back."""
-        epoch_file = tmp_path / "epoch"
-        epoch_file.write_text("9")
-        store = SqlStore(bench.url, epoch_file=epoch_file)
+        mark_file = tmp_path / "epoch"
+        mark_file.write_text("nine")
+        store = SqlStore(bench.url, mark_file=mark_file)
         with pytest.raises(StoreError):
             store.open()
-        epoch_file.unlink()
+        mark_file.unlink()
         store.open()
         store.commit([ledger_row(1)])
         store.close()

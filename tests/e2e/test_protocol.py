@@ -104,7 +104,7 @@ async def newer_coordinator(
     folder: Path, *, port: int, version: ProtocolVersion
 ) -> AsyncIterator[CoordinatorService]:
     """A coordinator of another version inside this process."""
-    store = SqlStore(f"sqlite:///{folder / 'newer.db'}", epoch_file=folder / "epoch")
+    store = SqlStore(f"sqlite:///{folder / 'newer.db'}", mark_file=folder / "epoch")
     store.open()
     clock = SystemClock()
     service = CoordinatorService(store, clock=clock, ids=SystemIds())
