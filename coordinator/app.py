@@ -6,7 +6,8 @@ import asyncio
 import json
 import signal
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,11 @@ from typing import Annotated
 import structlog
 import typer
 from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.progress import Progress
 
 from coordinator import config as coordinator_config
+from coordinator.adapters import sql_backup
 from coordinator.adapters.grpc_server import start_grpc
 from coordinator.adapters.metrics import EngineCollector
 from coordinator.adapters.sql_store import SqlStore
@@ -85,6 +89,56 @@ def create_token(
     finally:
         store.close()
     typer.echo(token)
+
+
+@cli.command("backup")
+def backup_command(
+    out: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    config: ConfigFile = None,
+) -> None:
+    """Copy the books into a file, also while the coordinator runs.
+
+    A SQLite database becomes a SQLite file, a PostgreSQL database an archive of pg_dump.
+    """
+    settings = coordinator_config.load(config)
+    with _progress("backing up") as progress:
+        sql_backup.backup(settings.resolved_database_url(), out, progress=progress)
+    typer.echo(f"the books are in {out}")
+
+
+@cli.command("restore")
+def restore_command(
+    source: Annotated[Path, typer.Argument(help="A file that `backup` wrote.")],
+    config: ConfigFile = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put a backup in the place of the books, while the coordinator is stopped.
+
+    What was booked since is told again by the devices, as far as they keep it (24 hours). Nothing
+    is lent before `tidectl ledger recover`, and before each known device was heard.
+    """
+    settings = coordinator_config.load(config)
+    if not yes:
+        typer.confirm(
+            f"Everything booked after {source} was written is lost here. Go on?", abort=True
+        )
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _progress("restoring") as progress:
+        sql_backup.restore(
+            settings.resolved_database_url(),
+            source,
+            mark_file=settings.state_dir / "epoch",
+            progress=progress,
+        )
+    typer.echo("restored; start the coordinator, then: tidectl ledger recover")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[sql_backup.Progress]:
+    """A bar on a terminal; nothing elsewhere."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @cli.command()

@@ -162,7 +162,7 @@ def raise_epoch(connection: Connection, *, mark_file: Path | None, ledger_id: in
     same transaction: it cannot be forgotten by a crash.
     """
     before = _read_epoch(connection)
-    known = _read_mark(mark_file) if mark_file is not None else Mark()
+    known = read_mark(mark_file) if mark_file is not None else Mark()
     if before < known.epoch or ledger_id < known.ledger_id:
         reason = (
             f"the database is at epoch {before} and ledger row {ledger_id}, but {mark_file} says "
@@ -197,7 +197,14 @@ def _read_epoch(connection: Connection) -> int:
     return epoch
 
 
-def _read_mark(path: Path) -> Mark:
+def read_mark(path: Path) -> Mark:
+    """How far the books had come; nowhere, if nobody has noted it yet.
+
+    Raises
+    ------
+    StoreError
+        If the file holds anything else: that might have been a higher mark.
+    """
     try:
         numbers = [int(word) for word in path.read_text(encoding="ascii").split()]
         return Mark(*numbers)

@@ -1,0 +1,81 @@
+"""Backups of the books, taken while they are written, and what a restore begins."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.adapters.sql_backup import backup, restore
+from coordinator.adapters.sql_store import SqlStore
+from coordinator.records import SettingKey
+from shared.errors import StoreError
+from tests.contract.store_suite import WINDOW, ledger_row
+from tests.fakes.postgres_server import postgres_programs, running_postgres
+
+
+def quiet(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A server of our own, with PostgreSQL's client programs."""
+    programs = postgres_programs()
+    if programs is None or shutil.which("pg_dump") is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    with running_postgres(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'books.db'}"
+    return str(request.getfixturevalue("postgres"))
+
+
+def test_a_backup_of_running_books_comes_back_whole_and_begins_a_recovery(
+    url: str, tmp_path: Path
+) -> None:
+    """What was written later is gone, the epoch rises, and the coordinator knows of both."""
+    mark_file, out = tmp_path / "epoch", tmp_path / "books.backup"
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    store.commit([WINDOW, ledger_row(1)])
+    backup(url, out, progress=quiet)
+    store.commit([ledger_row(2)])
+    with pytest.raises(StoreError, match="another (coordinator|process)"):
+        restore(url, out, mark_file=mark_file, progress=quiet)
+    epoch = store.epoch
+    store.close()
+    restore(url, out, mark_file=mark_file, progress=quiet)
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    assert [1] == [row.id for row in store.ledger(after_id=0, limit=9)]
+    assert "restored from a backup" in store.load().settings[SettingKey.RECOVERY]
+    assert store.epoch > epoch
+    store.close()
+    with pytest.raises(StoreError, match="exists already"):
+        backup(url, out, progress=quiet)
+
+
+def test_what_is_no_backup_is_refused_and_the_books_stay(tmp_path: Path) -> None:
+    """Both a missing file and a foreign one, by name."""
+    url, mark_file = f"sqlite:///{tmp_path / 'books.db'}", tmp_path / "epoch"
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    store.commit([WINDOW, ledger_row(1)])
+    store.close()
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("no books " * 500)
+    for source in (foreign, tmp_path / "nothing"):
+        with pytest.raises(StoreError, match=source.name):
+            restore(url, source, mark_file=mark_file, progress=quiet)
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    assert [1] == [row.id for row in store.ledger(after_id=0, limit=9)]
+    store.close()
