@@ -48,7 +48,7 @@ def test_a_backup_of_running_books_comes_back_whole_and_begins_a_recovery(
     store.commit([WINDOW, ledger_row(1)])
     backup(url, out, progress=quiet)
     store.commit([ledger_row(2)])
-    with pytest.raises(StoreError, match="another (coordinator|process)"):
+    with pytest.raises(StoreError, match=r"another (coordinator|process)"):
         restore(url, out, mark_file=mark_file, progress=quiet)
     epoch = store.epoch
     store.close()
