@@ -52,6 +52,7 @@ from shared.decision.types import DeviceConfig, LeaseStatus, SpoolRecord
 from shared.errors import ConfigError, ConflictError, NotFoundError, ProtocolError
 
 LATE_OUTCOMES_MS = 400
+UP_WITHIN_MS = 60_000
 HEARTBEAT_MS_UNCONFIGURED = 1_000
 PAUSED = "an operator has paused spending"
 NOTHING_EARLIER = EarlierFacts()
@@ -179,6 +180,7 @@ class CoordinatorEngine:
             slots_total=max(1, (window.end_unix_ms - window.start_unix_ms) // slot_ms),
             budget_nanos=window.enforced_nanos,
             left_nanos=left,
+            devices_up=self.registry.devices_up(since_unix_ms=unix_ms - UP_WITHIN_MS),
         )
         for device_class in config.device_classes:
             self._make_table(reaction, device_class=device_class, unix_ms=unix_ms)

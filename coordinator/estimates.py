@@ -1,27 +1,30 @@
 """Running statistics of every arm, and the estimates that a plan is made from.
 
-Counting is O(1) per outcome in plain Python numbers; pooling runs when a slot is planned. Only
+Counting is O(1) per outcome; pooling runs when a slot is planned. Only
 the finest level is stored, (device class, task class, arm): the coarser two are its sums, so they
 cannot disagree with it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from coordinator.policy.base import BoolArray, Estimates, FloatArray, IntArray
 from coordinator.policy.bounds import (
-    SUM_NAMES,
+    UNGRADED_AFTER,
     ArmPrior,
-    BoundsMaker,
     Confidence,
     Grid,
+    PriorArrays,
+    make_bounds,
     paper_bounds,
     paper_radius,
 )
-from coordinator.policy.sketch import blend, bucket_of, dense, prior_histogram, quantiles
+from coordinator.policy.cells import CellStore
+from coordinator.policy.sketch import blend, dense, prior_histogram, quantiles
 
 __all__ = ["ArmPrior", "Confidence", "Context", "EstimateBook", "paper_radius"]
 
@@ -31,33 +34,6 @@ Context = tuple[str, str]
 _LATENCY_POOL_WORTH = 10.0
 
 
-class _Cell:
-    """Sums of one (device class, task class, arm)."""
-
-    __slots__ = (
-        "booked",
-        "cost",
-        "cost_squared",
-        "graded",
-        "hits",
-        "latency",
-        "reward",
-        "reward_squared",
-        "timed",
-    )
-
-    def __init__(self) -> None:
-        self.booked = 0
-        self.cost = 0
-        self.cost_squared = 0
-        self.timed = 0
-        self.hits = 0
-        self.graded = 0
-        self.reward = 0.0
-        self.reward_squared = 0.0
-        self.latency: dict[int, int] = {}
-
-
 class EstimateBook:
     """Statistics per (device class, task class, arm), pooled at three levels when read.
 
@@ -65,6 +41,9 @@ class EstimateBook:
     ----------
     confidence : Confidence, optional
         Width of the bounds.
+    adaptive : bool
+        Watch for changes and restart the estimates of what has changed. False: nothing is ever
+        forgotten, as the paper's rule and its relatives have it.
 
     Examples
     --------
@@ -77,19 +56,69 @@ class EstimateBook:
     (True, 1)
     """
 
-    def __init__(self, *, confidence: Confidence | None = None) -> None:
+    def __init__(self, *, confidence: Confidence | None = None, adaptive: bool = True) -> None:
         self._confidence = confidence or Confidence()
-        self._cells: dict[tuple[str, str, str], _Cell] = {}
+        self._store = CellStore(adaptive=adaptive)
         self._priors: dict[str, ArmPrior] = {}
+        self._deadlines: dict[str, float] = {}
+        self._cached: _Cached | None = None
 
     def set_prior(self, arm: str, *, prior: ArmPrior) -> None:
         """State what is believed of ``arm``; replaces an earlier prior, keeps the statistics."""
         self._priors[arm] = prior
+        self._cached = None
+
+    def set_adaptive(self, adaptive: bool) -> None:
+        """Watch for changes from now on, or stop doing so."""
+        self._store.adaptive = adaptive
+
+    def set_deadline(self, task_class: str, *, deadline_ms: float) -> None:
+        """State a task class's deadline: with an arm's stated latency it gives a first hit rate."""
+        self._deadlines[task_class] = float(deadline_ms)
+        self._cached = None
+
+    def reprice(self, arm: str, *, factor: float, exact: bool = True) -> None:
+        """Take over a known change of price: what requests would have cost at the new one.
+
+        Parameters
+        ----------
+        arm : str
+        factor : float
+            New price over old price, more than 0.
+        exact : bool
+            False where the factor depends on the mix of tokens: the costs seen then count as
+            little as the stated cost does.
+
+        Raises
+        ------
+        ValueError
+            When ``factor`` is not a positive number.
+        """
+        if not 0.0 < factor < math.inf:
+            raise ValueError(f"factor is {factor}, expected more than 0; or drop_costs")
+        worth = None if exact else round(self._priors[arm].cost_count)
+        self._store.reprice(arm, factor, worth_max=worth)
+
+    def drop_costs(self, arm: str) -> None:
+        """Forget what ``arm`` cost: its price has nothing to do with what it was."""
+        self._store.reprice(arm, 1.0, worth_max=0)
 
     def forget(self, arm: str) -> None:
         """Drop everything observed of ``arm``; its prior stays."""
-        for key in [key for key in self._cells if key[2] == arm]:
-            del self._cells[key]
+        self._store.forget(arm)
+        self._cached = None
+
+    def alarms(self, arm: str) -> int:
+        """How many changes of ``arm`` were found and acted upon."""
+        watch = self._store.watches.get(arm)
+        return 0 if watch is None else watch.alarms
+
+    def ungraded(self, arm: str) -> bool:
+        """Whether ``arm`` has answered 200 requests or more and nobody graded one."""
+        cells = [cell for key, cell in self._store.cells.items() if key[2] == arm]
+        return sum(cell.booked for cell in cells) >= UNGRADED_AFTER and not any(
+            cell.graded for cell in cells
+        )
 
     def record_outcome(
         self,
@@ -118,24 +147,17 @@ class EstimateBook:
             False for an error or a refusal: it counts as a miss and as a grade of 0, so the
             caller records no reward for it.
         """
-        key = (device_class, task_class, arm)
-        cell = self._cells.get(key)
-        if cell is None:
-            cell = self._cells[key] = _Cell()
-        cell.booked += 1
-        cell.cost += cost_nanos
-        cell.cost_squared += cost_nanos * cost_nanos
+        key, store = (device_class, task_class, arm), self._store
+        prior = self._priors.get(arm)
+        store.book(key, cost_nanos, reference_nanos=0.0 if prior is None else prior.cost_nanos)
         if not answered:
-            cell.timed += 1
-            cell.graded += 1
+            store.time(key, hit=False)
+            store.grade(key, 0.0)
             return
         if hit is not None:
-            cell.timed += 1
-            if hit:
-                cell.hits += 1
+            store.time(key, hit=hit)
         if latency_ms is not None:
-            bucket = bucket_of(latency_ms)
-            cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
+            store.note_latency(key, latency_ms)
 
     def record_reward(self, device_class: str, task_class: str, arm: str, *, reward: float) -> None:
         """Book one grade. O(1).
@@ -154,13 +176,7 @@ class EstimateBook:
         """
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"reward is {reward}, expected 0 to 1")
-        key = (device_class, task_class, arm)
-        cell = self._cells.get(key)
-        if cell is None:
-            cell = self._cells[key] = _Cell()
-        cell.graded += 1
-        cell.reward += reward
-        cell.reward_squared += reward * reward
+        self._store.grade((device_class, task_class, arm), reward)
 
     def estimates(
         self,
@@ -194,17 +210,19 @@ class EstimateBook:
             When an arm has no prior.
         """
         shape = (len(contexts), len(arms))
-        priors = self._priors_of(arms)
-        grid = Grid(self._cells, contexts=contexts, arms=arms)
-        flying = np.zeros(shape, dtype=np.int64) if in_flight is None else in_flight
-        bounds = BoundsMaker(grid, priors=priors, confidence=self._confidence, flying=flying)
+        cached = self._cached_for(tuple(contexts), arms=tuple(arms))
+        grid = cached.grid
+        flying = cached.nothing if in_flight is None else grid.spread(in_flight.astype(np.float64))
+        reward, hits, cost = make_bounds(
+            grid, arrays=cached.arrays, confidence=self._confidence, flying=flying
+        )
         booked = grid.pick(grid.sums["booked"]).astype(np.int64)
         return Estimates(
             feasible=np.ones(shape, dtype=np.bool_) if feasible is None else feasible,
-            reward=bounds.reward(),
-            packing=(bounds.cost(),),
-            covering=(bounds.hits(),),
-            sent=booked + flying,
+            reward=reward,
+            packing=(cost,),
+            covering=(hits,),
+            sent=booked if in_flight is None else booked + in_flight,
             graded=grid.pick(grid.sums["graded"]).astype(np.int64),
             booked=booked,
         )
@@ -237,14 +255,16 @@ class EstimateBook:
         ValueError
             When ``delta`` is out of range.
         """
-        grid = Grid(self._cells, contexts=contexts, arms=arms)
+        grid = Grid(self._store.cells, contexts=contexts, arms=arms)
         sums = {name: grid.pick(values) for name, values in grid.sums.items()}
         shape = (len(contexts), len(arms))
         booked = sums["booked"].astype(np.int64)
         return Estimates(
             feasible=np.ones(shape, dtype=np.bool_) if feasible is None else feasible,
             reward=paper_bounds(sums["reward"], pulls=sums["graded"], delta=delta),
-            packing=(paper_bounds(sums["cost"], pulls=booked, delta=delta, scale=cost_scale),),
+            packing=(
+                paper_bounds(sums["cost"], pulls=sums["costed"], delta=delta, scale=cost_scale),
+            ),
             covering=(paper_bounds(sums["hits"], pulls=sums["timed"], delta=delta),),
             sent=booked,
             graded=sums["graded"].astype(np.int64),
@@ -273,14 +293,14 @@ class EstimateBook:
         for column, arm in enumerate(arms):
             prior = prior_histogram(priors[column].latency_ms)
             by_task: dict[str, FloatArray] = {}
-            for (_, task_class, name), cell in sorted(self._cells.items()):
+            for (_, task_class, name), cell in sorted(self._store.cells.items()):
                 if name == arm:
                     by_task.setdefault(task_class, np.zeros_like(prior))
                     by_task[task_class] += dense(cell.latency)
             overall = sum(by_task.values(), np.zeros_like(prior))
             overall = blend(overall, prior=prior, worth=_LATENCY_POOL_WORTH)
             for row, (device_class, task_class) in enumerate(contexts):
-                own = self._cells.get((device_class, task_class, arm))
+                own = self._store.cells.get((device_class, task_class, arm))
                 task = by_task.get(task_class, np.zeros_like(prior))
                 histogram = blend(
                     np.zeros_like(prior) if own is None else dense(own.latency),
@@ -289,6 +309,26 @@ class EstimateBook:
                 )
                 result[row, column] = quantiles(histogram, probabilities=probabilities)
         return result
+
+    def _cached_for(self, contexts: tuple[Context, ...], *, arms: tuple[str, ...]) -> "_Cached":
+        """The arrays for these contexts and arms, with every cell that changed read again."""
+        store, cached = self._store, self._cached
+        if cached is not None and (cached.contexts, cached.arms) == (contexts, arms):
+            fits = all(cached.grid.refresh(key, cell=store.cells[key]) for key in store.changed)
+            if fits:
+                store.changed.clear()
+                return cached
+        priors = self._priors_of(arms)
+        grid = Grid(store.cells, contexts=contexts, arms=arms)
+        store.changed.clear()
+        self._cached = _Cached(
+            contexts=contexts,
+            arms=arms,
+            grid=grid,
+            arrays=PriorArrays.of(priors, tasks=grid.tasks, deadlines=self._deadlines),
+            nothing=np.zeros(grid.shape),
+        )
+        return self._cached
 
     def _priors_of(self, arms: Sequence[str]) -> list[ArmPrior]:
         unknown = [arm for arm in arms if arm not in self._priors]
@@ -301,10 +341,8 @@ class EstimateBook:
         return {
             "confidence": asdict(self._confidence),
             "priors": {arm: asdict(prior) for arm, prior in sorted(self._priors.items())},
-            "cells": [
-                [*key, *(getattr(cell, name) for name in SUM_NAMES), sorted(cell.latency.items())]
-                for key, cell in sorted(self._cells.items())
-            ],
+            "deadlines": dict(sorted(self._deadlines.items())),
+            **self._store.to_state(),
         }
 
     @classmethod
@@ -313,9 +351,17 @@ class EstimateBook:
         book = cls(confidence=Confidence(**state["confidence"]))
         for arm, prior in state["priors"].items():
             book.set_prior(arm, prior=ArmPrior(**prior))
-        for device_class, task_class, arm, *values, latency in state["cells"]:
-            cell = book._cells[(device_class, task_class, arm)] = _Cell()
-            for name, value in zip(SUM_NAMES, values, strict=True):
-                setattr(cell, name, value)
-            cell.latency = {int(bucket): int(count) for bucket, count in latency}
+        book._deadlines = dict(state["deadlines"])
+        book._store = CellStore.from_state(state)
         return book
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Cached:
+    """What stays the same from plan to plan, and the sums that are kept up to date."""
+
+    contexts: tuple[Context, ...]
+    arms: tuple[str, ...]
+    grid: Grid
+    arrays: PriorArrays
+    nothing: FloatArray

@@ -119,6 +119,10 @@ class ArmConfig:
         Expected time to the last token.
     prompt_tokens, completion_tokens : int
         Expected per request; with the price they give the expected cost.
+    memory_gb : float
+        What a local arm's model takes while it is loaded; 0 where that is not stated.
+    load_ms : float
+        How long loading it takes.
     """
 
     arm: Arm
@@ -127,6 +131,16 @@ class ArmConfig:
     latency_ms: float = 1_000.0
     prompt_tokens: int = 256
     completion_tokens: int = 128
+    memory_gb: float = 0.0
+    load_ms: float = 10_000.0
+
+    @property
+    def prices(self) -> tuple[int, int, int]:
+        """Input and output per million tokens, and per request, in nano-dollars."""
+        if self.arm.cloud is None:
+            return (0, 0, 0)
+        price = self.arm.cloud.price
+        return (price.input_nanos_per_mtok, price.output_nanos_per_mtok, price.request_nanos)
 
     @property
     def cost_nanos(self) -> int:
@@ -140,10 +154,23 @@ class ArmConfig:
 
 @dataclass(frozen=True)
 class DeviceClassConfig:
-    """The arms that devices of a class may use."""
+    """The arms that devices of a class may use, and what a device can do.
+
+    Attributes
+    ----------
+    parallel : int
+        Requests that a device answers at once without slowing down.
+    utilisation : float
+        Share of its time that is planned with; the rest keeps queues short.
+    memory_gb : float
+        For models that are loaded; 0 where all local arms fit together.
+    """
 
     id: str
     arms: tuple[str, ...]
+    parallel: int = 1
+    utilisation: float = 0.8
+    memory_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -326,7 +353,13 @@ def _build(file: FleetFile, *, arms: Mapping[str, LocalArmTable | CloudArmTable]
         policy=PolicyConfig(**{name: getattr(policy, name) for name in PolicyTable.model_fields}),
         arms={name: _arm(name, table=table, policy=policy) for name, table in arms.items()},
         device_classes={
-            name: DeviceClassConfig(id=name, arms=tuple(table.arms))
+            name: DeviceClassConfig(
+                id=name,
+                arms=tuple(table.arms),
+                parallel=table.parallel,
+                utilisation=table.utilisation,
+                memory_gb=table.memory_gb,
+            )
             for name, table in file.device_classes.items()
         },
         task_classes={name: _task_class(name, table) for name, table in task_classes.items()},
@@ -364,6 +397,8 @@ def _arm(name: str, *, table: LocalArmTable | CloudArmTable, policy: PolicyTable
         latency_ms=float(prior.latency),
         prompt_tokens=prior.prompt_tokens or policy.prompt_tokens_prior,
         completion_tokens=prior.completion_tokens or policy.completion_tokens_prior,
+        memory_gb=table.memory_gb if isinstance(table, LocalArmTable) else 0.0,
+        load_ms=float(table.load_time) if isinstance(table, LocalArmTable) else 0.0,
     )
 
 

@@ -207,6 +207,7 @@ SecretReference = Annotated[
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=_TOKENS_MAX)]
+Gigabytes = Annotated[float, Field(ge=0.0, le=100_000.0)]
 _PRICE_MISSING: Final = 'write it out, "0" if the arm is free'
 
 
@@ -307,6 +308,8 @@ class LocalArmTable(ArmTable):
 
     kind: Literal["local"]
     model: str = ""
+    memory_gb: Gigabytes = 0.0
+    load_time: DurationMs = 10_000
     context_tokens_max: Tokens = 2_048
 
 
@@ -341,6 +344,9 @@ class DeviceClassTable(Table):
     """`[device_classes.NAME]`"""
 
     arms: Names = Field(description='the arms that its devices may use, such as ["tiny", "large"]')
+    parallel: Annotated[int, Field(ge=1, le=1_024)] = 1
+    utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    memory_gb: Gigabytes = 0.0
 
 
 class TaskClassTable(Table):

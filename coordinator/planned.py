@@ -81,7 +81,15 @@ class WindowTotals:
 
 @dataclass(frozen=True, eq=False)
 class PlannedSlot:
-    """A plan with what it was made from. Arrays are over `contexts` and `arms`."""
+    """A plan with what it was made from. Arrays are over `contexts` and `arms`.
+
+    Attributes
+    ----------
+    forecast : Forecast
+        Of all demand.
+    forced_share : ndarray, shape (X, A), or None
+        The part of it that is not the policy's to place.
+    """
 
     slot: int
     slots_total: int
@@ -90,11 +98,16 @@ class PlannedSlot:
     estimates: Estimates
     forecast: Forecast
     plan: Plan
+    forced_share: FloatArray | None = None
 
     def paid_nanos_next_slot(self, device_class: str) -> float:
         """Expected spend of a device class in the coming slot, in nano-dollars."""
         rows = [i for i, context in enumerate(self.contexts) if context[0] == device_class]
-        cost = (self.plan.weights * self.estimates.packing[0].mean)[rows].sum(axis=1)
+        mixture = self.plan.weights
+        if self.forced_share is not None:
+            placed = 1.0 - self.forced_share.sum(axis=1, keepdims=True)
+            mixture = mixture * placed + self.forced_share
+        cost = (mixture * self.estimates.packing[0].mean)[rows].sum(axis=1)
         return float((cost * self.forecast.next_slot[rows]).sum())
 
     def to_state(self) -> dict[str, Any]:
@@ -111,19 +124,49 @@ class PlannedSlot:
                 "covering_dual": plan.covering_dual.tolist(),
                 "slack": plan.slack.tolist(),
                 "objective": plan.objective,
+                "resident": None if plan.resident is None else plan.resident.tolist(),
+                "capacity_dual": _listed(plan.capacity_dual),
                 "state": {name: array.tolist() for name, array in plan.state.items()},
             },
+            "forced_share": _listed(self.forced_share),
         }
+
+
+def _listed(array: FloatArray | None) -> object:
+    return None if array is None else array.tolist()
+
+
+def array_of(values: object) -> FloatArray | None:
+    """An array from plain data, or None."""
+    return None if values is None else np.asarray(values, dtype=np.float64)
+
+
+def without_forced(forecast: Forecast, share: FloatArray | None) -> Forecast:
+    """The demand that the policy may place, and the forced demand beside it."""
+    if share is None:
+        return forecast
+    placed = 1.0 - share.sum(axis=1)
+    return Forecast(
+        mean=forecast.mean * placed,
+        lower=forecast.lower * placed,
+        upper=forecast.upper * placed,
+        next_slot=forecast.next_slot * placed,
+        total_window=forecast.total_window,
+        forced=forecast.mean[:, None] * share,
+    )
 
 
 def plan_of(state: Mapping[str, Any]) -> Plan:
     """A policy's plan from plain data."""
+    resident = state["resident"]
     return Plan(
         weights=np.asarray(state["weights"], dtype=np.float64),
         packing_dual=np.asarray(state["packing_dual"], dtype=np.float64),
         covering_dual=np.asarray(state["covering_dual"], dtype=np.float64),
         slack=np.asarray(state["slack"], dtype=np.float64),
         objective=state["objective"],
+        resident=None if resident is None else np.asarray(resident, dtype=np.int64),
+        capacity_dual=array_of(state["capacity_dual"]),
         state={k: np.asarray(v, dtype=np.float64) for k, v in state["state"].items()},
     )
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
+from coordinator.capacity import FleetLoad, resident_arms
 from coordinator.estimates import ArmPrior, EstimateBook
-from coordinator.fleet_config import FleetConfig
+from coordinator.fleet_config import ArmConfig, FleetConfig
 from coordinator.forecast import Forecaster, make_forecaster
 from coordinator.planned import (
     Context,
     PlannedSlot,
     WindowTotals,
+    array_of,
     counts_of,
     pairs_of,
     plan_of,
     table_rows,
+    without_forced,
 )
 from coordinator.policy import Constraints, Estimates, Forecast, Remaining, make_policy
-from coordinator.policy.base import BoolArray, FloatArray
+from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from shared.decision.table import SelectionTable
 from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus
 
@@ -34,6 +38,8 @@ PAPER_DELTA: Final = 0.01
 NOT_THE_ARMS_FAULT: Final = frozenset(
     {"client_gone", "interrupted", "context_length_exceeded", "books_full"}
 )
+WITHOUT_FORGETTING: Final = frozenset({"copac_ucb", "ad_ucb", "pd_bwk", "sw_ucb"})
+"""Policies with a rule of their own for what is old."""
 
 
 class Planner:
@@ -54,6 +60,7 @@ class Planner:
     ) -> None:
         self._seed = seed
         self.estimates = EstimateBook()
+        self.load = FleetLoad()
         self.totals = WindowTotals()
         self.slot_closed = -1
         self._contexts: list[Context] = []
@@ -88,14 +95,20 @@ class Planner:
 
     def reconfigure(self, config: FleetConfig, *, disabled_arms: frozenset[str]) -> None:
         """Take over a new configuration; what was learned of arms and contexts stays."""
-        before, self._config = self._config.policy, config
+        old = self._config
+        before, self._config = old.policy, config
         same_forecaster = (before.forecaster, before.forecaster_options) == (
             config.policy.forecaster,
             config.policy.forecaster_options,
         )
         self._disabled = disabled_arms
         self._policy = make_policy(config.policy.kind, **self._policy_options(config))
+        self.estimates.set_adaptive(config.policy.kind not in WITHOUT_FORGETTING)
+        for name, task_class in config.task_classes.items():
+            self.estimates.set_deadline(name, deadline_ms=float(task_class.task.deadline_ms))
         for name, arm in config.arms.items():
+            if name in old.arms:
+                self._follow_price(name, before=old.arms[name], after=arm)
             self.estimates.set_prior(
                 name,
                 prior=ArmPrior(
@@ -141,6 +154,7 @@ class Planner:
         """
         context = (device_class, outcome.task_class)
         self._count(context, slot=slot, requests=1)
+        self.load.learn(outcome, context=context)
         totals = self.totals
         if outcome.status is not RequestStatus.ABORTED:
             totals.admitted += 1
@@ -171,11 +185,18 @@ class Planner:
             counted = self._counts.pop(slot, {})
             counts = np.array([float(counted.get(c, 0)) for c in self._contexts])
             self._require_forecaster().update(slot, counts=counts)
+            self.load.slot_closed()
             self._last_demand = dict(counted)
         self.slot_closed = max(self.slot_closed, through)
 
     def plan(
-        self, *, slot: int, slots_total: int, budget_nanos: int, left_nanos: int
+        self,
+        *,
+        slot: int,
+        slots_total: int,
+        budget_nanos: int,
+        left_nanos: int,
+        devices_up: Mapping[str, int] | None = None,
     ) -> PlannedSlot:
         """Plan the slot about to start.
 
@@ -185,7 +206,11 @@ class Planner:
             Index in the window, from 0, and length of the window in slots.
         budget_nanos, left_nanos : int
             The window's budget, and what of it is neither settled nor unconfirmed.
+        devices_up : mapping of str to int, optional
+            Devices that are alive, per class. A class that is missing, or has none, keeps the
+            number that was last heard of: after a restart nobody has called yet.
         """
+        self.load.heard_of(devices_up or {})
         config = self._config
         contexts = tuple(
             c
@@ -193,10 +218,16 @@ class Planner:
             if c[0] in config.device_classes and c[1] in config.task_classes
         )
         arms = tuple(sorted(config.arms))
-        estimates = self._estimates(contexts, arms=arms)
         forecast = self._forecast(contexts, slots_left=slots_total - slot)
         last = self._last
         reusable = last is not None and (last.contexts, last.arms) == (contexts, arms)
+        estimates = self._estimates(
+            contexts,
+            arms=arms,
+            flying=self.load.in_flight(last, config=config) if last and reusable else None,
+        )
+        forced_share = self.load.forced.share(contexts, arms=arms)
+        demand = self._of(contexts, self.totals.demand)
         plan = self._policy.plan(
             estimates,
             constraints=Constraints(
@@ -206,12 +237,13 @@ class Planner:
                 slack_max=np.array([config.sla.slack_max]),
                 explore_share=config.policy.explore_share,
                 epsilon_ppm=config.policy.epsilon_ppm,
+                capacity=self.load.capacity(config, contexts=contexts, arms=arms),
             ),
-            forecast=forecast,
+            forecast=without_forced(forecast, forced_share),
             remaining=Remaining(
                 packing=np.array([float(max(0, left_nanos))]),
                 covering_hits=np.array([float(self.totals.hits)]),
-                demand_so_far=self._of(contexts, self.totals.demand),
+                demand_so_far=demand * (self.totals.admitted / max(1, self.totals.requests)),
                 slot=slot,
                 slots_left=slots_total - slot,
                 slots_total=slots_total,
@@ -220,7 +252,9 @@ class Planner:
             ),
             rng=np.random.default_rng([self._seed, self.slot_closed + 1]),
         )
-        self._last = PlannedSlot(slot, slots_total, contexts, arms, estimates, forecast, plan)
+        self._last = PlannedSlot(
+            slot, slots_total, contexts, arms, estimates, forecast, plan, forced_share
+        )
         return self._last
 
     def table(
@@ -230,15 +264,13 @@ class Planner:
         planned = self._last
         if planned is None:
             raise ValueError("there is no plan yet")
-        mine = self._config.device_classes[device_class].arms
-        arms = self._config.arms
         return SelectionTable(
             version=version,
             device_class=device_class,
             config_version=config_version,
             created_unix_ms=unix_ms,
             rows=table_rows(planned, device_class=device_class, estimates=self.estimates),
-            resident_arms=tuple(a for a in mine if arms[a].arm.kind is ArmKind.LOCAL),
+            resident_arms=resident_arms(planned, device_class=device_class, config=self._config),
         )
 
     def to_payload(self) -> str:
@@ -253,6 +285,7 @@ class Planner:
                 "counts": [[slot, pairs_of(counts)] for slot, counts in self._counts.items()],
                 "last_demand": pairs_of(self._last_demand),
                 "totals": self.totals.to_state(),
+                "load": self.load.to_state(),
                 "plan": None if last is None else last.to_state(),
             }
         )
@@ -262,12 +295,12 @@ class Planner:
         state = json.loads(payload)
         self._contexts = [(c[0], c[1]) for c in state["contexts"]]
         self.estimates = EstimateBook.from_state(state["estimates"])
-        forecaster = type(self._require_forecaster())
-        self._forecaster = forecaster.from_state(state["forecaster"])
+        self._forecaster = self._require_forecaster().restored(state["forecaster"])
         self.slot_closed = state["slot_closed"]
         self._counts = {slot: counts_of(pairs) for slot, pairs in state["counts"]}
         self._last_demand = counts_of(state["last_demand"])
         self.totals = WindowTotals.from_state(state["totals"])
+        self.load = FleetLoad.from_state(state["load"])
         self._last = None
         if state["plan"] is not None:
             self._last = self._planned_again(state["plan"])
@@ -284,6 +317,7 @@ class Planner:
             estimates=self._estimates(contexts, arms=arms),
             forecast=self._forecast(contexts, slots_left=state["slots_total"] - state["slot"]),
             plan=plan_of(state["plan"]),
+            forced_share=array_of(state["forced_share"]),
         )
 
     def _learn_attempt(self, attempt: Attempt, *, outcome: Outcome, context: Context) -> None:
@@ -311,10 +345,31 @@ class Planner:
         self.totals.demand[context] += requests
         self.totals.requests += requests
 
-    def _estimates(self, contexts: tuple[Context, ...], *, arms: tuple[str, ...]) -> Estimates:
+    def _follow_price(self, name: str, *, before: ArmConfig, after: ArmConfig) -> None:
+        """A change of price is known: what was seen of an arm's cost follows it at once."""
+        if before.prices == after.prices:
+            return
+        old, new = replace(after, arm=before.arm).cost_nanos, after.cost_nanos
+        if not old or not new:
+            self.estimates.drop_costs(name)
+            return
+        ratios = {n / o for o, n in zip(before.prices, after.prices, strict=True) if o and n}
+        appeared = any(bool(o) != bool(n) for o, n in zip(before.prices, after.prices, strict=True))
+        exact = len(ratios) == 1 and not appeared
+        self.estimates.reprice(name, factor=ratios.pop() if exact else new / old, exact=exact)
+
+    def _estimates(
+        self,
+        contexts: tuple[Context, ...],
+        *,
+        arms: tuple[str, ...],
+        flying: IntArray | None = None,
+    ) -> Estimates:
         feasible = self._feasible(contexts, arms=arms)
         if self._config.policy.kind != "copac_ucb":
-            return self.estimates.estimates(contexts, arms=arms, feasible=feasible)
+            return self.estimates.estimates(
+                contexts, arms=arms, feasible=feasible, in_flight=flying
+            )
         return self.estimates.paper_estimates(
             contexts,
             arms=arms,

@@ -60,9 +60,12 @@ class Store(ABC):
 
     @abstractmethod
     def decisions(
-        self, *, limit: int, device_id: str = "", request_id: str = ""
+        self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
-        """The latest booked decisions, newest first."""
+        """The latest booked decisions, newest first.
+
+        With `after`, those at a higher position instead, rising: page by page, they are all.
+        """
 
     @abstractmethod
     def earlier(

@@ -39,6 +39,14 @@ class Registry:
         """All devices, by name."""
         return tuple(sorted(self._devices.values(), key=lambda device: (device.name, device.id)))
 
+    def devices_up(self, *, since_unix_ms: int) -> dict[str, int]:
+        """Devices per class that are in good standing and were heard of since a time."""
+        up: dict[str, int] = {}
+        for device in self._devices.values():
+            if device.standing is DeviceStanding.ACTIVE and device.seen_unix_ms >= since_unix_ms:
+                up[device.device_class] = up.get(device.device_class, 0) + 1
+        return up
+
     def device(self, device_id: str) -> DeviceRow:
         """A device by its id.
 

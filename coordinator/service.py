@@ -296,12 +296,14 @@ class CoordinatorService:
         )
 
     async def decisions(
-        self, *, limit: int, device_id: str, request_id: str
+        self, *, limit: int, device_id: str, request_id: str, after: int | None = None
     ) -> list[DecisionRecord]:
-        """Booked decisions, newest first."""
+        """Booked decisions, newest first; those above the position `after` rising."""
         return await self._read(
             lambda: list(
-                self._store.decisions(limit=limit, device_id=device_id, request_id=request_id)
+                self._store.decisions(
+                    limit=limit, device_id=device_id, request_id=request_id, after=after
+                )
             )
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shared.decision.money import PPM, worst_case_nanos
 from shared.decision.table import SelectionTable, TableArm, TableRow
-from shared.decision.types import Arm, ArmKind, DeviceConfig, Fallout
+from shared.decision.types import Arm, ArmKind, Candidate, DeviceConfig, Fallout
 
 OTHER_CLASS = "other"
 
@@ -91,6 +91,15 @@ class Candidates:
     arms: tuple[str, ...]
     fallouts: tuple[Fallout, ...] = field(default=())
     refused_by_budget: bool = False
+
+    @property
+    def weights(self) -> tuple[Candidate, ...]:
+        """Between what the draw is made, for the log (promise P6)."""
+        return tuple(
+            Candidate(entry.arm, entry.weight_ppm)
+            for entry in self.row.arms
+            if entry.arm in self.arms
+        )
 
 
 CONTEXT_REASON = "context_length_exceeded"

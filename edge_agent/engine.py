@@ -318,6 +318,7 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
+            candidates=request.candidates.weights,
         )
         effects += self.outbox.spool(outcome)
         for settled, known in request.corrections:

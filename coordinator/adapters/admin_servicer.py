@@ -199,16 +199,25 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
             self._admit(context)
             return admin_views.forecast(self._service.engine)
 
+    async def GetPlanInputs(
+        self, request: admin_pb2.GetPlanInputsRequest, context: Context
+    ) -> admin_pb2.PlanInputs:
+        """Means, demand and limits of the present window."""
+        async with translated(context):
+            self._admit(context)
+            return admin_views.plan_inputs(self._service.engine)
+
     async def ListDecisions(
         self, request: admin_pb2.ListDecisionsRequest, context: Context
     ) -> admin_pb2.ListDecisionsReply:
-        """Booked decisions, newest first."""
+        """Booked decisions, newest first; above a position, oldest first."""
         async with translated(context):
             self._admit(context)
             decisions = await self._service.decisions(
                 limit=_limit(request.limit),
                 device_id=self._device_id(request.device),
                 request_id=request.request_id,
+                after=request.after_position if request.HasField("after_position") else None,
             )
             return admin_pb2.ListDecisionsReply(
                 decisions=[admin_views.decision(decision) for decision in decisions]

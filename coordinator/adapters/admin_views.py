@@ -147,6 +147,40 @@ def forecast(engine: CoordinatorEngine) -> admin_pb2.ForecastReply:
     return reply
 
 
+def plan_inputs(engine: CoordinatorEngine) -> admin_pb2.PlanInputs:
+    """What the latest plan was made from; no rows before the first one."""
+    reply = admin_pb2.PlanInputs()
+    planner, window, config = engine.planner, engine.window, engine.config
+    if config is None or window is None or planner is None or planner.planned is None:
+        return reply
+    planned = planner.planned
+    reply.policy = config.policy.kind
+    reply.sla_floor = config.sla.floor
+    reply.rho = config.sla.rho
+    reply.budget_nanos = window.enforced_nanos
+    reply.left_nanos = window.enforced_nanos - window.settled_nanos - window.unconfirmed_nanos
+    reply.slot = planned.slot
+    reply.slots_total = planned.slots_total
+    estimates = planned.estimates
+    for row, context in enumerate(planned.contexts):
+        added = reply.rows.add(
+            device_class=context[0],
+            task_class=context[1],
+            demand_so_far=planner.totals.demand.get(context, 0),
+            demand_remaining=float(planned.forecast.mean[row]),
+        )
+        for column in np.flatnonzero(estimates.feasible[row]):
+            added.arms.add(
+                arm=planned.arms[column],
+                reward=float(estimates.reward.mean[row, column]),
+                cost_nanos=float(estimates.packing[0].mean[row, column]),
+                hit=float(estimates.covering[0].mean[row, column]),
+                booked=int(estimates.outcomes[row, column]),
+                graded=int(estimates.graded[row, column]),
+            )
+    return reply
+
+
 def ledger_row(row: LedgerRow) -> admin_pb2.LedgerRow:
     """One row of the ledger."""
     return admin_pb2.LedgerRow(
@@ -169,6 +203,8 @@ def decision(record: DecisionRecord) -> admin_pb2.Decision:
         device_id=booked.device_id,
         device_class=booked.device_class,
         sequence=booked.sequence,
+        position=booked.position,
+        slot=booked.slot,
         outcome=wire.outcome_to_pb(booked.outcome),
         graded=record.feedback is not None,
     )

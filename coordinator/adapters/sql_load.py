@@ -134,18 +134,20 @@ def load_ledger(
 
 
 def load_decisions(
-    connection: Connection, *, limit: int, device_id: str, request_id: str
+    connection: Connection, *, limit: int, device_id: str, request_id: str, after: int | None
 ) -> Sequence[DecisionRecord]:
-    """The latest outcomes with their grades, newest first."""
+    """The latest outcomes with their grades, newest first; those above `after` rising."""
     outcome, grade = schema.OUTCOME, schema.GRADE
     same_device = grade.c.device_id == outcome.c.device_id
     same_request = grade.c.request_id == outcome.c.request_id
     query = (
         select(outcome, *(column.label(f"grade_{column.name}") for column in grade.c))
         .select_from(outcome.outerjoin(grade, same_device & same_request))
-        .order_by(outcome.c.position.desc())
+        .order_by(outcome.c.position.desc() if after is None else outcome.c.position)
         .limit(limit)
     )
+    if after is not None:
+        query = query.where(outcome.c.position > after)
     if device_id:
         query = query.where(outcome.c.device_id == device_id)
     if request_id:

@@ -175,12 +175,16 @@ class SqlStore(Store):
             )
 
     def decisions(
-        self, *, limit: int, device_id: str = "", request_id: str = ""
+        self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
-        """The latest booked decisions with their grades, newest first."""
+        """The latest booked decisions with their grades, newest first; rising with `after`."""
         with translated("read the decisions"), self._begin() as transaction:
             return load_decisions(
-                transaction.connection, limit=limit, device_id=device_id, request_id=request_id
+                transaction.connection,
+                limit=limit,
+                device_id=device_id,
+                request_id=request_id,
+                after=after,
             )
 
     def earlier(

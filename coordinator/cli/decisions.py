@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import gzip
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated, Final, cast
 
 import typer
 
-from coordinator.cli.render import NONE, console, instant, ppm, show_json, table, usd
-from coordinator.cli.session import OutputFormat, session_of
+from coordinator.cli.render import NONE, console, enum_word, instant, ppm, show_json, table, usd
+from coordinator.cli.session import ExitCode, OutputFormat, Session, fail, session_of
+from shared.decision.logged import LoggedDecision
+from shared.decision.money import PPM
+from shared.decision.types import RequestStatus
 from shared.pb.v1 import admin_pb2, types_pb2
+
+PAGE_ROWS: Final = 1_000
 
 tables = typer.Typer(no_args_is_help=True, help="Read the selection table of a device.")
 decisions = typer.Typer(no_args_is_help=True, help="Read logged decisions.")
@@ -73,6 +83,77 @@ def list_decisions(
         for decision in reply.decisions:
             for fallout in decision.outcome.fallouts:
                 out.print(f"no candidate: {fallout.arm}: {fallout.reason}", markup=False)
+
+
+@decisions.command("export")
+def export(
+    ctx: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, gzipped if it ends in .gz; else stdout.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Only this device's (id or name).")] = "",
+    after: Annotated[int, typer.Option(min=0, help="Only those booked after this position.")] = 0,
+) -> None:
+    """Write all decisions, oldest first, as JSON lines: the log of `tidegate-lab evaluate`."""
+    session = session_of(ctx)
+    try:
+        with _output(out) as file:
+            for page in _pages(session, device=device, after=after):
+                file.writelines(_logged(decision).to_line() + "\n" for decision in page)
+    except OSError as error:
+        fail(f"cannot write {out or 'standard output'}: {error.strerror}", code=ExitCode.USAGE)
+
+
+def _pages(session: Session, *, device: str, after: int) -> Iterator[Sequence[admin_pb2.Decision]]:
+    """Every page of decisions above a position."""
+    while True:
+        request = admin_pb2.ListDecisionsRequest(
+            limit=PAGE_ROWS, device=device, after_position=after
+        )
+        reply: admin_pb2.ListDecisionsReply = session.call("ListDecisions", request)
+        if not reply.decisions:
+            return
+        yield reply.decisions
+        after = reply.decisions[-1].position
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[IO[str]]:
+    if path is None:
+        yield sys.stdout
+        return
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", encoding="utf-8") as file:
+        yield cast("IO[str]", file)
+
+
+def _logged(decision: admin_pb2.Decision) -> LoggedDecision:
+    """A decision as a line of the log.
+
+    Without its candidates (an interrupted request, or nothing was left to draw from) a draw says
+    nothing about other policies: it is written as none.
+    """
+    outcome = decision.outcome
+    drawn = bool(outcome.candidates)
+    status = enum_word(outcome.status, kind=types_pb2.RequestStatus.DESCRIPTOR)
+    return LoggedDecision(
+        request_id=outcome.request_id,
+        arrived_unix_ms=outcome.arrived_unix_ms,
+        slot=decision.slot,
+        device_class=decision.device_class,
+        task_class=outcome.task_class,
+        candidates={each.arm: each.weight_ppm for each in outcome.candidates},
+        drawn_arm=outcome.drawn_arm if drawn else "",
+        propensity_ppm=outcome.propensity_ppm if drawn else 0,
+        attempts=tuple(attempt.arm for attempt in outcome.attempts),
+        arm=outcome.arm,
+        status=RequestStatus(status),
+        reward=decision.reward_ppm / PPM if decision.graded else None,
+        cost_nanos=sum(attempt.cost_nanos for attempt in outcome.attempts),
+        latency_ms=outcome.latency_ms,
+        hit=outcome.hit,
+        table_version=outcome.table_version,
+    )
 
 
 def _row(decision: admin_pb2.Decision) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 QUANTILE_Z = 1.645
-"""Half width of the 90 % interval in standard deviations."""
+"""Half width of the 90 % interval of the normal law in standard deviations."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +29,11 @@ class ForecastResult:
 
 
 class Forecaster(Protocol):
-    """Forecasts several series of counts, each on its own past alone."""
+    """Forecasts several series of counts, each on its own past alone.
+
+    The series are those of one fleet. Slots before the fleet's first request are unknown, not 0:
+    until then every series keeps its declared prior.
+    """
 
     @property
     def name(self) -> str:
@@ -74,85 +78,36 @@ class Forecaster(Protocol):
         ...
 
     def to_state(self) -> dict[str, Any]:
-        """Return everything as JSON-able plain data; ``from_state`` restores it exactly."""
+        """Return everything as JSON-able plain data; ``restored`` takes it back exactly."""
         ...
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Restore a forecaster from ``to_state``'s data."""
+    def restored(self, state: Mapping[str, Any]) -> Self:
+        """Return a forecaster with this one's options and the memory in ``to_state``'s data."""
         ...
 
 
-class SeriesForecaster:
-    """Shared keeping of per-series arrays for forecasters that consist of nothing else.
+def result_of(mean: FloatArray, *, variance: FloatArray) -> ForecastResult:
+    """Mean and quantiles of a total with this mean and variance, both of shape (X,), >= 0.
 
-    A subclass names its arrays in ``_fields`` (each of shape (X,), 0 for a new series) and
-    implements ``_absorb`` and ``_moments``.
-
-    Parameters
-    ----------
-    prior : ndarray, shape (X,)
-        Declared demand per slot of each series, >= 0.
+    A gamma law through the cube root of Wilson and Hilferty (1931): never negative, skewed where
+    counts are few, normal where they are many. Half a request is added on each side, because
+    totals are whole numbers.
     """
-
-    _fields: tuple[str, ...] = ()
-
-    def __init__(self, prior: FloatArray) -> None:
-        self._slot = -1
-        self._data: dict[str, FloatArray] = {
-            "prior": np.zeros(0),
-            **{name: np.zeros(0) for name in self._fields},
-        }
-        self.resize(len(prior), prior=prior)
-
-    def update(self, slot: int, *, counts: FloatArray) -> None:
-        """See ``Forecaster.update``."""
-        check_counts(counts, series=self._data["prior"].size, slot=slot, last_slot=self._slot)
-        self._absorb(np.asarray(counts, dtype=np.float64), gap=slot - self._slot - 1)
-        self._slot = slot
-
-    def remaining(self, slots: int) -> ForecastResult:
-        """See ``Forecaster.remaining``."""
-        if slots < 0:
-            raise ValueError(f"slots is {slots}, expected 0 or more")
-        mean, variance = self._moments(slots)
-        mean = np.maximum(mean, 0.0)
-        width = QUANTILE_Z * np.sqrt(np.maximum(variance, 0.0))
-        return ForecastResult(mean=mean, lower=np.maximum(mean - width, 0.0), upper=mean + width)
-
-    def resize(self, series: int, *, prior: float | FloatArray = 1.0) -> None:
-        """See ``Forecaster.resize``."""
-        added = series - self._data["prior"].size
-        if added < 0:
-            raise ValueError(f"series is {series}, fewer than the {series - added} there are")
-        for name, array in self._data.items():
-            fresh = np.broadcast_to(np.float64(0.0), (added,))
-            if name == "prior":
-                fresh = np.broadcast_to(np.asarray(prior, dtype=np.float64), (added,))
-            self._data[name] = np.concatenate([array, fresh])
-
-    def to_state(self) -> dict[str, Any]:
-        """See ``Forecaster.to_state``."""
-        arrays = {name: array.tolist() for name, array in self._data.items()}
-        return {"slot": self._slot, "arrays": arrays}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """See ``Forecaster.from_state``."""
-        made = cls(np.zeros(0))
-        made._slot = int(state["slot"])
-        made._data = {
-            name: np.asarray(state["arrays"][name], dtype=np.float64) for name in made._data
-        }
-        return made
-
-    def _absorb(self, counts: FloatArray, *, gap: int) -> None:
-        """Take in one slot; ``gap`` slots before it are unknown."""
-        raise NotImplementedError
-
-    def _moments(self, slots: int) -> tuple[FloatArray, FloatArray]:
-        """Return mean and variance of the total of the next slots."""
-        raise NotImplementedError
+    safe = np.maximum(mean, 1e-9)
+    spread = np.sqrt(np.maximum(variance, 0.0)) / safe
+    # Where the spread exceeds the mean, the cube's law has no more to say than its upper end.
+    spread = np.minimum(spread, 3.0)
+    center = 1.0 - spread**2 / 9.0
+    low = safe * np.maximum(center - QUANTILE_Z * spread / 3.0, 0.0) ** 3 - 0.5
+    high = safe * np.maximum(center + QUANTILE_Z * spread / 3.0, 0.0) ** 3 + 0.5
+    wide = np.sqrt(np.maximum(variance, 0.0)) > 3.0 * safe
+    high = np.where(wide, mean + QUANTILE_Z * np.sqrt(np.maximum(variance, 0.0)), high)
+    known = variance <= 0.0
+    return ForecastResult(
+        mean=mean,
+        lower=np.where(known, mean, np.clip(low, 0.0, mean)),
+        upper=np.where(known, mean, np.maximum(high, mean)),
+    )
 
 
 def check_counts(counts: FloatArray, *, series: int, slot: int, last_slot: int) -> None:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from coordinator.policy.ad_ucb import AdUcb
 from coordinator.policy.always_cloud import AlwaysCloud
 from coordinator.policy.always_local import AlwaysLocal
 from coordinator.policy.base import (
     Bounds,
+    Capacity,
     Constraints,
     Estimates,
     Forecast,
@@ -15,11 +17,15 @@ from coordinator.policy.base import (
 )
 from coordinator.policy.copac_ucb import CopacUcb
 from coordinator.policy.fluid import FluidSolution, solve_fluid_lp
+from coordinator.policy.greedy import Greedy
 from coordinator.policy.lp_ucb import LpUcb
+from coordinator.policy.pd_bwk import PdBwk
+from coordinator.policy.sw_ucb import SwUcb
 from coordinator.policy.uniform import Uniform
 
 __all__ = [
     "Bounds",
+    "Capacity",
     "Constraints",
     "CopacUcb",
     "Estimates",
@@ -35,10 +41,14 @@ __all__ = [
 ]
 
 _POLICIES: dict[str, Any] = {
+    "ad_ucb": AdUcb,
     "always_cloud": AlwaysCloud,
     "always_local": AlwaysLocal,
     "copac_ucb": CopacUcb,
+    "greedy": Greedy,
     "lp_ucb": LpUcb,
+    "pd_bwk": PdBwk,
+    "sw_ucb": SwUcb,
     "uniform": Uniform,
 }
 

@@ -105,6 +105,65 @@ class Estimates:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Capacity:
+    """How much local work the device classes can do, and which local models fit together.
+
+    Device classes are numbered ``0..D-1``.
+
+    Parameters
+    ----------
+    device_class : ndarray of int, shape (X,)
+        The device class of each context.
+    local : ndarray of bool, shape (A,)
+        Arms that run on the device.
+    service_s : ndarray, shape (X, A)
+        Mean worker-seconds of one request; only local arms count.
+    per_slot_s : ndarray, shape (D,)
+        Worker-seconds that a class can give in one slot: utilisation x slot length x parallel
+        requests x devices that are up. Infinity: no limit.
+    resident_choices : tuple of ndarray of bool, shape (R_d, A), length D
+        The sets of local arms that fit into a device's memory together, one row for each. Empty
+        (or with no rows for a class): every local arm is resident.
+    load_s : ndarray, shape (A,)
+        Worker-seconds that loading an arm's model takes on one device.
+    devices : ndarray, shape (D,)
+        Devices that are up: each of them loads when the class's resident set changes.
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree or a device class is out of range.
+    """
+
+    device_class: IntArray
+    local: BoolArray
+    service_s: FloatArray
+    per_slot_s: FloatArray
+    resident_choices: tuple[BoolArray, ...] = ()
+    load_s: FloatArray | None = None
+    devices: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        contexts, arms = self.service_s.shape
+        classes = self.per_slot_s.shape[0]
+        _require_shape("capacity.device_class", self.device_class, (contexts,))
+        _require_shape("capacity.local", self.local, (arms,))
+        if contexts and not 0 <= self.device_class.min() <= self.device_class.max() < classes:
+            raise ValueError(f"capacity.device_class is out of range, there are {classes} classes")
+        if len(self.resident_choices) not in (0, classes):
+            raise ValueError(
+                f"capacity.resident_choices has {len(self.resident_choices)} entries, "
+                f"expected {classes} or none"
+            )
+        for index, choices in enumerate(self.resident_choices):
+            _require_shape(f"capacity.resident_choices[{index}]", choices, (len(choices), arms))
+        if self.load_s is not None:
+            _require_shape("capacity.load_s", self.load_s, (arms,))
+        if self.devices is not None:
+            _require_shape("capacity.devices", self.devices, (classes,))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Constraints:
     """What the operator asked for.
 
@@ -123,6 +182,8 @@ class Constraints:
         Share of the remaining money that one slot may spend on exploration.
     epsilon_ppm : int
         Probability mass (parts per million) of each row that is spread over all its candidates.
+    capacity : Capacity or None
+        What the devices can do; None where their work is not limited.
     """
 
     budget: FloatArray
@@ -131,6 +192,7 @@ class Constraints:
     slack_max: FloatArray
     explore_share: float = 0.02
     epsilon_ppm: int = 5_000
+    capacity: Capacity | None = None
 
     def __post_init__(self) -> None:
         for name in ("rho", "slack_max"):
@@ -148,11 +210,15 @@ class Forecast:
     Parameters
     ----------
     mean, lower, upper : ndarray, shape (X,)
-        Demand until the window ends, the slot about to start included, and its quantiles.
+        Demand until the window ends, the slot about to start included, and its quantiles. With
+        ``forced`` it is the demand that the policy may place.
     next_slot : ndarray, shape (X,)
         Mean demand of the slot about to start.
     total_window : ndarray, shape (X,)
         Past and predicted demand of the whole window (the paper's ``Qhat`` before summing).
+    forced : ndarray, shape (X, A), optional
+        Demand until the window ends that is not the policy's to place (pinned, private, a single
+        candidate), by the arm that will serve it. It uses the shared rows first.
     """
 
     mean: FloatArray
@@ -160,6 +226,7 @@ class Forecast:
     upper: FloatArray
     next_slot: FloatArray
     total_window: FloatArray
+    forced: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,6 +245,11 @@ class Plan:
         Requests by which each covering floor is expected to be missed at the window's end.
     objective : float
         Reward that the policy expects from the demand still to come, at the bounds it used.
+    resident : ndarray of int, shape (D,), optional
+        Row of ``Capacity.resident_choices`` that each device class is to keep loaded; -1 for a
+        class without choices. None where residency is not planned.
+    capacity_dual : ndarray, shape (D,), optional
+        Reward per worker-second of each device class, >= 0.
     state : mapping of str to ndarray
         The policy's own memory, given back through ``Remaining.last``.
     """
@@ -187,6 +259,8 @@ class Plan:
     covering_dual: FloatArray
     slack: FloatArray
     objective: float
+    resident: IntArray | None = None
+    capacity_dual: FloatArray | None = None
     state: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
@@ -280,6 +354,11 @@ def check_inputs(
     _require_shape("remaining.last_demand", remaining.last_demand, (contexts,))
     for name in ("mean", "lower", "upper", "next_slot", "total_window"):
         _require_shape(f"forecast.{name}", getattr(forecast, name), (contexts,))
+    if forecast.forced is not None:
+        _require_shape("forecast.forced", forecast.forced, estimates.feasible.shape)
+    if constraints.capacity is not None:
+        service = constraints.capacity.service_s
+        _require_shape("capacity.service_s", service, estimates.feasible.shape)
 
 
 def idle_plan(estimates: Estimates, *, weights: FloatArray, objective: float = 0.0) -> Plan:

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.policy.base import Bounds, FloatArray, IntArray
-from coordinator.policy.pooling import Moments, Pooled, PoolPrior, pool_three_levels
+from coordinator.policy.base import BoolArray, Bounds, FloatArray, IntArray
+from coordinator.policy.pooling import Moments, PoolPrior, pool_three_levels
+from coordinator.policy.sketch import PRIOR_SHAPE
 
 UNGRADED_AFTER = 200
 """Answers without a single grade after which an arm is planned by its prior, without a bonus."""
 
 _GRADING_KNOWN_AFTER = 20
 _COST_LOWER_SHARE = 0.5
+_HIT_UNKNOWN = 0.8
+_HIT_DOUBT = 0.02
 SUM_NAMES = (
     "booked",
+    "costed",
     "cost",
     "cost_squared",
     "timed",
@@ -40,8 +44,9 @@ class ArmPrior:
         Expected reward, in [0, 1].
     reward_count : float
         Number of grades that the stated reward is worth.
-    hit : float
-        Expected share of requests within their deadline, in [0, 1].
+    hit : float or None
+        Expected share of requests within their deadline, in [0, 1]. None: it follows from
+        ``latency_ms`` and the task class's deadline.
     hit_count : float
         Number of outcomes that the stated share is worth.
     cost_count : float
@@ -57,14 +62,32 @@ class ArmPrior:
     latency_ms: float = 1_000.0
     reward: float = 0.5
     reward_count: float = 2.0
-    hit: float = 0.8
+    hit: float | None = None
     hit_count: float = 2.0
     cost_count: float = 8.0
 
+    def hit_within(self, deadline_ms: float | None) -> float:
+        """Expected share of requests within a deadline, a lognormal shape around the latency.
+
+        Parameters
+        ----------
+        deadline_ms : float or None
+            None where the task class's deadline is not known.
+        """
+        if self.hit is not None:
+            return self.hit
+        if deadline_ms is None:
+            return _HIT_UNKNOWN
+        center = math.log(self.latency_ms) - 0.5 * PRIOR_SHAPE**2
+        score = (math.log(max(deadline_ms, 1.0)) - center) / PRIOR_SHAPE
+        share = 0.5 * math.erfc(-score / math.sqrt(2.0))
+        return min(max(share, _HIT_DOUBT), 1.0 - _HIT_DOUBT)
+
     def __post_init__(self) -> None:
         for name in ("reward", "hit"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}, expected 0 to 1")
         for name in ("latency_ms", "reward_count", "hit_count", "cost_count"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
@@ -98,7 +121,7 @@ class Confidence:
     growth: float = 0.25
     range_weight: float = 0.0
     hit_share: float = 0.1
-    cost_share: float = 0.25
+    cost_share: float = 0.05
 
 
 def paper_radius(mean: FloatArray, *, pulls: FloatArray | IntArray, delta: float) -> FloatArray:
@@ -152,7 +175,11 @@ def paper_bounds(
 
 
 class Grid:
-    """The cells of some arms as arrays over all device and task classes, shape (D, T, A)."""
+    """The cells of some arms as arrays over all device and task classes, shape (D, T, A).
+
+    It is built once for a list of contexts and arms; afterwards only cells that changed are read
+    again.
+    """
 
     def __init__(
         self,
@@ -161,137 +188,166 @@ class Grid:
         contexts: Sequence[tuple[str, str]],
         arms: Sequence[str],
     ) -> None:
-        arm_at = {arm: index for index, arm in enumerate(arms)}
-        known = sorted(key for key in cells if key[2] in arm_at)
+        self._arm_at = {arm: index for index, arm in enumerate(arms)}
+        known = sorted(key for key in cells if key[2] in self._arm_at)
         devices = sorted({key[0] for key in known} | {context[0] for context in contexts})
-        tasks = sorted({key[1] for key in known} | {context[1] for context in contexts})
-        device_at = {name: index for index, name in enumerate(devices)}
-        task_at = {name: index for index, name in enumerate(tasks)}
-        shape = (len(devices), len(tasks), len(arms))
-        self.sums = {name: np.zeros(shape) for name in SUM_NAMES}
+        self.tasks = sorted({key[1] for key in known} | {context[1] for context in contexts})
+        self._device_at = {name: index for index, name in enumerate(devices)}
+        self._task_at = {name: index for index, name in enumerate(self.tasks)}
+        self.shape = (len(devices), len(self.tasks), len(arms))
+        self._stack = np.zeros((len(SUM_NAMES), *self.shape))
+        self.sums = dict(zip(SUM_NAMES, self._stack, strict=True))
         for key in known:
-            place = (device_at[key[0]], task_at[key[1]], arm_at[key[2]])
-            for name in SUM_NAMES:
-                self.sums[name][place] = getattr(cells[key], name)
-        self._device = np.array([device_at[context[0]] for context in contexts], dtype=np.intp)
-        self._task = np.array([task_at[context[1]] for context in contexts], dtype=np.intp)
+            self.refresh(key, cell=cells[key])
+        self._device = np.array([self._device_at[c[0]] for c in contexts], dtype=np.intp)
+        self._task = np.array([self._task_at[c[1]] for c in contexts], dtype=np.intp)
+
+    def refresh(self, key: tuple[str, str, str], *, cell: object) -> bool:
+        """Take over a cell's sums; False if the grid has no place for it."""
+        device, task = self._device_at.get(key[0]), self._task_at.get(key[1])
+        arm = self._arm_at.get(key[2])
+        if arm is None:
+            return True
+        if device is None or task is None:
+            return False
+        self._stack[:, device, task, arm] = [float(getattr(cell, name)) for name in SUM_NAMES]
+        return True
 
     def pick(self, array: FloatArray) -> FloatArray:
-        """Return the rows of the contexts: (D, T, A) to (X, A)."""
-        return array[self._device, self._task]
+        """Return the rows of the contexts: (..., D, T, A) to (..., X, A)."""
+        return array[..., self._device, self._task, :]
 
     def spread(self, array: FloatArray) -> FloatArray:
         """Put rows of contexts in their places: (X, A) to (D, T, A)."""
-        result = np.zeros(self.sums["booked"].shape)
+        result = np.zeros(self.shape)
         np.add.at(result, (self._device, self._task), array)
         return result
 
 
-class BoundsMaker:
-    """Turns the grid's sums into bounds, one method per quantity."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PriorArrays:
+    """The priors of some arms as arrays: reward, hits and cost behind each other on the last axis.
 
-    def __init__(
-        self,
-        grid: Grid,
-        *,
+    Parameters
+    ----------
+    offset : ndarray, shape (T, 3 A)
+        Stated means. Pooling works on what an observation is above them.
+    prior : PoolPrior
+        Arrays of shape (3 A,), with means of 0.
+    free : ndarray of bool, shape (A,)
+        The stated cost is 0.
+    """
+
+    offset: FloatArray
+    prior: PoolPrior
+    free: BoolArray
+
+    @classmethod
+    def of(
+        cls,
         priors: Sequence[ArmPrior],
-        confidence: Confidence,
-        flying: IntArray,
-    ) -> None:
-        self._grid = grid
-        self._priors = priors
-        self._confidence = confidence
-        self._flying = grid.spread(flying.astype(np.float64))
-
-    def reward(self) -> Bounds:
-        """Bounds of the reward; an arm that nobody grades has its prior and no bonus."""
-        sums = self._grid.sums
-        booked, graded = sums["booked"], sums["graded"]
-        answers, grades = booked.sum(axis=(0, 1)), graded.sum(axis=(0, 1))
-        rate = np.where(answers >= _GRADING_KNOWN_AFTER, grades / np.maximum(answers, 1.0), 1.0)
-        pending = np.maximum((booked + self._flying) * np.minimum(rate, 1.0) - graded, 0.0)
-        mean = self._column("reward")
-        pooled = pool_three_levels(
-            Moments(count=graded, total=sums["reward"], squares=sums["reward_squared"]),
+        *,
+        tasks: Sequence[str],
+        deadlines: Mapping[str, float],
+    ) -> "PriorArrays":
+        """Return the arrays for arms with these priors, over task classes with these deadlines."""
+        reward, cost = _column(priors, "reward"), _column(priors, "cost_nanos")
+        hit = np.array(
+            [[prior.hit_within(deadlines.get(task)) for prior in priors] for task in tasks]
+        )
+        tiled = [np.tile(column, (len(tasks), 1)) for column in (reward, cost)]
+        one = np.ones_like(reward)
+        hit_middle = hit.mean(axis=0)
+        return cls(
+            offset=np.concatenate([tiled[0], hit, tiled[1]], axis=1),
             prior=PoolPrior(
-                mean=mean,
-                count=self._column("reward_count"),
-                variance=_bernoulli(mean),
-                task_spread=np.full_like(mean, 0.04),
-                device_spread=np.full_like(mean, 0.005),
+                mean=np.zeros(3 * len(priors)),
+                count=np.concatenate(
+                    [_column(priors, f"{name}_count") for name in ("reward", "hit", "cost")]
+                ),
+                variance=np.concatenate(
+                    [_bernoulli(reward), _bernoulli(hit_middle), (0.5 * cost) ** 2]
+                ),
+                task_spread=np.concatenate([0.04 * one, 0.04 * one, (0.3 * cost) ** 2]),
+                device_spread=np.concatenate([0.005 * one, 0.04 * one, (0.1 * cost) ** 2]),
             ),
-            pending=pending,
-        )
-        bounds = self._unit_bounds(pooled, share=1.0)
-        ungraded = (grades == 0.0) & (answers >= UNGRADED_AFTER)
-        return Bounds(
-            mean=np.where(ungraded, mean, bounds.mean),
-            lower=np.where(ungraded, mean, bounds.lower),
-            upper=np.where(ungraded, mean, bounds.upper),
+            free=cost <= 0.0,
         )
 
-    def hits(self) -> Bounds:
-        """Bounds of the share of requests answered within their deadline."""
-        sums = self._grid.sums
-        mean = self._column("hit")
-        pooled = pool_three_levels(
-            Moments(count=sums["timed"], total=sums["hits"], squares=sums["hits"]),
-            prior=PoolPrior(
-                mean=mean,
-                count=self._column("hit_count"),
-                variance=_bernoulli(mean),
-                task_spread=np.full_like(mean, 0.04),
-                device_spread=np.full_like(mean, 0.04),
-            ),
-            pending=self._flying,
-        )
-        return self._unit_bounds(pooled, share=self._confidence.hit_share)
 
-    def cost(self) -> Bounds:
-        """Bounds of the money per request in nano-dollars.
+def make_bounds(
+    grid: Grid, *, arrays: PriorArrays, confidence: Confidence, flying: FloatArray
+) -> tuple[Bounds, Bounds, Bounds]:
+    """Return the bounds of reward, hits and cost, each of shape (X, A).
 
-        The prior is a price, so the lower bound never falls below half of the mean: an arm is not
-        explored for the hope that it costs nothing.
-        """
-        sums = self._grid.sums
-        stated = self._column("cost_nanos")
-        pooled = pool_three_levels(
-            Moments(count=sums["booked"], total=sums["cost"], squares=sums["cost_squared"]),
-            prior=PoolPrior(
-                mean=stated,
-                count=self._column("cost_count"),
-                variance=(0.5 * stated) ** 2,
-                task_spread=(0.3 * stated) ** 2,
-                device_spread=(0.1 * stated) ** 2,
-            ),
-            pending=self._flying,
-        )
-        mean, radius = self._pick_mean_and_radius(pooled, share=self._confidence.cost_share)
-        return Bounds(
-            mean=mean,
-            lower=np.maximum(mean - radius, _COST_LOWER_SHARE * mean),
-            upper=mean + radius,
-        )
+    An arm that nobody grades has its stated reward and no bonus. The stated cost is a price, so
+    the lower bound of a cost never falls below half of the mean: an arm is not explored for the
+    hope that it costs nothing.
 
-    def _column(self, name: str) -> FloatArray:
-        return np.array([getattr(prior, name) for prior in self._priors], dtype=np.float64)
+    Parameters
+    ----------
+    grid : Grid
+    arrays : PriorArrays
+        For the grid's task classes and arms.
+    confidence : Confidence
+    flying : ndarray, shape (D, T, A)
+        Requests whose outcome is not booked.
+    """
+    sums, arms = grid.sums, grid.shape[2]
+    booked, graded = sums["booked"], sums["graded"]
+    answers, grades = booked.sum(axis=(0, 1)), graded.sum(axis=(0, 1))
+    rate = np.where(answers >= _GRADING_KNOWN_AFTER, grades / np.maximum(answers, 1.0), 1.0)
+    ungraded_yet = (booked + flying) * np.minimum(rate, 1.0) - graded
+    count = np.concatenate([graded, sums["timed"], sums["costed"]], axis=2)
+    raw = np.concatenate([sums["reward"], sums["hits"], sums["cost"]], axis=2)
+    squares = np.concatenate([sums["reward_squared"], sums["hits"], sums["cost_squared"]], axis=2)
+    offset = arrays.offset
+    pooled = pool_three_levels(
+        Moments(
+            count=count,
+            total=raw - count * offset,
+            squares=squares - 2.0 * offset * raw + count * offset**2,
+        ),
+        prior=arrays.prior,
+        pending=np.concatenate([np.maximum(ungraded_yet, 0.0), flying, flying], axis=2),
+    )
+    worth = np.maximum(pooled.worth, 1e-9)
+    total = (booked + flying).sum(axis=2, keepdims=True)
+    share = np.repeat([1.0, confidence.hit_share, confidence.cost_share], arms)
+    log = share * (confidence.level + confidence.growth * np.log1p(total / worth))
+    scale = np.concatenate([np.ones(2 * arms), arrays.prior.variance[2 * arms :] ** 0.5 * 2.0])
+    radius = (
+        np.sqrt(2.0 * pooled.variance * log / worth) + confidence.range_weight * scale * log / worth
+    )
+    mean, radius = grid.pick(pooled.mean + offset), grid.pick(radius)
+    ungraded = (grades == 0.0) & (answers >= UNGRADED_AFTER)
+    stated = grid.pick(np.broadcast_to(offset, count.shape))[:, :arms]
+    reward = np.where(ungraded, stated, mean[:, :arms])
+    return (
+        _unit_bounds(reward, np.where(ungraded, 0.0, radius[:, :arms])),
+        _unit_bounds(mean[:, arms : 2 * arms], radius[:, arms : 2 * arms]),
+        _cost_bounds(mean[:, 2 * arms :], radius[:, 2 * arms :]),
+    )
 
-    def _pick_mean_and_radius(
-        self, pooled: Pooled, *, share: float
-    ) -> tuple[FloatArray, FloatArray]:
-        wide = self._confidence
-        worth = np.maximum(pooled.worth, 1e-9)
-        total = (self._grid.sums["booked"] + self._flying).sum(axis=2, keepdims=True)
-        log = share * (wide.level + wide.growth * np.log1p(total / worth))
-        radius = np.sqrt(2.0 * pooled.variance * log / worth) + wide.range_weight * log / worth
-        return self._grid.pick(pooled.mean), self._grid.pick(radius)
 
-    def _unit_bounds(self, pooled: Pooled, *, share: float) -> Bounds:
-        mean, radius = self._pick_mean_and_radius(pooled, share=share)
-        mean = np.clip(mean, 0.0, 1.0)
-        return Bounds(
-            mean=mean, lower=np.maximum(mean - radius, 0.0), upper=np.minimum(mean + radius, 1.0)
-        )
+def _unit_bounds(mean: FloatArray, radius: FloatArray) -> Bounds:
+    mean = np.minimum(np.maximum(mean, 0.0), 1.0)
+    return Bounds(
+        mean=mean, lower=np.maximum(mean - radius, 0.0), upper=np.minimum(mean + radius, 1.0)
+    )
+
+
+def _cost_bounds(mean: FloatArray, radius: FloatArray) -> Bounds:
+    mean = np.maximum(mean, 0.0)
+    return Bounds(
+        mean=mean,
+        lower=np.maximum(mean - radius, _COST_LOWER_SHARE * mean),
+        upper=mean + radius,
+    )
+
+
+def _column(priors: Sequence[ArmPrior], name: str) -> FloatArray:
+    return np.array([getattr(prior, name) for prior in priors], dtype=np.float64)
 
 
 def _bernoulli(mean: FloatArray) -> FloatArray:

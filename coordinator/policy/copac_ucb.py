@@ -89,7 +89,7 @@ class CopacUcb:
             [row.lower / unit for row, unit in zip(estimates.packing, scale, strict=True)]
             + [-row.upper for row in estimates.covering]
         )
-        rate = total / np.maximum(budget, 1e-9)
+        rate = _rate(total, budget=budget, packing=len(estimates.packing))
         score = estimates.reward.upper - np.tensordot(prices * rate, signed, axes=1)
         spent = bool((remaining.packing <= 0.0).any())
         weights = pick_best(score, allowed=estimates.free if spent else estimates.feasible)
@@ -136,9 +136,16 @@ class CopacUcb:
         per_slot = max(float(budget[MONEY_ROW]) / remaining.slots_total, 1e-9)
         magnitude = demand_max + demand_max**2 / per_slot
         step = 2.0 / (magnitude * math.sqrt(max(remaining.slot, 1)))
-        rate = total / np.maximum(budget, 1e-9)
+        rate = _rate(total, budget=budget, packing=packing)
         gradient = sign * demand.sum() - rate * (state["played"] @ demand)
-        return project_l1(state["prices"] - step * gradient, radius=remaining.slots_total**0.25)
+        stepped = np.where(rate > 0.0, state["prices"] - step * gradient, 0.0)
+        return project_l1(stepped, radius=remaining.slots_total**0.25)
+
+
+def _rate(total: float, *, budget: FloatArray, packing: int) -> FloatArray:
+    """``Qhat / B_i`` per row. A covering row without a floor asks for nothing: 0, no price."""
+    asked = (budget > 0.0) | (np.arange(budget.size) < packing)
+    return np.where(asked, total / np.maximum(budget, 1e-9), 0.0)
 
 
 def project_l1(point: FloatArray, *, radius: float) -> FloatArray:

@@ -3,62 +3,32 @@
     max   sum_x q_x sum_a u_xa r_xa  -  sum_j rho_j slack_j
     s.t.  sum_xa q_x u_xa c_i,xa            <= budget_i          packing rows
           sum_xa q_x u_xa h_j,xa + slack_j  >= floor_j sum_x q_x  covering rows, elastic
+          sum_{x in d},a q_x u_xa k_xa      <= limit_d            capacity rows, one per block
           sum_a u_xa <= 1,  u >= 0,  slack >= 0
 
 With the window's true demand and true means its optimum bounds every policy from above
 (arXiv 2606.17489, section on the benchmark; Badanidiyuru et al., JACM 2018).
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 
 from coordinator.policy.base import BoolArray, FloatArray, pick_best
+from coordinator.policy.decomposition import decompose
+from coordinator.policy.highs import solve_with_highs
+from coordinator.policy.programme import (
+    GAP_MAX,
+    CapacityRows,
+    FluidSolution,
+    Optimum,
+    Programme,
+    priced_score,
+)
+from coordinator.policy.reduction import solve_reduced
+from coordinator.policy.single import solve_single
 
-# A context below this share of the demand is priced instead of planned: in the programme its
-# coefficients would drown in the solver's tolerance.
-_SHARE_MIN = 1e-8
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FluidSolution:
-    """An optimum of the fluid programme.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (X, A)
-        ``u``; rows sum to at most 1, infeasible arms have 0.
-    objective : float
-        Reward minus the price of the slack, over the whole demand.
-    packing_dual : ndarray, shape (P,)
-        Reward per unit of budget, >= 0.
-    covering_dual : ndarray, shape (C,)
-        Reward per credited request, between 0 and ``rho``.
-    slack : ndarray, shape (C,)
-        Credited requests missing below each floor.
-    """
-
-    weights: FloatArray
-    objective: float
-    packing_dual: FloatArray
-    covering_dual: FloatArray
-    slack: FloatArray
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Programme:
-    demand: FloatArray
-    reward: FloatArray
-    packing: tuple[FloatArray, ...]
-    budget: FloatArray
-    hits: tuple[FloatArray, ...]
-    floor: FloatArray
-    rho: FloatArray
-    feasible: BoolArray
+__all__ = ["CapacityRows", "FluidSolution", "priced_score", "solve_fluid_lp"]
 
 
 def solve_fluid_lp(
@@ -71,8 +41,9 @@ def solve_fluid_lp(
     floor: FloatArray,
     rho: FloatArray,
     feasible: BoolArray,
+    capacity: CapacityRows | None = None,
 ) -> FluidSolution:
-    """Solve the fluid programme with HiGHS. It always has a solution.
+    """Solve the fluid programme exactly. It always has a solution.
 
     Parameters
     ----------
@@ -92,6 +63,8 @@ def solve_fluid_lp(
     rho : ndarray, shape (C,)
         Reward given up per credited request that is missing, >= 0.
     feasible : ndarray of bool, shape (X, A)
+    capacity : CapacityRows, optional
+        Limits of the local arms of each device class.
 
     Returns
     -------
@@ -111,13 +84,34 @@ def solve_fluid_lp(
     >>> best.weights.round(3).tolist(), round(best.objective, 3)
     ([[0.75, 0.25]], 6.0)
     """
-    for name, array in (("demand", demand), ("reward", reward), ("budget", budget)):
-        if not np.all(np.isfinite(array)):
-            raise ValueError(f"{name} holds a value that is not finite: {array}")
+    if demand.size == 1 and capacity is None:
+        alone = solve_single(
+            1.0 if demand[0] <= 0.0 else float(demand[0]),
+            reward=reward,
+            packing=packing,
+            budget=budget,
+            hits=hits,
+            floor=floor,
+            rho=rho,
+            feasible=feasible,
+        )
+        if alone is not None:
+            return alone
+    _refuse_infinite(
+        {
+            "demand": demand,
+            "reward": reward,
+            "budget": budget,
+            "floor": floor,
+            "rho": rho,
+            **{f"packing[{index}]": cost for index, cost in enumerate(packing)},
+            **{f"hits[{index}]": credit for index, credit in enumerate(hits)},
+        }
+    )
     demand = np.maximum(demand, 0.0)
     if demand.sum() <= 0.0:
         demand = np.ones_like(demand)
-    programme = _Programme(
+    programme = Programme(
         demand=demand,
         reward=reward,
         packing=packing,
@@ -126,102 +120,79 @@ def solve_fluid_lp(
         floor=np.maximum(floor, 0.0),
         rho=np.maximum(rho, 0.0),
         feasible=feasible,
+        capacity=capacity,
     )
-    weights, packing_dual, covering_dual = _solve(programme)
-    return _finish(programme, weights, packing_dual, covering_dual)
+    return solve_programme(programme)
 
 
-def priced_score(
-    reward: FloatArray,
-    *,
-    packing: tuple[FloatArray, ...],
-    hits: tuple[FloatArray, ...],
-    packing_dual: FloatArray,
-    covering_dual: FloatArray,
-) -> FloatArray:
-    """Reward net of what an arm takes from and gives to the shared rows, shape (X, A)."""
-    score = reward.astype(np.float64)
-    for cost, price in zip(packing, packing_dual, strict=True):
-        score = score - price * cost
-    for credit, price in zip(hits, covering_dual, strict=True):
-        score = score + price * credit
-    return score
+def _refuse_infinite(arrays: Mapping[str, FloatArray]) -> None:
+    """Raise ValueError when an array holds a value that is not finite."""
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} holds a value that is not finite: {array}")
 
 
-def _solve(programme: _Programme) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return raw weights (X, A) and the duals of the packing and covering rows."""
-    share = programme.demand / programme.demand.sum()
-    rows, cols = np.nonzero(programme.feasible & (share > _SHARE_MIN)[:, None])
-    packing_count, covering_count = len(programme.packing), len(programme.hits)
-    weights = np.zeros(programme.feasible.shape)
-    if rows.size == 0:
-        return weights, np.zeros(packing_count), np.zeros(covering_count)
-    # Variables are shares of the whole demand, and rows are divided by their largest
-    # coefficient, so that the solver's absolute tolerances mean the same for every unit.
-    scale = np.array([max(cost[rows, cols].max(), 0.0) for cost in programme.packing])
-    scale[scale <= 0.0] = 1.0
-    coupling = np.zeros((packing_count + covering_count, rows.size + covering_count))
-    for index, cost in enumerate(programme.packing):
-        coupling[index, : rows.size] = cost[rows, cols] / scale[index]
-    for index, credit in enumerate(programme.hits):
-        coupling[packing_count + index, : rows.size] = -credit[rows, cols]
-        coupling[packing_count + index, rows.size + index] = -1.0
-    limit = programme.budget / (scale * programme.demand.sum())
-    contexts, row_of = np.unique(rows, return_inverse=True)
-    matrix: Any = _stack(row_of, contexts.size, coupling)
-    solution = linprog(
-        np.concatenate([-programme.reward[rows, cols], programme.rho]),
-        A_ub=matrix,
-        b_ub=np.concatenate([share[contexts], np.minimum(limit, 1.0), -programme.floor]),
-        method="highs",
+def solve_programme(programme: Programme) -> FluidSolution:
+    """Solve with the structured solver, and with HiGHS what that does not certify.
+
+    The certificate is independent of the solver: in the programme's own units, the value of the
+    weights and the Lagrangian at the prices (an upper bound) agree.
+    """
+    for core in (decompose, solve_with_highs):
+        optimum = solve_reduced(programme, core=core)
+        if optimum is not None:
+            found = _finish(programme, optimum)
+            if core is solve_with_highs or gap(programme, found) <= GAP_MAX:
+                return found
+    raise ArithmeticError("no solver returned a solution of the fluid programme")
+
+
+def gap(programme: Programme, found: FluidSolution) -> float:
+    """How far the objective may be below the optimum, over the demand times the largest value.
+
+    Zero at an optimum whose prices are optimal as well. The largest value is that of a reward,
+    or of the bound per request if it is larger.
+    """
+    total = float(programme.demand.sum())
+    score = priced_score(
+        programme.reward,
+        packing=programme.packing,
+        hits=programme.hits,
+        packing_dual=found.packing_dual,
+        covering_dual=found.covering_dual,
+        capacity=programme.capacity,
+        capacity_dual=found.capacity_dual,
     )
-    if solution.status != 0:
-        raise ArithmeticError(f"the fluid programme was not solved: {solution.message}")
-    found: Any = solution.x
-    weights[rows, cols] = found[: rows.size] / share[rows]
-    marginals: Any = solution.ineqlin.marginals
-    prices = np.maximum(-marginals[contexts.size :], 0.0)
-    return weights, prices[:packing_count] / scale, prices[packing_count:]
+    best = np.where(programme.feasible, score, 0.0).max(axis=1, initial=0.0)
+    bound = float(programme.demand @ best) + float(found.packing_dual @ programme.budget)
+    bound -= total * float(found.covering_dual @ programme.floor)
+    if programme.capacity is not None:
+        bound += float(found.capacity_dual @ np.maximum(programme.capacity.limit, 0.0))
+    worth = float(np.abs(np.where(programme.feasible, programme.reward, 0.0)).max(initial=0.0))
+    scale = max(worth * total, abs(bound))
+    return (bound - found.objective) / scale if scale > 0.0 else 0.0
 
 
-def _stack(row_of: NDArray[np.intp], contexts: int, coupling: FloatArray) -> Any:
-    """Sparse rows: one per context (its weights sum to at most its share), then the coupling."""
-    variables = row_of.size
-    dense_row, dense_col = np.nonzero(coupling)
-    return csr_array(
-        (
-            np.concatenate([np.ones(variables), coupling[dense_row, dense_col]]),
-            (
-                np.concatenate([row_of, contexts + dense_row]),
-                np.concatenate([np.arange(variables), dense_col]),
-            ),
-        ),
-        shape=(contexts + coupling.shape[0], coupling.shape[1]),
-    )
-
-
-def _finish(
-    programme: _Programme,
-    weights: FloatArray,
-    packing_dual: FloatArray,
-    covering_dual: FloatArray,
-) -> FluidSolution:
+def _finish(programme: Programme, optimum: Optimum) -> FluidSolution:
     """Clean up rounding, give contexts without demand a row, and evaluate."""
     score = priced_score(
         programme.reward,
         packing=programme.packing,
         hits=programme.hits,
-        packing_dual=packing_dual,
-        covering_dual=covering_dual,
+        packing_dual=optimum.packing_dual,
+        covering_dual=optimum.covering_dual,
+        capacity=programme.capacity,
+        capacity_dual=optimum.capacity_dual,
     )
-    tiny = programme.demand <= _SHARE_MIN * programme.demand.sum()
     priced = pick_best(score, allowed=programme.feasible & (score >= 0.0))
-    weights = np.where(tiny[:, None], priced, np.clip(weights, 0.0, 1.0))
+    weights = np.where(optimum.planned[:, None], np.clip(optimum.weights, 0.0, 1.0) + 0.0, priced)
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     for cost, budget in zip(programme.packing, programme.budget, strict=True):
         spend = float(programme.demand @ (weights * cost).sum(axis=1))
         if spend > budget:
             weights = np.where(cost > 0.0, weights * (budget / spend), weights)
+    if programme.capacity is not None:
+        weights = _within_capacity(weights, programme.capacity, demand=programme.demand)
     gain = float(programme.demand @ (weights * programme.reward).sum(axis=1))
     earned = np.array(
         [programme.demand @ (weights * credit).sum(axis=1) for credit in programme.hits]
@@ -230,7 +201,19 @@ def _finish(
     return FluidSolution(
         weights=weights,
         objective=gain - float(programme.rho @ slack),
-        packing_dual=packing_dual,
-        covering_dual=covering_dual,
+        packing_dual=optimum.packing_dual,
+        covering_dual=optimum.covering_dual,
         slack=slack,
+        capacity_dual=optimum.capacity_dual,
     )
+
+
+def _within_capacity(
+    weights: FloatArray, capacity: CapacityRows, *, demand: FloatArray
+) -> FloatArray:
+    """Scale the local weights of a block that exceeds its limit down to it."""
+    used = capacity.total(weights, demand=demand)
+    limit = np.maximum(capacity.limit, 0.0)
+    factor = np.divide(limit, used, out=np.ones_like(used), where=used > limit)
+    factor_of = np.append(factor, 1.0)[capacity.block]
+    return np.where(capacity.cost > 0.0, weights * factor_of[:, None], weights)

@@ -1,23 +1,34 @@
 """The default policy: an optimistic linear programme, re-solved in every slot on what is left."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from coordinator.policy.base import (
     MONEY_ROW,
+    BoolArray,
     Constraints,
     Estimates,
     FloatArray,
     Forecast,
+    IntArray,
     Plan,
     Remaining,
     check_inputs,
     pick_best,
 )
+from coordinator.policy.exploration import (
+    affordable_floors,
+    cap_spend,
+    cap_unexplored,
+    floors_and_reserve,
+)
 from coordinator.policy.fluid import FluidSolution, priced_score, solve_fluid_lp
+from coordinator.policy.remaining_rows import RowsLeft, rows_left
+from coordinator.policy.residency import class_values, plan_residency
 
-_PPM = 1_000_000
+_BANK = "explore_bank"
+_REFILLS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,13 @@ class LpUcb:
     explore_requests : int
         An arm with fewer booked outcomes than this in a context is unexplored there; one slot
         sends an arm at most ``max(explore_requests, outcomes booked)`` requests of a context.
+    band : float
+        Arms that lose less than this much reward per request, at mean estimates and the plan's
+        prices, carry the full propensity floor.
+    floor_loss : float
+        Share of the objective that the floors of all other arms may cost together.
+    resident_margin : float
+        Share of a device class's value by which another resident model must win.
 
     Notes
     -----
@@ -40,6 +58,9 @@ class LpUcb:
     """
 
     explore_requests: int = 8
+    band: float = 0.01
+    floor_loss: float = 0.0005
+    resident_margin: float = 0.02
 
     @property
     def name(self) -> str:
@@ -69,161 +90,189 @@ class LpUcb:
             When shapes disagree or an input is not finite.
         """
         check_inputs(estimates, constraints=constraints, forecast=forecast, remaining=remaining)
-        demand = np.maximum(forecast.mean, 0.0)
-        floors, reserve = _floors(
-            estimates, constraints=constraints, demand=demand, remaining=remaining
-        )
-        share, dropped = _covering_share(constraints, demand=demand, remaining=remaining)
-        packing = tuple(row.lower for row in estimates.packing)
-        solution = solve_fluid_lp(
-            demand,
-            reward=estimates.reward.upper,
-            packing=packing,
-            budget=remaining.packing - reserve,
-            hits=tuple(row.upper for row in estimates.covering),
-            floor=share,
-            rho=constraints.rho,
-            feasible=estimates.feasible,
-        )
-        weights = floors + solution.weights * (1.0 - floors.sum(axis=1, keepdims=True))
-        weights = _serve_free(weights, estimates=estimates, solution=solution)
-        next_slot = np.maximum(forecast.next_slot, 0.0)
-        weights = self._cap_unexplored(weights, estimates=estimates, next_slot=next_slot)
-        weights = self._cap_spend(
-            weights,
+        slot = _Slot(
+            policy=self,
             estimates=estimates,
-            next_slot=next_slot,
-            solution=solution,
-            allowance=constraints.explore_share * max(float(remaining.packing[MONEY_ROW]), 0.0),
+            constraints=constraints,
+            rows=rows_left(
+                estimates, constraints=constraints, forecast=forecast, remaining=remaining
+            ),
+            lower=tuple(row.lower for row in estimates.packing),
+            hits=tuple(row.upper for row in estimates.covering),
         )
+        last = remaining.last
+        allowed, solution, resident = slot.solve(None if last is None else last.resident)
+        next_slot = np.maximum(forecast.next_slot, 0.0)
+        bank = _bank(constraints, remaining=remaining)
+        weights, spent = slot.weights(solution, allowed=allowed, next_slot=next_slot, bank=bank)
         return Plan(
             weights=weights,
             packing_dual=solution.packing_dual,
             covering_dual=solution.covering_dual,
-            slack=solution.slack + dropped,
+            slack=solution.slack + slot.rows.dropped,
             objective=solution.objective,
+            resident=resident,
+            capacity_dual=solution.capacity_dual if constraints.capacity is not None else None,
+            state={_BANK: np.array([bank - spent])},
         )
 
-    def _cap_unexplored(
-        self, weights: FloatArray, *, estimates: Estimates, next_slot: FloatArray
-    ) -> FloatArray:
-        """Hold each arm to at most max(explore_requests, booked) requests in the next slot."""
-        booked = estimates.outcomes
-        cap = np.maximum(self.explore_requests, booked) / np.maximum(next_slot, 1e-9)[:, None]
-        return _move(weights, ceiling=cap, estimates=estimates)
 
-    def _cap_spend(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Slot:
+    """One slot's inputs, and the steps from them to weights."""
+
+    policy: LpUcb
+    estimates: Estimates
+    constraints: Constraints
+    rows: RowsLeft
+    lower: tuple[FloatArray, ...]
+    hits: tuple[FloatArray, ...]
+
+    def solve(self, last: IntArray | None) -> tuple[BoolArray, FluidSolution, IntArray | None]:
+        """Return the arms that may serve, the optimum, and what is to be resident."""
+        feasible, capacity = self.estimates.feasible, self.constraints.capacity
+        if capacity is None:
+            return feasible, self._solve(feasible, None), None
+        classes = capacity.per_slot_s.size
+        if all(len(choices) <= 1 for choices in capacity.resident_choices) and not any(
+            len(choices) for choices in capacity.resident_choices
+        ):
+            return feasible, self._solve(feasible, None), np.full(classes, -1, dtype=np.int64)
+        found = plan_residency(
+            capacity,
+            solve=lambda allowed, loading: self._solve(feasible & allowed, loading),
+            value=self._values,
+            last=last,
+            margin=self.policy.resident_margin,
+        )
+        return feasible & found.allowed, found.solution, found.chosen
+
+    def _floors(self, feasible: BoolArray) -> tuple[FloatArray, FloatArray]:
+        return floors_and_reserve(
+            self.estimates,
+            feasible=feasible,
+            epsilon_ppm=self.constraints.epsilon_ppm,
+            explore_share=self.constraints.explore_share,
+            demand=self.rows.demand,
+            packing=self.rows.packing,
+        )
+
+    def _solve(self, feasible: BoolArray, loading: FloatArray | None) -> FluidSolution:
+        """The optimum of what is left once the floors are paid."""
+        rows = self.rows
+        floors, reserve = self._floors(feasible)
+        capacity = rows.capacity
+        if capacity is not None:
+            limit = capacity.limit - capacity.total(floors, demand=rows.demand)
+            limit = limit if loading is None else limit - loading
+            capacity = replace(capacity, limit=np.maximum(limit, 0.0))
+        return solve_fluid_lp(
+            rows.demand,
+            reward=self.estimates.reward.upper,
+            packing=self.lower,
+            budget=rows.packing - reserve,
+            hits=self.hits,
+            floor=rows.share,
+            rho=self.constraints.rho,
+            feasible=feasible,
+            capacity=capacity,
+        )
+
+    def _values(self, allowed: BoolArray, solution: FluidSolution) -> FloatArray:
+        capacity = self.rows.capacity
+        if capacity is None:
+            raise ValueError("there are no device classes without a capacity")
+        return class_values(
+            self.estimates.feasible & allowed,
+            solution,
+            demand=self.rows.demand,
+            reward=self.estimates.reward.upper,
+            packing=self.lower,
+            hits=self.hits,
+            capacity=capacity,
+        )
+
+    def weights(
         self,
-        weights: FloatArray,
-        *,
-        estimates: Estimates,
-        next_slot: FloatArray,
         solution: FluidSolution,
-        allowance: float,
-    ) -> FloatArray:
-        """Hold the money of one slot that only optimism justifies to the allowance.
-
-        A weight is exploration when the arm is unexplored in the context and, at the programme's
-        prices and at mean estimates, another arm is better.
-        """
+        *,
+        allowed: BoolArray,
+        next_slot: FloatArray,
+        bank: float,
+    ) -> tuple[FloatArray, float]:
+        """Return the weights with floors and caps, and the slot's spend on exploration."""
+        estimates, demand = self.estimates, self.rows.demand
         score = priced_score(
             estimates.reward.mean,
             packing=tuple(row.mean for row in estimates.packing),
             hits=tuple(row.mean for row in estimates.covering),
             packing_dual=solution.packing_dual,
             covering_dual=solution.covering_dual,
+            capacity=self.rows.capacity,
+            capacity_dual=solution.capacity_dual,
         )
-        best = np.where(estimates.feasible, score, -np.inf).max(axis=1, initial=-np.inf)
-        cost = estimates.packing[MONEY_ROW].mean
-        exploring = (
-            (estimates.outcomes < self.explore_requests) & (score < best[:, None]) & (cost > 0.0)
+        best = np.where(allowed, score, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+        gap = np.where(allowed, best - score, 0.0)
+        floors = affordable_floors(
+            self._floors(allowed)[0],
+            gap=gap,
+            demand=demand,
+            band=self.policy.band,
+            loss_max=self.policy.floor_loss * abs(solution.objective),
         )
-        spend = float(next_slot @ np.where(exploring, weights * cost, 0.0).sum(axis=1))
-        if spend <= allowance:
+        weights = floors + solution.weights * (1.0 - floors.sum(axis=1, keepdims=True))
+        weights = self._serve_free(weights, solution=solution, allowed=allowed)
+        weights = cap_unexplored(
+            weights,
+            estimates=estimates,
+            feasible=allowed,
+            next_slot=next_slot,
+            explore_requests=self.policy.explore_requests,
+        )
+        return cap_spend(
+            weights,
+            estimates=estimates,
+            feasible=allowed,
+            gap=gap,
+            next_slot=next_slot,
+            explore_requests=self.policy.explore_requests,
+            allowance=bank,
+        )
+
+    def _serve_free(
+        self, weights: FloatArray, *, solution: FluidSolution, allowed: BoolArray
+    ) -> FloatArray:
+        """Give mass that the programme left unserved to the best arm that costs no money.
+
+        Other rows are planned, not enforced: an answer is worth more than their balance.
+        """
+        missing = np.maximum(1.0 - weights.sum(axis=1, keepdims=True), 0.0)
+        if not missing.any():
             return weights
-        ceiling = np.where(exploring, weights * (allowance / spend), np.inf)
-        return _move(weights, ceiling=ceiling, estimates=estimates)
+        score = priced_score(
+            self.estimates.reward.upper,
+            packing=self.lower,
+            hits=self.hits,
+            packing_dual=solution.packing_dual,
+            covering_dual=solution.covering_dual,
+            capacity=self.rows.capacity,
+            capacity_dual=solution.capacity_dual,
+        )
+        filled: FloatArray = weights + missing * pick_best(
+            score, allowed=self.estimates.free & allowed
+        )
+        return filled
 
 
-def _floors(
-    estimates: Estimates,
-    *,
-    constraints: Constraints,
-    demand: FloatArray,
-    remaining: Remaining,
-) -> tuple[FloatArray, FloatArray]:
-    """Spread epsilon over each row's candidates; costly arms only as far as explore_share pays.
+def _bank(constraints: Constraints, *, remaining: Remaining) -> float:
+    """Money that may be spent on exploration now.
 
-    Returns the floors, and what to set aside for them in each packing row. Money comes last, so
-    that what is set aside elsewhere does not depend on it: with more money the programme's
-    optimum cannot fall.
+    ``explore_share`` of what is left, at most; what was spent comes back over a twentieth of the
+    window, so that exploration is short of money when much is unknown, but never for long.
     """
-    feasible = estimates.feasible
-    candidates = feasible.sum(axis=1, keepdims=True)
-    epsilon = constraints.epsilon_ppm / _PPM
-    floors = np.where(feasible & (candidates > 1), epsilon / np.maximum(candidates, 1), 0.0)
-    reserve = np.zeros(len(estimates.packing))
-    for index in reversed(range(len(estimates.packing))):
-        row = estimates.packing[index]
-        spend = float(demand @ (floors * row.mean).sum(axis=1))
-        allowance = constraints.explore_share * max(float(remaining.packing[index]), 0.0)
-        if spend > allowance:
-            floors = np.where(row.mean > 0.0, floors * (allowance / spend), floors)
-        reserve[index] = float(demand @ (floors * row.lower).sum(axis=1))
-    return floors, reserve
-
-
-def _covering_share(
-    constraints: Constraints, *, demand: FloatArray, remaining: Remaining
-) -> tuple[FloatArray, FloatArray]:
-    """Return the share that the demand to come must reach, and the debt that is given up.
-
-    The floor on the whole window is the floor on what comes plus the debt (or minus the credit)
-    of what was; debt beyond ``slack_max`` of what comes is dropped.
-    """
-    total = float(demand.sum())
-    debt = constraints.floor * remaining.demand_so_far.sum() - remaining.covering_hits
-    kept = np.minimum(debt, constraints.slack_max * total)
-    return constraints.floor + (kept / total if total > 0.0 else 0.0), debt - kept
-
-
-def _serve_free(
-    weights: FloatArray, *, estimates: Estimates, solution: FluidSolution
-) -> FloatArray:
-    """Give mass that the programme left unserved to the best arm that costs no money.
-
-    Other packing rows are planned, not enforced: an answer is worth more than their balance.
-    """
-    score = priced_score(
-        estimates.reward.upper,
-        packing=tuple(row.lower for row in estimates.packing),
-        hits=tuple(row.upper for row in estimates.covering),
-        packing_dual=solution.packing_dual,
-        covering_dual=solution.covering_dual,
-    )
-    missing = np.maximum(1.0 - weights.sum(axis=1, keepdims=True), 0.0)
-    filled: FloatArray = weights + missing * pick_best(score, allowed=estimates.free)
-    return filled
-
-
-def _move(weights: FloatArray, *, ceiling: FloatArray, estimates: Estimates) -> FloatArray:
-    """Cut weights to their ceiling; the excess goes to the row's best known cheap arm.
-
-    That is the free arm with most booked outcomes, or without a free arm the best known one that
-    costs no more than any arm that was cut. If it is itself above its ceiling, it keeps the
-    excess: somebody has to answer.
-    """
-    excess = np.maximum(weights - ceiling, 0.0)
-    if not excess.any():
-        return weights
-    cost = estimates.packing[MONEY_ROW].lower
-    limit = np.where(excess > 0.0, cost, np.inf).min(axis=1, keepdims=True)
-    free = estimates.free
-    allowed = np.where(free.any(axis=1, keepdims=True), free, estimates.feasible & (cost <= limit))
-    # Equally well known arms: the one that is used already, then the one of higher mean.
-    rank = estimates.outcomes + 0.5 * weights + 0.25 * np.clip(estimates.reward.mean, 0.0, 1.0)
-    receiver = pick_best(rank, allowed=allowed)
-    served = receiver.any(axis=1, keepdims=True)
-    excess = np.where(served, excess, 0.0)
-    moved: FloatArray = weights - excess + receiver * excess.sum(axis=1, keepdims=True)
-    return moved
+    full = constraints.explore_share * max(float(remaining.packing[MONEY_ROW]), 0.0)
+    last = remaining.last
+    if last is None or _BANK not in last.state:
+        return full
+    refill = full * _REFILLS / max(remaining.slots_total, 1)
+    return min(full, float(last.state[_BANK][0]) + refill)

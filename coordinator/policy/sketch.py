@@ -13,7 +13,9 @@ BUCKETS_PER_E = 8.0
 BUCKETS = 160
 """From 1 ms to 5 days; what lies beyond falls into the last bucket."""
 
-_PRIOR_SHAPE = 0.5
+PRIOR_SHAPE = 0.5
+"""Standard deviation of the logarithm of a latency, before any is measured."""
+
 _MIDDLE = np.exp((np.arange(BUCKETS) + 0.5) / BUCKETS_PER_E)
 
 
@@ -24,7 +26,7 @@ def bucket_of(latency_ms: float) -> int:
     return min(int(math.log(latency_ms) * BUCKETS_PER_E), BUCKETS - 1)
 
 
-def dense(counts: Mapping[int, int]) -> FloatArray:
+def dense(counts: Mapping[int, float]) -> FloatArray:
     """Return sparse counts as an array, shape (BUCKETS,)."""
     histogram = np.zeros(BUCKETS)
     for bucket, count in counts.items():
@@ -34,8 +36,8 @@ def dense(counts: Mapping[int, int]) -> FloatArray:
 
 def prior_histogram(latency_ms: float) -> FloatArray:
     """Return a lognormal shape (sigma 0.5) with the given mean in ms, total 1."""
-    center = math.log(max(latency_ms, 1.0)) - 0.5 * _PRIOR_SHAPE**2
-    density = np.exp(-0.5 * ((np.log(_MIDDLE) - center) / _PRIOR_SHAPE) ** 2)
+    center = math.log(max(latency_ms, 1.0)) - 0.5 * PRIOR_SHAPE**2
+    density = np.exp(-0.5 * ((np.log(_MIDDLE) - center) / PRIOR_SHAPE) ** 2)
     return np.asarray(density / max(float(density.sum()), 1e-300))
 
 

@@ -150,6 +150,14 @@ class Fallout:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """An arm that was left after filtering, with its weight in the table."""
+
+    arm: str
+    weight_ppm: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of one request: everything needed to book, learn from and explain it (P6)."""
 
@@ -172,6 +180,7 @@ class Outcome:
     deadline_ms: int = 0
     hit: bool = False
     tag: str = ""
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def cost_nanos(self) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 
 from shared.decision.types import (
     Attempt,
+    Candidate,
     ContextCount,
     CostAdjustment,
     Fallout,
@@ -129,6 +130,8 @@ def _fill_outcome(message: pb.Outcome, outcome: Outcome) -> None:
         _fill_attempt(message.attempts.add(), attempt)
     for fallout in outcome.fallouts:
         message.fallouts.add(arm=fallout.arm, reason=fallout.reason)
+    for candidate in outcome.candidates:
+        message.candidates.add(arm=candidate.arm, weight_ppm=candidate.weight_ppm)
 
 
 def outcome_from_pb(message: pb.Outcome) -> Outcome:
@@ -153,6 +156,10 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         deadline_ms=message.deadline_ms,
         hit=message.hit,
         tag=message.tag,
+        candidates=tuple(
+            Candidate(each.arm, read_ppm(each.weight_ppm, field="outcome.candidates.weight_ppm"))
+            for each in message.candidates
+        ),
     )
 
 

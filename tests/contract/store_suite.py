@@ -34,6 +34,7 @@ from coordinator.records import (
 from shared.decision.table import SelectionTable, TableArm, TableRow
 from shared.decision.types import (
     Attempt,
+    Candidate,
     Fallout,
     Feedback,
     Outcome,
@@ -124,6 +125,7 @@ def booked(position: int, *, device: str = "dev-1", sequence: int | None = None)
                 ),
             ),
             fallouts=(Fallout(arm="big", reason="lease_too_small"),),
+            candidates=(Candidate(arm="gpt", weight_ppm=1), Candidate(arm="tiny", weight_ppm=2)),
             prompt_tokens=11,
             completion_tokens=12,
             ttft_ms=13,
@@ -326,6 +328,16 @@ class StoreSuite:
         assert (booked(1), graded(3, request=1, sequence=3)) == (found.outcome, found.feedback)
         (other,) = store.decisions(limit=9, device_id="dev-2")
         assert elsewhere == other.outcome
+
+    def test_decisions_above_a_position_come_oldest_first(self, store: Store) -> None:
+        """Page by page they are all; grades in between are passed over."""
+        store.commit([booked(1), booked(2), graded(3, request=1, sequence=3), booked(4)])
+        first = store.decisions(limit=2, after=0)
+        assert [1, 2] == [record.outcome.position for record in first]
+        assert [graded(3, request=1, sequence=3), None] == [record.feedback for record in first]
+        rest = store.decisions(limit=2, after=2)
+        assert [4] == [record.outcome.position for record in rest]
+        assert [] == list(store.decisions(limit=2, after=4))
 
     def test_a_window_is_recomputed_from_its_ledger_rows(self, store: Store) -> None:
         """Each kind moves what rule C_2 says; rows of other windows do not count."""

@@ -221,7 +221,7 @@ class MemoryStore(Store):
         return [row for row in rows[after_id:] if device_id in ("", row.device_id)][:limit]
 
     def decisions(
-        self, *, limit: int, device_id: str = "", request_id: str = ""
+        self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
         learned = self._open_database().learned
         grades = {
@@ -231,8 +231,9 @@ class MemoryStore(Store):
         }
         return [
             DecisionRecord(row, grades.get((row.device_id, row.outcome.request_id)))
-            for row in reversed(learned)
+            for row in (reversed(learned) if after is None else learned)
             if isinstance(row, BookedOutcome)
+            and row.position > (after or 0)
             and device_id in ("", row.device_id)
             and request_id in ("", row.outcome.request_id)
         ][:limit]

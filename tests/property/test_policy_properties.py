@@ -20,12 +20,15 @@ from coordinator.policy import (
 )
 from coordinator.policy.lp_ucb import LpUcb
 from tests.unit.coordinator.policy_cases import (
+    check_always_a_plan,
     check_deterministic,
     check_equivariant,
     check_monotone_in_money,
+    check_resident,
     check_serves_where_free,
     check_sub_distribution,
     check_within_budget,
+    loaded_case,
     random_case,
 )
 
@@ -65,6 +68,10 @@ class Broken(LpUcb):
                 weights = np.eye(weights.shape[1])[dearest] * estimates.feasible
             case "miser":
                 return replace(sound, objective=-float(remaining.packing[0]))
+            case "nan":
+                return replace(sound, objective=float("nan"))
+            case "everywhere":
+                weights = np.full_like(weights, 1.0 / weights.shape[1])
             case "silent":
                 weights = np.zeros_like(weights)
         return replace(sound, weights=weights)
@@ -115,12 +122,37 @@ def test_lp_ucb_serves_every_context_that_has_a_free_arm(seed: int) -> None:
     check_serves_where_free(make_policy("lp_ucb"), random_case(seed))
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=SEEDS)
+def test_lp_ucb_has_a_plan_for_any_fleet(seed: int) -> None:
+    """Devices without any capacity, forced demand beyond the money, models that fit nowhere."""
+    check_always_a_plan(make_policy("lp_ucb"), loaded_case(seed))
+    check_sub_distribution(make_policy("lp_ucb"), loaded_case(seed))
+    check_resident(make_policy("lp_ucb"), loaded_case(seed))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=SEEDS)
+def test_lp_ucb_keeps_its_money_with_devices_that_are_limited(seed: int) -> None:
+    """What overflows from busy devices is not paid with money that is not there."""
+    check_within_budget(make_policy("lp_ucb"), loaded_case(seed))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=SEEDS, factor=st.floats(min_value=1.0, max_value=10.0))
+def test_more_money_never_lowers_the_objective_of_limited_devices(seed: int, factor: float) -> None:
+    """Few resident sets are all compared, so that the choice is the best one."""
+    check_monotone_in_money(make_policy("lp_ucb"), loaded_case(seed), factor=factor)
+
+
 CHECKS: dict[str, Callable[[Policy, int], None]] = {
     "overweight": lambda policy, seed: check_sub_distribution(policy, random_case(seed)),
     "ambient": lambda policy, seed: check_deterministic(policy, random_case(seed)),
     "first_arm": lambda policy, seed: check_equivariant(policy, random_case(seed), seed=seed),
     "spendthrift": lambda policy, seed: check_within_budget(policy, random_case(seed)),
     "miser": lambda policy, seed: check_monotone_in_money(policy, random_case(seed), factor=2.0),
+    "nan": lambda policy, seed: check_always_a_plan(policy, loaded_case(seed)),
+    "everywhere": lambda policy, seed: check_resident(policy, loaded_case(seed)),
     "silent": lambda policy, seed: check_serves_where_free(policy, random_case(seed)),
 }
 

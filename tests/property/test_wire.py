@@ -16,6 +16,7 @@ from shared.decision.types import (
     Arm,
     ArmKind,
     Attempt,
+    Candidate,
     CloudSettings,
     ContextCount,
     CostAdjustment,
@@ -49,6 +50,7 @@ NAMES = st.frozensets(NAME, max_size=4)
 FLOAT = st.floats(allow_nan=False)
 
 FALLOUTS = st.builds(Fallout, arm=TEXT, reason=TEXT)
+CANDIDATES = st.builds(Candidate, arm=TEXT, weight_ppm=st.integers(0, 1_000_000))
 ATTEMPTS = st.builds(
     Attempt,
     arm=TEXT,
@@ -73,6 +75,7 @@ OUTCOMES = st.builds(
     forced=st.booleans(),
     attempts=st.lists(ATTEMPTS, max_size=3).map(tuple),
     fallouts=st.lists(FALLOUTS, max_size=3).map(tuple),
+    candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
     prompt_tokens=U32,
     completion_tokens=U32,
     ttft_ms=U32,

@@ -385,15 +385,71 @@ class ForecastRow(_message.Message):
     remaining: Interval
     def __init__(self, device_class: _Optional[str] = ..., task_class: _Optional[str] = ..., forecaster: _Optional[str] = ..., demand_so_far: _Optional[int] = ..., next_slot: _Optional[float] = ..., remaining: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
+class GetPlanInputsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PlanInputs(_message.Message):
+    __slots__ = ("policy", "sla_floor", "rho", "budget_nanos", "left_nanos", "slot", "slots_total", "rows")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SLA_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_NANOS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_NANOS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    sla_floor: float
+    rho: float
+    budget_nanos: int
+    left_nanos: int
+    slot: int
+    slots_total: int
+    rows: _containers.RepeatedCompositeFieldContainer[PlanInputRow]
+    def __init__(self, policy: _Optional[str] = ..., sla_floor: _Optional[float] = ..., rho: _Optional[float] = ..., budget_nanos: _Optional[int] = ..., left_nanos: _Optional[int] = ..., slot: _Optional[int] = ..., slots_total: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[PlanInputRow, _Mapping]]] = ...) -> None: ...
+
+class PlanInputRow(_message.Message):
+    __slots__ = ("device_class", "task_class", "demand_so_far", "demand_remaining", "arms")
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_SO_FAR_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_REMAINING_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    task_class: str
+    demand_so_far: int
+    demand_remaining: float
+    arms: _containers.RepeatedCompositeFieldContainer[PlanInputArm]
+    def __init__(self, device_class: _Optional[str] = ..., task_class: _Optional[str] = ..., demand_so_far: _Optional[int] = ..., demand_remaining: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[PlanInputArm, _Mapping]]] = ...) -> None: ...
+
+class PlanInputArm(_message.Message):
+    __slots__ = ("arm", "reward", "cost_nanos", "hit", "booked", "graded")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    COST_NANOS_FIELD_NUMBER: _ClassVar[int]
+    HIT_FIELD_NUMBER: _ClassVar[int]
+    BOOKED_FIELD_NUMBER: _ClassVar[int]
+    GRADED_FIELD_NUMBER: _ClassVar[int]
+    arm: str
+    reward: float
+    cost_nanos: float
+    hit: float
+    booked: int
+    graded: int
+    def __init__(self, arm: _Optional[str] = ..., reward: _Optional[float] = ..., cost_nanos: _Optional[float] = ..., hit: _Optional[float] = ..., booked: _Optional[int] = ..., graded: _Optional[int] = ...) -> None: ...
+
 class ListDecisionsRequest(_message.Message):
-    __slots__ = ("limit", "device", "request_id")
+    __slots__ = ("limit", "device", "request_id", "after_position")
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_POSITION_FIELD_NUMBER: _ClassVar[int]
     limit: int
     device: str
     request_id: str
-    def __init__(self, limit: _Optional[int] = ..., device: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    after_position: int
+    def __init__(self, limit: _Optional[int] = ..., device: _Optional[str] = ..., request_id: _Optional[str] = ..., after_position: _Optional[int] = ...) -> None: ...
 
 class ListDecisionsReply(_message.Message):
     __slots__ = ("decisions",)
@@ -402,20 +458,24 @@ class ListDecisionsReply(_message.Message):
     def __init__(self, decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("device_id", "device_class", "sequence", "outcome", "graded", "reward_ppm")
+    __slots__ = ("device_id", "device_class", "sequence", "outcome", "graded", "reward_ppm", "position", "slot")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     GRADED_FIELD_NUMBER: _ClassVar[int]
     REWARD_PPM_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     device_class: str
     sequence: int
     outcome: _types_pb2.Outcome
     graded: bool
     reward_ppm: int
-    def __init__(self, device_id: _Optional[str] = ..., device_class: _Optional[str] = ..., sequence: _Optional[int] = ..., outcome: _Optional[_Union[_types_pb2.Outcome, _Mapping]] = ..., graded: _Optional[bool] = ..., reward_ppm: _Optional[int] = ...) -> None: ...
+    position: int
+    slot: int
+    def __init__(self, device_id: _Optional[str] = ..., device_class: _Optional[str] = ..., sequence: _Optional[int] = ..., outcome: _Optional[_Union[_types_pb2.Outcome, _Mapping]] = ..., graded: _Optional[bool] = ..., reward_ppm: _Optional[int] = ..., position: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
     __slots__ = ("kind", "device_class", "valid_for_s", "actor", "name")

@@ -115,6 +115,11 @@ class AdminStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetForecastRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ForecastReply.FromString,
                 _registered_method=True)
+        self.GetPlanInputs = channel.unary_unary(
+                '/tidegate.v1.Admin/GetPlanInputs',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetPlanInputsRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.PlanInputs.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/tidegate.v1.Admin/ListDecisions',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListDecisionsRequest.SerializeToString,
@@ -226,6 +231,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPlanInputs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -320,6 +331,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetForecast,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetForecastRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ForecastReply.SerializeToString,
+            ),
+            'GetPlanInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlanInputs,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetPlanInputsRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.PlanInputs.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -764,6 +780,33 @@ class Admin:
             '/tidegate.v1.Admin/GetForecast',
             shared_dot_pb_dot_v1_dot_admin__pb2.GetForecastRequest.SerializeToString,
             shared_dot_pb_dot_v1_dot_admin__pb2.ForecastReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlanInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/GetPlanInputs',
+            shared_dot_pb_dot_v1_dot_admin__pb2.GetPlanInputsRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.PlanInputs.FromString,
             options,
             channel_credentials,
             insecure,

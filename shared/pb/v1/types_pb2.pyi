@@ -207,8 +207,16 @@ class Fallout(_message.Message):
     reason: str
     def __init__(self, arm: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Candidate(_message.Message):
+    __slots__ = ("arm", "weight_ppm")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PPM_FIELD_NUMBER: _ClassVar[int]
+    arm: str
+    weight_ppm: int
+    def __init__(self, arm: _Optional[str] = ..., weight_ppm: _Optional[int] = ...) -> None: ...
+
 class Outcome(_message.Message):
-    __slots__ = ("request_id", "task_class", "arrived_unix_ms", "status", "arm", "drawn_arm", "propensity_ppm", "table_version", "reason", "forced", "attempts", "fallouts", "prompt_tokens", "completion_tokens", "ttft_ms", "latency_ms", "deadline_ms", "hit", "tag")
+    __slots__ = ("request_id", "task_class", "arrived_unix_ms", "status", "arm", "drawn_arm", "propensity_ppm", "table_version", "reason", "forced", "attempts", "fallouts", "prompt_tokens", "completion_tokens", "ttft_ms", "latency_ms", "deadline_ms", "hit", "tag", "candidates")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +236,7 @@ class Outcome(_message.Message):
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     HIT_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     task_class: str
     arrived_unix_ms: int
@@ -247,7 +256,8 @@ class Outcome(_message.Message):
     deadline_ms: int
     hit: bool
     tag: str
-    def __init__(self, request_id: _Optional[str] = ..., task_class: _Optional[str] = ..., arrived_unix_ms: _Optional[int] = ..., status: _Optional[_Union[RequestStatus, str]] = ..., arm: _Optional[str] = ..., drawn_arm: _Optional[str] = ..., propensity_ppm: _Optional[int] = ..., table_version: _Optional[int] = ..., reason: _Optional[str] = ..., forced: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., fallouts: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., ttft_ms: _Optional[int] = ..., latency_ms: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., hit: _Optional[bool] = ..., tag: _Optional[str] = ...) -> None: ...
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, request_id: _Optional[str] = ..., task_class: _Optional[str] = ..., arrived_unix_ms: _Optional[int] = ..., status: _Optional[_Union[RequestStatus, str]] = ..., arm: _Optional[str] = ..., drawn_arm: _Optional[str] = ..., propensity_ppm: _Optional[int] = ..., table_version: _Optional[int] = ..., reason: _Optional[str] = ..., forced: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., fallouts: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., ttft_ms: _Optional[int] = ..., latency_ms: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., hit: _Optional[bool] = ..., tag: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
 
 class Feedback(_message.Message):
     __slots__ = ("request_id", "reward_ppm", "source", "at_unix_ms", "task_class", "arm")

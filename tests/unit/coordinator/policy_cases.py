@@ -6,6 +6,7 @@ import numpy as np
 
 from coordinator.policy import (
     Bounds,
+    Capacity,
     Constraints,
     Estimates,
     Forecast,
@@ -154,6 +155,31 @@ def random_case(seed: int) -> Case:
     )
 
 
+def loaded_case(seed: int) -> Case:
+    """Return an arbitrary case with device classes, resident models and forced demand."""
+    case = random_case(seed)
+    rng = np.random.default_rng([seed, 1])
+    contexts, arms = case.estimates.feasible.shape
+    classes = int(rng.integers(1, 3))
+    local = case.estimates.packing[MONEY_ROW].mean.max(axis=0) <= 0.0
+    choices = tuple(rng.random((int(rng.integers(0, 3)), arms)) < 0.5 for _ in range(classes))
+    capacity = Capacity(
+        device_class=rng.integers(0, classes, contexts),
+        local=local,
+        service_s=rng.uniform(0.1, 5.0, (contexts, arms)),
+        per_slot_s=rng.choice([0.0, 1.0, 50.0, np.inf], classes),
+        resident_choices=choices,
+        load_s=rng.uniform(0.0, 10.0, arms),
+        devices=rng.integers(1, 5, classes).astype(np.float64),
+    )
+    forced = rng.uniform(0.0, 5.0, (contexts, arms)) * (rng.random((contexts, arms)) < 0.3)
+    return replace(
+        case,
+        constraints=replace(case.constraints, capacity=capacity),
+        forecast=replace(case.forecast, forced=forced),
+    )
+
+
 def permuted(case: Case, *, order: IntArray) -> Case:
     """Return the case with its arms in another order."""
     given = case.estimates
@@ -222,6 +248,26 @@ def check_within_budget(policy: Policy, case: Case) -> None:
     spend = float(case.forecast.mean @ (weights * lower).sum(axis=1))
     left = max(float(case.remaining.packing[MONEY_ROW]), 0.0)
     assert spend <= left * (1.0 + 1e-6) + 1e-3
+
+
+def check_always_a_plan(policy: Policy, case: Case) -> None:
+    """Whatever is asked for, there is a plan, and every number in it is finite."""
+    found = plan(policy, case)
+    assert np.all(np.isfinite(found.weights))
+    assert np.all(np.isfinite(found.slack))
+    assert np.isfinite(found.objective)
+
+
+def check_resident(policy: Policy, case: Case) -> None:
+    """A local arm serves only where its model is to be resident."""
+    found, capacity = plan(policy, case), case.constraints.capacity
+    assert capacity is not None
+    assert found.resident is not None
+    for row, device_class in enumerate(capacity.device_class):
+        chosen = int(found.resident[device_class])
+        if chosen >= 0:
+            absent = capacity.local & ~capacity.resident_choices[device_class][chosen]
+            assert np.all(found.weights[row, absent] == 0.0)
 
 
 def check_monotone_in_money(policy: Policy, case: Case, *, factor: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 from coordinator.fleet_config import parse_fleet
 from coordinator.planner import Planner
 from shared.decision.money import PPM
-from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
+from shared.decision.types import Attempt, Fallout, Outcome, RequestStatus, SettleKind
 from tests.fakes.samples import fleet_toml
 
 CONTEXT = ("edge", "other")
@@ -166,3 +166,103 @@ def test_a_restored_planner_plans_alike() -> None:
         assert one.planned.paid_nanos_next_slot("edge") == other.planned.paid_nanos_next_slot(
             "edge"
         )
+
+
+FORCED = {"forced": True, "reason": "pinned"}
+
+
+def test_pinned_requests_are_planned_apart() -> None:
+    """Half of the demand names the cloud: the policy places the other half, money pays for all."""
+    one = planner()
+    for _ in range(40):
+        one.learn(outcome("cloud", **FORCED), device_class="edge", slot=0)
+        one.learn(outcome("tiny"), device_class="edge", slot=0)
+    one.close_slots(0)
+    planned = plan(one, 1)
+    assert planned.forced_share is not None
+    assert planned.forced_share[0].tolist() == pytest.approx([40 / 81.0 * 80 / 80, 0.0], abs=0.02)
+    assert planned.paid_nanos_next_slot("edge") > 0.0
+
+
+def test_a_request_that_had_no_lease_is_not_forced() -> None:
+    """With money it would have had a choice, so the plan goes on counting on the cloud."""
+    one = planner()
+    for reason in ("no_lease", "resting"):
+        held = outcome("tiny", forced=True, fallouts=(Fallout("cloud", reason),))
+        one.learn(held, device_class="edge", slot=0)
+    private = outcome("tiny", forced=True, fallouts=(Fallout("cloud", "privacy"),))
+    one.learn(private, device_class="edge", slot=0)
+    one.close_slots(0)
+    share = plan(one, 1).forced_share
+    assert share is not None
+    assert share[0, 1] == pytest.approx(0.98 / (3 * 0.98 + 1.0))
+
+
+SMALL_DEVICES = """
+[fleet]
+name = "test"
+[window]
+length = "10m"
+slot = "10s"
+[budget]
+amount_usd = "0"
+[policy]
+epsilon_ppm = 0
+[arms.small]
+kind = "local"
+memory_gb = 1.0
+prior = { reward = 0.5, reward_weight = 100000.0 }
+[arms.big]
+kind = "local"
+memory_gb = 2.0
+prior = { reward = 0.8, reward_weight = 100000.0 }
+[device_classes.edge]
+arms = ["small", "big"]
+memory_gb = 2.5
+"""
+
+
+def test_a_table_names_the_model_that_the_plan_keeps_loaded() -> None:
+    """Memory for one of the two; the other has no weight."""
+    one = Planner(parse_fleet(SMALL_DEVICES, now_unix_ms=1_000))
+    one.close_slots(0)
+    one.plan(slot=1, slots_total=60, budget_nanos=0, left_nanos=0, devices_up={"edge": 3})
+    table = one.table("edge", version=1, config_version=1, unix_ms=0)
+    row = table.row("other")
+    assert row is not None
+    assert ("big",) == table.resident_arms
+    assert {"big": PPM, "small": 0} == {arm.arm: arm.weight_ppm for arm in row.arms}
+
+
+def test_devices_that_are_up_give_the_capacity() -> None:
+    """0.8 of ten seconds each; a class of which nothing was ever heard has no limit."""
+    one = planner()
+    arms = ("cloud", "tiny")
+    config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
+    before = one.load.capacity(config, contexts=[CONTEXT], arms=arms)
+    one.load.heard_of({"edge": 4})
+    one.load.heard_of({"edge": 0})
+    after = one.load.capacity(config, contexts=[CONTEXT], arms=arms)
+    assert (float("inf"), 32.0) == (before.per_slot_s[0], after.per_slot_s[0])
+    assert [False, True] == after.local.tolist()
+
+
+def test_waiting_is_not_working() -> None:
+    """Answers that waited nine seconds and took one are a second of work."""
+    one = planner()
+    for wait_ms in (0, 9_000) * 100:
+        took = outcome("tiny", attempts=(Attempt("tiny", wait_ms + 1_050),), ttft_ms=wait_ms + 50)
+        one.learn(took, device_class="edge", slot=0)
+    config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
+    capacity = one.load.capacity(config, contexts=[CONTEXT], arms=("tiny",))
+    assert capacity.service_s[0, 0] == pytest.approx(1.05, abs=0.05)
+
+
+def test_a_new_price_is_known_before_the_first_bill() -> None:
+    """Ten times the price: costs seen follow at once."""
+    one = taught()
+    before = one.estimates.estimates([CONTEXT], arms=["cloud"]).packing[0].mean[0, 0]
+    dearer = parse_fleet(fleet_toml(price="1"), now_unix_ms=1_000)
+    one.reconfigure(dearer, disabled_arms=frozenset())
+    after = one.estimates.estimates([CONTEXT], arms=["cloud"]).packing[0].mean[0, 0]
+    assert after == pytest.approx(10.0 * before)

@@ -174,7 +174,7 @@ def test_shapes_that_disagree_are_refused() -> None:
 
 def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
     """The message is what an operator sees at start-up."""
-    with pytest.raises(ValueError, match=r"unknown policy 'lp_ucv', known are \['always_cloud'"):
+    with pytest.raises(ValueError, match=r"unknown policy 'lp_ucv', known are \['ad_ucb'"):
         make_policy("lp_ucv")
 
 

@@ -14,6 +14,7 @@ from shared.decision.table import TableArm
 from shared.decision.types import (
     Arm,
     Attempt,
+    Candidate,
     CostAdjustment,
     Fallout,
     LeaseClose,
@@ -108,6 +109,9 @@ def test_an_arm_is_drawn_with_its_propensity(uniform: float, arm: str, propensit
     outcome, _ = finish(engine)
     assert (plan.arm.id, outcome.arm, outcome.drawn_arm) == (arm, arm, arm)
     assert (outcome.propensity_ppm, outcome.table_version) == (propensity_ppm, 7)
+    assert [("tiny", 100_000), ("cloud", 900_000)] == sorted(
+        ((each.arm, each.weight_ppm) for each in outcome.candidates), key=lambda pair: pair[1]
+    )
     assert (outcome.reason, outcome.forced) == ("table", False)
 
 
@@ -118,6 +122,7 @@ def test_the_propensity_is_renormalised_over_the_candidates() -> None:
     attempt(engine)
     outcome, _ = finish(engine)
     assert (outcome.propensity_ppm, outcome.forced) == (1_000_000, True)
+    assert [Candidate("cloud", 900_000)] == list(outcome.candidates)
     assert outcome.fallouts == (Fallout("tiny", "model_broken"),)
     assert outcome.reason == "table;without:tiny=model_broken"
 

@@ -1,0 +1,195 @@
+"""What the fleet's devices can do and are asked to do, and which models they keep loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.fleet_config import DeviceClassConfig, FleetConfig
+from coordinator.planned import Context, PlannedSlot
+from coordinator.policy import Capacity
+from coordinator.policy.base import BoolArray, FloatArray, IntArray
+from coordinator.policy.service_times import ForcedShare, ServiceTimes
+from shared.decision.types import ArmKind, Outcome, RequestStatus
+
+_ARMS_ENUMERATED_MAX: Final = 12
+LASTING_FALLOUTS: Final = (
+    "privacy",
+    "capability:",
+    "field:",
+    "media_has_no_worst_case",
+    "context_length_exceeded",
+    "not_on_this_device",
+)
+"""Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
+
+
+class FleetLoad:
+    """What is known of the work on devices: how long it takes, who may place it, who is there."""
+
+    def __init__(self) -> None:
+        self.service_times = ServiceTimes()
+        self.forced = ForcedShare()
+        self.devices_up: dict[str, int] = {}
+
+    def learn(self, outcome: Outcome, *, context: Context) -> None:
+        """Take in one outcome: who placed it, and how long the answering arm worked."""
+        self.forced.count(context, arm=forced_arm(outcome))
+        if outcome.status is not RequestStatus.OK or not outcome.attempts:
+            return
+        final = outcome.attempts[-1]
+        if final.arm == outcome.arm and not final.error:
+            alone = len(outcome.attempts) == 1
+            self.service_times.record(
+                (*context, outcome.arm),
+                latency_ms=float(final.latency_ms),
+                ttft_ms=float(outcome.ttft_ms) if alone else 0.0,
+            )
+
+    def slot_closed(self) -> None:
+        """A slot is over."""
+        self.forced.fade()
+
+    def heard_of(self, devices_up: Mapping[str, int]) -> None:
+        """Take over how many devices are alive; a class without any keeps its last number."""
+        self.devices_up.update({name: up for name, up in devices_up.items() if up > 0})
+
+    def capacity(
+        self, config: FleetConfig, *, contexts: Sequence[Context], arms: Sequence[str]
+    ) -> Capacity:
+        """The capacity rows of the fleet as it is now."""
+        priors = [config.arms[arm].latency_ms for arm in arms]
+        return capacity_of(
+            config,
+            contexts=contexts,
+            arms=arms,
+            service_s=self.service_times.service_s(contexts, arms=arms, prior_ms=priors),
+            devices_up=self.devices_up,
+        )
+
+    def in_flight(self, last: PlannedSlot, *, config: FleetConfig) -> IntArray:
+        """Requests that were sent by the last plan and have not come back, shape (X, A).
+
+        Nobody reports them by arm; by Little's law there are as many as come in during an answer.
+        """
+        priors = [config.arms[arm].latency_ms for arm in last.arms]
+        latency = self.service_times.latency_ms(last.contexts, arms=last.arms, prior_ms=priors)
+        rate = last.plan.weights * last.forecast.next_slot[:, None] / config.window.slot_ms
+        return np.floor(rate * latency).astype(np.int64)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain data; `from_state` restores it exactly."""
+        return {
+            "service_times": self.service_times.to_state(),
+            "forced": self.forced.to_state(),
+            "devices_up": self.devices_up,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> FleetLoad:
+        """Restore from `to_state`'s data."""
+        load = cls()
+        load.service_times = ServiceTimes.from_state(state["service_times"])
+        load.forced = ForcedShare.from_state(state["forced"])
+        load.devices_up = dict(state["devices_up"])
+        return load
+
+
+def forced_arm(outcome: Outcome) -> str:
+    """The arm that had to answer, whatever the table said; empty if the policy placed it."""
+    if not outcome.forced or not outcome.drawn_arm:
+        return ""
+    lasting = all(fallout.reason.startswith(LASTING_FALLOUTS) for fallout in outcome.fallouts)
+    return outcome.drawn_arm if lasting else ""
+
+
+def resident_arms(
+    planned: PlannedSlot, *, device_class: str, config: FleetConfig
+) -> tuple[str, ...]:
+    """The local arms that a plan keeps loaded on a class, in the order of the configuration."""
+    found = config.device_classes[device_class]
+    local = tuple(arm for arm in found.arms if config.arms[arm].arm.kind is ArmKind.LOCAL)
+    if planned.plan.resident is None:
+        return local
+    chosen = int(planned.plan.resident[sorted(config.device_classes).index(device_class)])
+    if chosen < 0:
+        return local
+    choices = resident_choices(found, config=config, arms=planned.arms)
+    kept = {planned.arms[column] for column in np.flatnonzero(choices[chosen])}
+    return tuple(arm for arm in local if arm in kept)
+
+
+def capacity_of(
+    config: FleetConfig,
+    *,
+    contexts: Sequence[Context],
+    arms: Sequence[str],
+    service_s: FloatArray,
+    devices_up: Mapping[str, int],
+) -> Capacity:
+    """Build the capacity rows of a fleet.
+
+    Parameters
+    ----------
+    config : FleetConfig
+    contexts : sequence of (device class, task class), length X
+    arms : sequence of str, length A
+    service_s : ndarray, shape (X, A)
+        Mean worker-seconds of a request.
+    devices_up : mapping of str to int
+        Devices per class; a class that is missing, or has none, has no limit: nothing is known.
+
+    Returns
+    -------
+    Capacity
+        Device classes in the order of their names.
+    """
+    names = sorted(config.device_classes)
+    slot_s = config.window.slot_ms / 1_000.0
+    up = np.array([float(devices_up.get(name, 0)) for name in names])
+    per_device = np.array(
+        [
+            config.device_classes[name].utilisation * config.device_classes[name].parallel * slot_s
+            for name in names
+        ]
+    )
+    return Capacity(
+        device_class=np.array([names.index(context[0]) for context in contexts], dtype=np.int64),
+        local=np.array([config.arms[arm].arm.kind is ArmKind.LOCAL for arm in arms], np.bool_),
+        service_s=service_s,
+        per_slot_s=np.where(up > 0.0, up * per_device, np.inf),
+        resident_choices=tuple(
+            resident_choices(config.device_classes[name], config=config, arms=arms)
+            for name in names
+        ),
+        load_s=np.array([config.arms[arm].load_ms / 1_000.0 for arm in arms]),
+        devices=np.maximum(up, 1.0),
+    )
+
+
+def resident_choices(
+    device_class: DeviceClassConfig, *, config: FleetConfig, arms: Sequence[str]
+) -> BoolArray:
+    """Return the largest sets of local arms that fit into a device's memory, shape (R, A).
+
+    No rows where everything fits, so that there is nothing to choose. Beyond twelve local arms
+    only single ones are considered.
+    """
+    local = [arm for arm in device_class.arms if arm in arms and config.arms[arm].arm.cloud is None]
+    size = {arm: config.arms[arm].memory_gb for arm in local}
+    memory = device_class.memory_gb
+    if not memory or sum(size.values()) <= memory:
+        return np.zeros((0, len(arms)), dtype=np.bool_)
+    largest = len(local) if len(local) <= _ARMS_ENUMERATED_MAX else 1
+    sets: list[set[str]] = []
+    for count in range(largest, 0, -1):
+        for chosen in combinations(local, count):
+            fits = sum(size[arm] for arm in chosen) <= memory
+            if fits and not any(set(chosen) <= larger for larger in sets):
+                sets.append(set(chosen))
+    return np.array([[arm in chosen for arm in arms] for chosen in sets], dtype=np.bool_).reshape(
+        -1, len(arms)
+    )

@@ -1,0 +1,237 @@
+"""The sums of one (device class, task class, arm), and the watch over their means.
+
+Counting is O(1) per outcome in plain Python numbers. Every quantity is watched twice: in its cell,
+and over all cells of its arm, where what counts is how far an observation lies from its cell's
+mean (recursive residuals; Brown, Durbin and Evans, 1975). The second sees a change that hits all
+contexts at once long before any single one could.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from coordinator.policy.bounds import SUM_NAMES
+from coordinator.policy.detector import Stream, alarm_level
+from coordinator.policy.sketch import bucket_of
+
+QUANTITIES: Final = ("reward", "hit", "cost")
+Key = tuple[str, str, str]
+"""Device class, task class, arm."""
+
+_RESIDUALS_AFTER = 2
+_SPREAD_MIN = 0.05
+"""Variance of a share of 5 %: below it, a few rare events would look like a change."""
+
+
+class Cell:
+    """Sums of one (device class, task class, arm) since its quantities last changed."""
+
+    __slots__ = (*SUM_NAMES, "latency", "streams")
+
+    def __init__(self) -> None:
+        self.booked = 0
+        self.costed = 0
+        self.cost: float = 0
+        self.cost_squared: float = 0
+        self.timed = 0
+        self.hits: float = 0
+        self.graded = 0
+        self.reward = 0.0
+        self.reward_squared = 0.0
+        self.latency: dict[int, int] = {}
+        self.streams = {name: Stream() for name in QUANTITIES}
+
+    def restart(self, quantity: str) -> None:
+        """Forget what a quantity was; what others know of it is in the coarser levels.
+
+        What came after the change is forgotten too: of all places, the test has picked the one
+        where it looks most extreme, so it would mislead for long, above all after a false alarm.
+        """
+        self.streams[quantity].clear()
+        if quantity == "reward":
+            self.graded, self.reward, self.reward_squared = 0, 0.0, 0.0
+        elif quantity == "hit":
+            self.timed, self.hits = 0, 0
+            self.latency = {}
+        else:
+            self.costed, self.cost, self.cost_squared = 0, 0, 0
+
+    def reprice(self, factor: float, *, worth_max: int | None) -> None:
+        """Multiply every cost seen; with ``worth_max`` they count as at most so many."""
+        shrink = 1.0
+        if worth_max is not None and self.costed > worth_max:
+            shrink, self.costed = worth_max / self.costed, worth_max
+        self.cost *= factor * shrink
+        self.cost_squared *= factor**2 * shrink
+        self.streams["cost"].clear()
+
+    def to_state(self) -> list[Any]:
+        """Plain data; ``from_state`` restores it exactly."""
+        return [
+            *(getattr(self, name) for name in SUM_NAMES),
+            sorted(self.latency.items()),
+            [self.streams[name].to_state() for name in QUANTITIES],
+        ]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> "Cell":
+        """Restore a cell from ``to_state``'s data."""
+        cell = cls()
+        *values, latency, streams = state
+        for name, value in zip(SUM_NAMES, values, strict=True):
+            setattr(cell, name, value)
+        cell.latency = {int(bucket): int(count) for bucket, count in latency}
+        for name, stream in zip(QUANTITIES, streams, strict=True):
+            cell.streams[name] = Stream.from_state(stream)
+        return cell
+
+
+class ArmWatch:
+    """What is watched over all cells of an arm.
+
+    Attributes
+    ----------
+    alarms : int
+        Changes found so far.
+    cells : int
+        Contexts in which the arm was used; with one only, there is nothing to watch in common.
+    """
+
+    def __init__(self) -> None:
+        self.alarms = 0
+        self.cells = 0
+        self.streams = {name: Stream() for name in QUANTITIES}
+
+    def to_state(self) -> list[Any]:
+        """Plain data; ``from_state`` restores it exactly."""
+        return [self.alarms, self.cells, [self.streams[name].to_state() for name in QUANTITIES]]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> "ArmWatch":
+        """Restore a watch from ``to_state``'s data."""
+        watch = cls()
+        watch.alarms, watch.cells, streams = state
+        for name, stream in zip(QUANTITIES, streams, strict=True):
+            watch.streams[name] = Stream.from_state(stream)
+        return watch
+
+
+class CellStore:
+    """All cells, their watch, and which of them changed since they were last read.
+
+    Attributes
+    ----------
+    adaptive : bool
+        Watch for changes and restart what has changed; False: nothing is ever forgotten.
+    """
+
+    def __init__(self, *, adaptive: bool = True) -> None:
+        self.adaptive = adaptive
+        self.cells: dict[Key, Cell] = {}
+        self.watches: dict[str, ArmWatch] = {}
+        self.changed: set[Key] = set()
+
+    def cell(self, key: Key) -> Cell:
+        """The cell of a key, made if there is none; it counts as changed."""
+        self.changed.add(key)
+        found = self.cells.get(key)
+        if found is None:
+            found = self.cells[key] = Cell()
+            self.watches.setdefault(key[2], ArmWatch()).cells += 1
+        return found
+
+    def forget(self, arm: str) -> None:
+        """Drop everything observed of an arm."""
+        for key in [key for key in self.cells if key[2] == arm]:
+            del self.cells[key]
+        self.watches.pop(arm, None)
+        self.changed = {key for key in self.changed if key[2] != arm}
+
+    def book(self, key: Key, cost_nanos: int, *, reference_nanos: float) -> Cell:
+        """Count an outcome and its cost."""
+        cell = self.cell(key)
+        cell.booked += 1
+        cell.costed += 1
+        cell.cost += cost_nanos
+        cell.cost_squared += cost_nanos * cost_nanos
+        if cost_nanos or reference_nanos > 0.0:
+            value = math.log1p(cost_nanos / max(reference_nanos, 1.0))
+            self._watch(key, "cost", value)
+        return cell
+
+    def time(self, key: Key, *, hit: bool) -> None:
+        """Count a request that was, or was not, answered within its deadline."""
+        cell = self.cell(key)
+        cell.timed += 1
+        cell.hits += hit
+        self._watch(key, "hit", float(hit))
+
+    def grade(self, key: Key, reward: float) -> None:
+        """Count a grade in [0, 1]."""
+        cell = self.cell(key)
+        cell.graded += 1
+        cell.reward += reward
+        cell.reward_squared += reward * reward
+        self._watch(key, "reward", reward)
+
+    def note_latency(self, key: Key, latency_ms: float) -> None:
+        """Count a latency."""
+        latency = self.cell(key).latency
+        bucket = bucket_of(latency_ms)
+        latency[bucket] = latency.get(bucket, 0) + 1
+
+    def _watch(self, key: Key, quantity: str, value: float) -> None:
+        """Append an observation to both streams, and act on an alarm, the cell's first."""
+        if not self.adaptive:
+            return
+        cell, watch = self.cells[key], self.watches[key[2]]
+        stream, common = cell.streams[quantity], watch.streams[quantity]
+        if stream.count >= _RESIDUALS_AFTER and watch.cells > 1:
+            mean = sum(block[1] for block in stream.blocks) / stream.count
+            common.add((value - mean) * math.sqrt(stream.count / (stream.count + 1.0)))
+        stream.add(value)
+        streams = len(QUANTITIES) * (len(self.cells) + len(self.watches))
+        unit = quantity != "cost"
+        shared = common.due() and common.changed(
+            alarm_level(common.count, streams=streams), spread=_SPREAD_MIN if unit else 0.0
+        )
+        own = (shared or stream.due()) and stream.changed(
+            alarm_level(stream.count, streams=streams), spread=None if unit else 0.0
+        )
+        if own:
+            cell.restart(quantity)
+        elif shared:
+            for other, found in self.cells.items():
+                if other[2] == key[2]:
+                    found.restart(quantity)
+                    self.changed.add(other)
+        if own or shared:
+            common.clear()
+            watch.alarms += 1
+
+    def reprice(self, arm: str, factor: float, *, worth_max: int | None) -> None:
+        """An arm's price has changed by a known factor."""
+        for key, cell in self.cells.items():
+            if key[2] == arm:
+                cell.reprice(factor, worth_max=worth_max)
+                self.changed.add(key)
+        if arm in self.watches:
+            self.watches[arm].streams["cost"].clear()
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain data; ``from_state`` restores it exactly."""
+        return {
+            "adaptive": self.adaptive,
+            "cells": [[*key, cell.to_state()] for key, cell in sorted(self.cells.items())],
+            "watches": {arm: watch.to_state() for arm, watch in sorted(self.watches.items())},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "CellStore":
+        """Restore a store from ``to_state``'s data."""
+        store = cls(adaptive=state["adaptive"])
+        for device_class, task_class, arm, values in state["cells"]:
+            store.cells[(device_class, task_class, arm)] = Cell.from_state(values)
+        for arm, values in state["watches"].items():
+            store.watches[arm] = ArmWatch.from_state(values)
+        return store

@@ -1,0 +1,171 @@
+"""How long a device works on a request, told apart from how long the request waits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.policy.base import FloatArray
+from coordinator.policy.sketch import bucket_of, dense, quantiles
+
+_MEMORY: Final = 400.0
+"""Observations after which older ones fade: devices slow down when they get warm."""
+
+_PRIOR_WORTH: Final = 4.0
+_POOL_WORTH: Final = 8.0
+_UNQUEUED: Final = 0.1
+
+Key = tuple[str, str, str]
+"""Device class, task class, arm."""
+
+
+class ServiceTimes:
+    """Mean service and answer times per (device class, task class, arm).
+
+    The time to the first token holds the wait in the queue and the reading of the prompt; what
+    follows is work. So the service time is the time after the first token, plus that low quantile
+    of the time to the first token which nearly nobody in a queue would see.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[Key, list[float]] = {}
+        self._first: dict[tuple[str, str], dict[int, float]] = {}
+
+    def record(self, key: Key, *, latency_ms: float, ttft_ms: float) -> None:
+        """Note one answer; a ``ttft_ms`` of 0 means that it is not known."""
+        sums = self._sums.setdefault(key, [0.0, 0.0, 0.0])
+        if sums[0] >= _MEMORY:
+            for place in range(3):
+                sums[place] *= 0.5
+        sums[0] += 1.0
+        sums[1] += max(latency_ms - ttft_ms, 0.0)
+        sums[2] += latency_ms
+        first = self._first.setdefault((key[0], key[2]), {})
+        bucket = bucket_of(max(ttft_ms, 1.0))
+        if sum(first.values()) >= _MEMORY:
+            for place in first:
+                first[place] *= 0.5
+        first[bucket] = first.get(bucket, 0.0) + 1.0
+
+    def service_s(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        *,
+        arms: Sequence[str],
+        prior_ms: Sequence[float],
+    ) -> FloatArray:
+        """Mean worker-seconds per request, shape (X, A); starts from the stated latency."""
+        found = self._means(contexts, arms=arms, prior_ms=prior_ms, place=1)
+        for row, context in enumerate(contexts):
+            for column, arm in enumerate(arms):
+                found[row, column] += self._unqueued_ms(context[0], arm)
+        return found / 1_000.0
+
+    def latency_ms(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        *,
+        arms: Sequence[str],
+        prior_ms: Sequence[float],
+    ) -> FloatArray:
+        """Mean time from arrival to the last token in ms, shape (X, A)."""
+        return self._means(contexts, arms=arms, prior_ms=prior_ms, place=2)
+
+    def _means(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        *,
+        arms: Sequence[str],
+        prior_ms: Sequence[float],
+        place: int,
+    ) -> FloatArray:
+        """A context's mean, leaning on that of its device class, leaning on what was stated."""
+        pooled: dict[tuple[str, str], list[float]] = {}
+        for (device, _, arm), sums in self._sums.items():
+            total = pooled.setdefault((device, arm), [0.0, 0.0])
+            total[0] += sums[0]
+            total[1] += sums[place]
+        result = np.zeros((len(contexts), len(arms)))
+        for row, (device, task) in enumerate(contexts):
+            for column, arm in enumerate(arms):
+                count, total_ms = pooled.get((device, arm), (0.0, 0.0))
+                stated = prior_ms[column]
+                coarse = (total_ms + _PRIOR_WORTH * stated) / (count + _PRIOR_WORTH)
+                own = self._sums.get((device, task, arm))
+                n, ms = (own[0], own[place]) if own is not None else (0.0, 0.0)
+                result[row, column] = (ms + _POOL_WORTH * coarse) / (n + _POOL_WORTH)
+        return result
+
+    def _unqueued_ms(self, device_class: str, arm: str) -> float:
+        first = self._first.get((device_class, arm))
+        if not first:
+            return 0.0
+        counts: Mapping[int, float] = first
+        return float(quantiles(dense(counts), probabilities=[_UNQUEUED])[0])
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain data; ``from_state`` restores it exactly."""
+        return {
+            "sums": [[*key, *sums] for key, sums in self._sums.items()],
+            "first": [[*key, list(first.items())] for key, first in self._first.items()],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "ServiceTimes":
+        """Restore from ``to_state``'s data."""
+        times = cls()
+        for device, task, arm, *sums in state["sums"]:
+            times._sums[(device, task, arm)] = list(sums)
+        for device, arm, pairs in state["first"]:
+            times._first[(device, arm)] = {int(bucket): count for bucket, count in pairs}
+        return times
+
+
+class ForcedShare:
+    """The share of a context's requests that is not the policy's to place, by arm.
+
+    Counts fade slot by slot, so the share follows what clients do now.
+    """
+
+    FADE: Final = 0.98
+    DOUBT: Final = 1.0
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], dict[str, float]] = {}
+
+    def count(self, context: tuple[str, str], *, arm: str) -> None:
+        """Count a request; ``arm`` is empty where the policy placed it."""
+        counts = self._counts.setdefault(context, {})
+        counts[arm] = counts.get(arm, 0.0) + 1.0
+
+    def fade(self) -> None:
+        """A slot is over."""
+        for counts in self._counts.values():
+            for arm in counts:
+                counts[arm] *= self.FADE
+
+    def share(
+        self, contexts: Sequence[tuple[str, str]], *, arms: Sequence[str]
+    ) -> FloatArray | None:
+        """Share of each arm in each context's demand, shape (X, A); None where none is forced."""
+        result = np.zeros((len(contexts), len(arms)))
+        for row, context in enumerate(contexts):
+            counts = self._counts.get(context)
+            if counts is None:
+                continue
+            total = sum(counts.values()) + self.DOUBT
+            for column, arm in enumerate(arms):
+                result[row, column] = counts.get(arm, 0.0) / total
+        return result if result.any() else None
+
+    def to_state(self) -> list[Any]:
+        """Plain data; ``from_state`` restores it exactly."""
+        return [[list(context), list(counts.items())] for context, counts in self._counts.items()]
+
+    @classmethod
+    def from_state(cls, state: Sequence[Any]) -> "ForcedShare":
+        """Restore from ``to_state``'s data."""
+        shares = cls()
+        for context, pairs in state:
+            shares._counts[(context[0], context[1])] = dict(pairs)
+        return shares
