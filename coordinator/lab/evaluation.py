@@ -262,8 +262,8 @@ def _warnings(
     seen = reward.weight_mean / max(support, OVERLAP_MIN)
     if abs(seen - 1.0) > WEIGHT_MEAN_TOLERANCE:
         found.append(
-            f"the weights of graded requests add up to {100 * seen:.0f} % of what is expected: rare "
-            "draws decide, and ips is off by as much; read dr"
+            f"the weights of graded requests add up to {100 * seen:.0f} % of what is expected: "
+            "rare draws decide, and ips is off by as much; read dr"
         )
     if weight_max > WEIGHT_CAP_NOTED:
         found.append(f"the largest weight is {weight_max:.0f}: single requests matter")
@@ -294,4 +294,8 @@ def _parts(measure: Measure) -> dict[str, Estimate]:
 
 
 def _mapped(measure: Measure, parts: Mapping[str, Estimate]) -> Measure:
-    return replace(measure, **parts)
+    return Measure(
+        **parts,
+        effective_sample_size=measure.effective_sample_size,
+        weight_mean=measure.weight_mean,
+    )

@@ -23,7 +23,7 @@ from coordinator.policy.base import FloatArray, IntArray
 DEVICE_CLASS = "replay"
 PAPER_DELTA = 0.01
 CURVE_POINTS = 200
-SHORT_STREAM = Confidence(level=0.1, growth=0.1, range_weight=0.75)
+SHORT_STREAM = Confidence(level=0.1, growth=0.1, range_weight=0.5)
 """Narrow but for the term that guards against a small sample: grades of language models are
 mostly good and now and then very bad, so three bad ones in a row must not close an arm for good."""
 SLOT_GROWTH = 8

@@ -196,15 +196,17 @@ def _table(curve: Curve, *, inputs: PlanInputs) -> Table:
                 percent(point.sla_share, digits=1) + ("" if point.sla_met else " !"),
                 percent(point.cloud_share, digits=1),
                 f"{point.reward_per_dollar:.4g}",
-                _mark(point, curve=curve),
+                _mark(point, curve=curve, floor=inputs.sla_floor),
             )
             for point in curve.points
         ],
     )
 
 
-def _mark(point: Point, *, curve: Curve) -> str:
-    marks = {"present": curve.present_usd, "SLA met from here": curve.sla_minimum_usd}
+def _mark(point: Point, *, curve: Curve, floor: float) -> str:
+    marks = {"present": curve.present_usd, "knee": curve.knee_usd}
+    if floor > 0.0:
+        marks["SLA met from here"] = curve.sla_minimum_usd
     nano = 1.0 / NANOS_PER_DOLLAR
     return ", ".join(
         name

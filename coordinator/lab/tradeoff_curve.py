@@ -20,7 +20,7 @@ from coordinator.policy.base import BoolArray, FloatArray, pick_best
 from shared.decision.money import NANOS_PER_DOLLAR
 from shared.errors import ConfigError, invariant
 
-GRID_POINTS = 25
+GRID_POINTS = 24
 _SLACK_TOLERANCE = 1e-6
 
 
@@ -130,19 +130,23 @@ def tradeoff(inputs: PlanInputs, *, budgets_usd: tuple[float, ...] = ()) -> Curv
     Parameters
     ----------
     budgets_usd : tuple of float
-        Default: `GRID_POINTS` from 0 to where more is not spent, and the marked budgets.
+        Default: about `GRID_POINTS` from 0 to where more is not spent, half of them evenly spaced
+        and half halving towards 0, and the marked budgets.
     """
     free_rein = float((inputs.demand @ np.where(inputs.feasible, inputs.cost_nanos, 0.0)).sum())
     most = point_at(inputs, budget_nanos=free_rein).spend_usd
     least = sla_minimum_nanos(inputs)
     sla_minimum = None if least is None else least / NANOS_PER_DOLLAR
     present = None if inputs.budget_nanos is None else inputs.budget_nanos / NANOS_PER_DOLLAR
-    marked = [each for each in (present, sla_minimum) if each is not None]
-    wanted = budgets_usd or (*np.linspace(0.0, most, GRID_POINTS).tolist(), *marked)
+    knee = knee_usd(inputs, most_usd=most)
+    marked = [each for each in (present, sla_minimum, knee) if each is not None]
+    # Where prices differ by a factor of hundreds, what matters happens near zero.
+    even = np.linspace(0.0, most, GRID_POINTS // 2 + 1)
+    wanted = budgets_usd or (*even, *(most * 2.0 ** np.arange(-GRID_POINTS // 2, 0)), *marked)
     budgets = sorted({round(float(each) * NANOS_PER_DOLLAR) for each in wanted})
     return Curve(
         points=tuple(point_at(inputs, budget_nanos=float(each)) for each in budgets),
-        knee_usd=knee_usd(inputs, most_usd=most),
+        knee_usd=knee,
         present_usd=present,
         sla_minimum_usd=sla_minimum,
         unconstrained_usd=most,

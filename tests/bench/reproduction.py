@@ -6,6 +6,8 @@ Several figures come from one experiment; it is run once per process.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -108,15 +110,18 @@ def falls_with_the_horizon() -> Figure:
 
 
 def one_seed() -> Figure:
-    """Seconds for one seed of both workloads: lp_ucb, copac_ucb and the clairvoyant, two jobs."""
+    """Seconds for one seed of both workloads side by side: lp_ucb, copac_ucb, the clairvoyant."""
+    command = [sys.executable, "-m", "coordinator.lab.app", "reproduce", "--seeds", "1"]
+    command += ["--policies", "lp_ucb,copac_ucb", "--format", "json"]
     begun = time.perf_counter()
-    for name in (IID, AR1):
-        scenario = load_scenario(name)
-        reproduce(scenario, policies=["lp_ucb", "copac_ucb"], seeds=1, first_seed=999, jobs=2)
+    running = [
+        subprocess.Popen([*command, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for name in (IID, AR1)
+    ]
+    codes = [one.wait() for one in running]
     seconds = time.perf_counter() - begun
-    return Figure(
-        "reproduce, one seed", round(seconds, 1), "s", "a minute", "<= 60", seconds <= 60.0
-    )
+    holds = codes == [0, 0] and seconds <= 60.0
+    return Figure("reproduce, one seed", round(seconds, 1), "s", "a minute", "<= 60", holds)
 
 
 def _regret(name: str, *, scenario: str, percent_max: float) -> Figure:

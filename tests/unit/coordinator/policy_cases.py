@@ -164,13 +164,13 @@ def loaded_case(seed: int) -> Case:
     local = case.estimates.packing[MONEY_ROW].mean.max(axis=0) <= 0.0
     choices = tuple(rng.random((int(rng.integers(0, 3)), arms)) < 0.5 for _ in range(classes))
     capacity = Capacity(
-        device_class=rng.integers(0, classes, contexts),
+        device_class=rng.integers(0, classes, (contexts,)),
         local=local,
         service_s=rng.uniform(0.1, 5.0, (contexts, arms)),
-        per_slot_s=rng.choice([0.0, 1.0, 50.0, np.inf], classes),
+        per_slot_s=rng.choice([0.0, 1.0, 50.0, np.inf], (classes,)),
         resident_choices=choices,
-        load_s=rng.uniform(0.0, 10.0, arms),
-        devices=rng.integers(1, 5, classes).astype(np.float64),
+        load_s=rng.uniform(0.0, 10.0, (arms,)),
+        devices=rng.integers(1, 5, (classes,)).astype(np.float64),
     )
     forced = rng.uniform(0.0, 5.0, (contexts, arms)) * (rng.random((contexts, arms)) < 0.3)
     return replace(

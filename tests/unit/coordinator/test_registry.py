@@ -118,3 +118,14 @@ def test_an_operator_is_known_by_a_token() -> None:
     for wrong in ("c", ""):
         with pytest.raises(AuthenticationError, match="not known"):
             registry.authenticate_admin(wrong, unix_ms=0)
+
+
+def test_devices_up_are_those_in_good_standing_and_heard_of_lately() -> None:
+    """Counted per class; the silent, the revoked and the quarantined do not count."""
+    rows = [
+        DeviceRow("a", "a", "pi", "1", 0, seen_unix_ms=100),
+        DeviceRow("b", "b", "pi", "2", 0, seen_unix_ms=99),
+        DeviceRow("c", "c", "pi", "3", 0, seen_unix_ms=200, standing=DeviceStanding.REVOKED),
+        DeviceRow("d", "d", "laptop", "4", 0, seen_unix_ms=150),
+    ]
+    assert {"pi": 1, "laptop": 1} == Registry(devices=rows).devices_up(since_unix_ms=100)
