@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.decision.money import PPM, worst_case_nanos
-from shared.decision.table import SelectionTable, TableArm, TableRow
+from shared.decision.money import PPM, Price, WorstCase, worst_case_nanos
+from shared.decision.table import RankedRow, SelectionTable, TableArm, TableRow
 from shared.decision.types import Arm, ArmKind, Candidate, DeviceConfig, Fallout
 
 OTHER_CLASS = "other"
@@ -103,6 +104,8 @@ class Candidates:
 
 
 CONTEXT_REASON = "context_length_exceeded"
+KINDS_MAX = 256
+DISABLED = "disabled"
 CONTEXT_DOUBT = 2  # a prompt may take this many times fewer tokens than is typical
 BUDGET_REASONS = frozenset({"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused"})
 
@@ -124,63 +127,156 @@ def row_for(facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable 
     return TableRow(facts.task_class, tuple(TableArm(arm, PPM // len(local)) for arm in local))
 
 
-def find_candidates(
-    facts: RequestFacts,
-    *,
-    config: DeviceConfig,
-    table: SelectionTable | None,
-    conditions: Mapping[str, ArmCondition],
-    money: Mapping[str, str],
-) -> Candidates:
-    """Filter a row's arms.
+@dataclass(frozen=True)
+class Allowance:
+    """What the gate says before it is asked arm by arm.
 
-    Parameters
+    Attributes
     ----------
-    conditions : mapping
-        Arm to its condition; an arm without one cannot answer.
-    money : mapping
-        Paid arm to why the gate would refuse it now; arms that may be paid are absent.
+    problem : str
+        Why no paid arm may be called now; empty if any may.
+    room_nanos : int
+        A worst case up to this much can be reserved at once.
     """
-    row = row_for(facts, config=config, table=table)
-    fallouts: list[Fallout] = []
-    left: list[TableArm] = []
-    for entry in row.arms:
-        arm = config.arm(entry.arm)
-        problem = next(_problems(facts, arm=arm, conditions=conditions, money=money), "")
-        if problem:
-            fallouts.append(Fallout(entry.arm, problem))
-        else:
-            left.append(entry)
-    in_time = [
-        entry
-        for entry in left
-        if _latency_ms(entry, conditions=conditions) <= facts.deadline_ms or not facts.deadline_ms
-    ]
-    if in_time and len(in_time) < len(left):
-        late = {entry.arm for entry in left} - {entry.arm for entry in in_time}
-        fallouts.extend(Fallout(arm, "deadline") for arm in sorted(late))
-        left = in_time
-    return Candidates(
-        row=row,
-        arms=tuple(entry.arm for entry in left),
-        fallouts=tuple(fallouts),
-        refused_by_budget=bool(fallouts)
-        and all(fallout.reason in BUDGET_REASONS for fallout in fallouts),
-    )
+
+    problem: str = ""
+    room_nanos: int = 0
 
 
-def _latency_ms(entry: TableArm, *, conditions: Mapping[str, ArmCondition]) -> float:
-    return entry.latency_p50_ms + conditions[entry.arm].queue_ms
+class _PreparedArm:
+    """An entry of a row with what the configuration says of its arm, looked up once."""
+
+    __slots__ = ("arm", "bytes_max", "id", "latency_ms", "paid")
+
+    def __init__(self, entry: TableArm, *, arm: Arm | None) -> None:
+        self.id = entry.arm
+        self.arm = arm
+        self.latency_ms = entry.latency_p50_ms
+        self.paid = arm is not None and arm.cloud is not None
+        self.bytes_max = 0
+        if arm is not None:
+            tokens_max = CONTEXT_DOUBT * arm.context_tokens_max + 1
+            self.bytes_max = -(-tokens_max * arm.bytes_per_token_ppm // PPM)
 
 
-def _problems(
-    facts: RequestFacts,
-    *,
-    arm: Arm | None,
-    conditions: Mapping[str, ArmCondition],
-    money: Mapping[str, str],
-) -> Iterator[str]:
-    """Why an arm cannot answer, in the order of the design; the first one counts."""
+class _Dearest:
+    """An upper bound of what a request can cost on any of some arms.
+
+    As long as even that fits, no arm's own worst case has to be computed to choose one.
+    """
+
+    def __init__(self, arms: Sequence[Arm]) -> None:
+        clouds = [arm.cloud for arm in arms if arm.cloud is not None]
+        prices, bounds = [c.price for c in clouds], [c.worst_case for c in clouds]
+        self._price = Price(
+            max((price.input_nanos_per_mtok for price in prices), default=0),
+            max((price.output_nanos_per_mtok for price in prices), default=0),
+            max((price.request_nanos for price in prices), default=0),
+        )
+        self._bound = WorstCase(
+            max((bound.bytes_factor_ppm for bound in bounds), default=0),
+            max((bound.message_overhead_tokens for bound in bounds), default=0),
+            max((bound.request_overhead_tokens for bound in bounds), default=0),
+        )
+        self._max_tokens = max((arm.max_tokens_default for arm in arms), default=0)
+
+    def worst_case_nanos(self, facts: RequestFacts) -> int:
+        limit = facts.max_tokens if facts.max_tokens is not None else self._max_tokens
+        return worst_case_nanos(
+            self._price,
+            bound=self._bound,
+            body_bytes=facts.body_bytes,
+            messages=facts.messages,
+            n=facts.n,
+            max_tokens=limit,
+        )
+
+
+class PreparedRow:
+    """A row of the table, ready to be filtered for one request after the other.
+
+    What a configuration and a row say does not change between requests, so it is looked up and
+    compared once; what a kind of request can never have is remembered too.
+    """
+
+    def __init__(self, row: TableRow, *, config: DeviceConfig) -> None:
+        self.row = row
+        self.ranked = RankedRow(row)
+        self._arms = tuple(_PreparedArm(entry, arm=config.arm(entry.arm)) for entry in row.arms)
+        self._dearest = _Dearest([p.arm for p in self._arms if p.arm is not None and p.paid])
+        self._never: dict[object, tuple[str, ...]] = {}
+
+    def candidates(
+        self,
+        facts: RequestFacts,
+        *,
+        conditions: Mapping[str, ArmCondition],
+        allowance: Allowance,
+        money: Callable[[Arm], str],
+    ) -> Candidates:
+        """Filter the row's arms, in the order of the design.
+
+        Parameters
+        ----------
+        conditions : mapping
+            Arm to its condition; an arm without one cannot answer.
+        allowance : Allowance
+            What the gate says of all paid arms together.
+        money : callable
+            Why the gate would refuse this paid arm; empty if it would not. Not asked while the
+            dearest arm's worst case is within the allowance.
+        """
+        fallouts: list[Fallout] = []
+        left: list[str] = []
+        late: list[str] = []
+        prompt_bytes, deadline_ms = facts.prompt_bytes, facts.deadline_ms or math.inf
+        doubtful = bool(allowance.problem) or (
+            self._dearest.worst_case_nanos(facts) > allowance.room_nanos
+        )
+        for prepared, never in zip(self._arms, self._never_for(facts), strict=True):
+            problem, condition = never, conditions.get(prepared.id)
+            if not problem or problem == DISABLED:
+                if prompt_bytes >= prepared.bytes_max:
+                    problem = CONTEXT_REASON
+                elif problem:
+                    pass
+                elif condition is None:
+                    problem = "not_on_this_device"
+                elif condition.problem:
+                    problem = condition.problem
+                elif doubtful and prepared.paid:
+                    problem = allowance.problem or money(prepared.arm)  # type: ignore[arg-type]
+            if problem or condition is None:
+                fallouts.append(Fallout(prepared.id, problem))
+            elif prepared.latency_ms + condition.queue_ms > deadline_ms:
+                late.append(prepared.id)
+            else:
+                left.append(prepared.id)
+        if not left:
+            left = late  # late is better than never
+        elif late:
+            fallouts.extend([Fallout(arm, "deadline") for arm in sorted(late)])
+        return Candidates(
+            self.row,
+            tuple(left),
+            tuple(fallouts),
+            bool(fallouts) and all(fallout.reason in BUDGET_REASONS for fallout in fallouts),
+        )
+
+    def _never_for(self, facts: RequestFacts) -> tuple[str, ...]:
+        """Why each arm can never answer a request of this kind; empty if it can."""
+        kind = (facts.privacy_local, facts.capabilities, facts.fields, facts.media_parts > 0)
+        found = self._never.get(kind)
+        if found is None:
+            if len(self._never) >= KINDS_MAX:
+                self._never.clear()
+            found = tuple(next(_never(facts, arm=prepared.arm), "") for prepared in self._arms)
+            self._never[kind] = found
+        return found
+
+
+def _never(facts: RequestFacts, *, arm: Arm | None) -> Iterator[str]:
+    """Why an arm can never answer such a request, in the order of the design."""
     if arm is None:
         yield "unknown_arm"
         return
@@ -195,15 +291,5 @@ def _problems(
             yield f"field:{unlisted[0]}"
         if facts.media_parts:
             yield "media_has_no_worst_case"
-    tokens_typical = facts.prompt_bytes * PPM // arm.bytes_per_token_ppm
-    if tokens_typical > CONTEXT_DOUBT * arm.context_tokens_max:
-        yield CONTEXT_REASON
     if not arm.enabled:
-        yield "disabled"
-    condition = conditions.get(arm.id)
-    if condition is None:
-        yield "not_on_this_device"
-    elif condition.problem:
-        yield condition.problem
-    if arm.id in money:
-        yield money[arm.id]
+        yield DISABLED

@@ -10,7 +10,7 @@ money, `outbox.py` the sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
@@ -19,8 +19,9 @@ from edge_agent.candidates import (
     OTHER_CLASS,
     ArmCondition,
     Candidates,
+    PreparedRow,
     RequestFacts,
-    find_candidates,
+    row_for,
 )
 from edge_agent.gate import Gate
 from edge_agent.health import ArmHealth
@@ -29,7 +30,7 @@ from edge_agent.refusals import refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
 from shared.decision.lease import Settlement
 from shared.decision.money import PPM, Price
-from shared.decision.table import Draw, SelectionTable, draw_arm
+from shared.decision.table import Draw, SelectionTable
 from shared.decision.types import (
     Arm,
     Attempt,
@@ -122,16 +123,25 @@ class _Request:
 
     @property
     def reason(self) -> str:
-        if self.facts.pinned_arm:
-            return "pinned"
         failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
         failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
-        if failed:
-            return "fallback:" + ",".join(failed)
-        if not self.table_version:
-            return "no_table"
-        without = [f"{fallout.arm}={fallout.reason}" for fallout in self.candidates.fallouts]
-        return "table;without:" + ",".join(without) if without else "table"
+        return _reason(self.facts, self.candidates, table_version=self.table_version, failed=failed)
+
+
+def _reason(
+    facts: RequestFacts, candidates: Candidates, *, table_version: int, failed: Sequence[str] = ()
+) -> str:
+    """Why an arm answers, for `x-tidegate-reason`."""
+    if facts.pinned_arm:
+        return "pinned"
+    if failed:
+        return "fallback:" + ",".join(failed)
+    if not table_version:
+        return "no_table"
+    if not candidates.fallouts:
+        return "table"
+    without = [f"{fallout.arm}={fallout.reason}" for fallout in candidates.fallouts]
+    return "table;without:" + ",".join(without)
 
 
 class AgentEngine:
@@ -168,6 +178,7 @@ class AgentEngine:
         self.health = ArmHealth()
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, _Request] = {}
+        self._rows: dict[tuple[str, str], PreparedRow] = {}  # until table or configuration change
 
     def recover(self) -> Effects:
         """Close what an earlier process left open (rule L_4); to be synced before all else."""
@@ -188,16 +199,19 @@ class AgentEngine:
         uniform: float,
     ) -> RouteDecision:
         """The decision for a request, without beginning it."""
-        request = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
-        arm = self.config.arm(request.draw.arm if request.draw else facts.pinned_arm)
+        candidates, draw = self._choose(
+            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
+        )
+        arm = self.config.arm(draw.arm if draw else facts.pinned_arm)
+        version = self.table.version if self.table else 0
         return RouteDecision(
             task_class=facts.task_class,
-            arm=request.draw.arm if request.draw else "",
-            propensity_ppm=request.draw.propensity_ppm if request.draw else 0,
-            fallbacks=request.draw.fallbacks if request.draw else (),
-            fallouts=request.fallouts,
-            reason=request.reason,
-            table_version=request.table_version,
+            arm=draw.arm if draw else "",
+            propensity_ppm=draw.propensity_ppm if draw else 0,
+            fallbacks=draw.fallbacks if draw else (),
+            fallouts=candidates.fallouts,
+            reason=_reason(facts, candidates, table_version=version),
+            table_version=version,
             worst_case_nanos=facts.worst_case_nanos(arm) if arm else 0,
         )
 
@@ -217,8 +231,16 @@ class AgentEngine:
             404 if it pins an arm that the fleet does not have. Such a request is not admitted.
         """
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
-        self._requests[facts.request_id] = self._choose(
+        candidates, draw = self._choose(
             facts, conditions=conditions, now_ms=now_ms, uniform=uniform
+        )
+        self._requests[facts.request_id] = _Request(
+            facts=facts,
+            candidates=candidates,
+            draw=draw,
+            table_version=self.table.version if self.table else 0,
+            queue=[draw.arm, *draw.fallbacks] if draw else [],
+            forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
         )
 
     def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
@@ -385,12 +407,14 @@ class AgentEngine:
     def configured(self, config: DeviceConfig) -> Effects:
         """A new configuration of the fleet."""
         self.config = config
+        self._rows.clear()
         self.gate.closed_elsewhere(arm.id for arm in config.arms if not arm.enabled)
         return [PutConfig(config)]
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
         self.table = table
+        self._rows.clear()
         return [PutTable(table)]
 
     @property
@@ -405,7 +429,7 @@ class AgentEngine:
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
-    ) -> _Request:
+    ) -> tuple[Candidates, Draw | None]:
         if facts.pinned_arm and self.config.arm(facts.pinned_arm) is None:
             known = ", ".join(["auto", *(arm.id for arm in self.config.arms)])
             raise RequestRefused(
@@ -414,26 +438,29 @@ class AgentEngine:
                 f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
                 param="model",
             )
-        usable = {
-            arm: ArmCondition(problem="resting")
-            if not condition.problem and self.health.resting_ms(arm, now_ms=now_ms)
-            else condition
-            for arm, condition in conditions.items()
-        }
-        paid = [arm for arm in self.config.arms if arm.cloud is not None]
-        money = {arm.id: why for arm in paid if (why := self.gate.problem(facts, arm=arm))}
-        candidates = find_candidates(
-            facts, config=self.config, table=self.table, conditions=usable, money=money
+        if self.health.any_failed:
+            conditions = {
+                arm: ArmCondition(problem="resting")
+                if not condition.problem and self.health.resting_ms(arm, now_ms=now_ms)
+                else condition
+                for arm, condition in conditions.items()
+            }
+        prepared = self._prepared(facts)
+        candidates = prepared.candidates(
+            facts,
+            conditions=conditions,
+            allowance=self.gate.allowance(),
+            money=lambda arm: self.gate.problem(facts, arm=arm),
         )
-        draw = draw_arm(candidates.row, candidates.arms, uniform)
-        return _Request(
-            facts=facts,
-            candidates=candidates,
-            draw=draw,
-            table_version=self.table.version if self.table else 0,
-            queue=[draw.arm, *draw.fallbacks] if draw else [],
-            forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
-        )
+        return candidates, prepared.ranked.draw(candidates.arms, uniform)
+
+    def _prepared(self, facts: RequestFacts) -> PreparedRow:
+        key = (facts.pinned_arm, facts.task_class)
+        found = self._rows.get(key)
+        if found is None:
+            row = row_for(facts, config=self.config, table=self.table)
+            found = self._rows[key] = PreparedRow(row, config=self.config)
+        return found
 
     def _end_attempt(self, request: _Request, end: AttemptEnd) -> Effects:
         plan = _under_way(request)

@@ -18,7 +18,7 @@ from edge_agent.books import (
     PutMeta,
     PutReservation,
 )
-from edge_agent.candidates import RequestFacts
+from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.outbox import Outbox
 from shared.decision.lease import (
     LeaseBook,
@@ -103,14 +103,23 @@ class Gate:
         effects += self._changes()
         return effects + [DropLease(number) for number in self._leases.forget_closed()]
 
-    def problem(self, facts: RequestFacts, *, arm: Arm) -> str:
-        """Why a paid arm may not be called for this request now; empty if it may."""
+    def allowance(self) -> Allowance:
+        """What holds for all paid arms at this moment."""
+        room = -1 if self._overrun_arms else self._leases.room_nanos
+        return Allowance(self._standing_problem(), room)
+
+    def _standing_problem(self) -> str:
         if self.quarantined:
             return "quarantined"
         if self.spend_paused:
             return "spend_paused"
-        if self.books_problem:
-            return self.books_problem
+        return self.books_problem
+
+    def problem(self, facts: RequestFacts, *, arm: Arm) -> str:
+        """Why a paid arm may not be called for this request now; empty if it may."""
+        problem = self._standing_problem()
+        if problem:
+            return problem
         if arm.id in self._overrun_arms:
             return "overrun"
         worst_case = facts.worst_case_nanos(arm)

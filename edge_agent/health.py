@@ -30,6 +30,11 @@ class ArmHealth:
         self._rest_ms_max = rest_ms_max
         self._breakers: dict[str, _Breaker] = {}
 
+    @property
+    def any_failed(self) -> bool:
+        """Whether any arm has failed since it last answered."""
+        return bool(self._breakers)
+
     def failed(self, arm: str, *, now_ms: float) -> None:
         """Count a failure; at the threshold the arm rests."""
         breaker = self._breakers.setdefault(arm, _Breaker())

@@ -135,6 +135,7 @@ class LeaseBook:
         self._changed: dict[int, LeaseRow] = {}
         self._made: list[ReservationRow] = []
         self._dropped: list[str] = []
+        self._largest: tuple[int, int] | None = None
 
     @property
     def number_max(self) -> int:
@@ -149,6 +150,7 @@ class LeaseBook:
             self._leases[row.number] = row
             self._synced[row.number] = row.watermark_nanos
             self._reserved[row.number] = 0
+            self._largest = None
         for reservation in reservations:
             self._reservations[reservation.id] = reservation
             self._reserved[reservation.lease_number] += reservation.amount_nanos
@@ -217,6 +219,7 @@ class LeaseBook:
         """The books have synced this watermark."""
         if number in self._synced:
             self._synced[number] = max(self._synced[number], watermark_nanos)
+            self._largest = None
 
     def unsynced(self) -> tuple[LeaseRow, ...]:
         """Active leases whose watermark a sync still has to cover."""
@@ -239,16 +242,30 @@ class LeaseBook:
         active = self._active()
         return active[-1].amount_nanos if active else 0
 
+    @property
+    def room_nanos(self) -> int:
+        """The most that can be reserved at once, without waiting for a sync."""
+        return (self._largest or self._find_largest())[1]
+
     def refusal(self, amount_nanos: int) -> LeaseRefusal | None:
         """Why this worst case cannot be reserved now, or None if it can."""
-        active = self._active()
-        if not active:
+        room, synced_room = self._largest or self._find_largest()
+        if amount_nanos <= synced_room:
+            return None
+        if room < 0:
             return LeaseRefusal.NO_LEASE
-        if not any(self._room(row) >= amount_nanos for row in active):
-            return LeaseRefusal.TOO_SMALL
-        if self._lease_for(amount_nanos) is None:
-            return LeaseRefusal.NOT_SYNCED
-        return None
+        return LeaseRefusal.TOO_SMALL if amount_nanos > room else LeaseRefusal.NOT_SYNCED
+
+    def _find_largest(self) -> tuple[int, int]:
+        """The most that fits an active lease, and below a synced watermark; -1 for nothing.
+
+        Kept until something changes: every choice of an arm asks for it.
+        """
+        active = self._active()
+        room = max((self._room(row) for row in active), default=-1)
+        synced = max((self._synced[r.number] - self._used(r.number) for r in active), default=-1)
+        self._largest = room, synced
+        return self._largest
 
     def reserve(
         self,
@@ -278,6 +295,7 @@ class LeaseBook:
         )
         self._reservations[row.id] = row
         self._reserved[lease.number] += amount_nanos
+        self._largest = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
         self._check(lease.number)
@@ -429,9 +447,11 @@ class LeaseBook:
     def _forget(self, reservation: ReservationRow) -> None:
         del self._reservations[reservation.id]
         self._reserved[reservation.lease_number] -= reservation.amount_nanos
+        self._largest = None
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
+        self._largest = None
         self._leases[row.number] = row
         self._changed[row.number] = row
 

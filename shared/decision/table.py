@@ -66,43 +66,53 @@ class Draw:
     fallbacks: tuple[str, ...]
 
 
-def draw_arm(row: TableRow, candidates: Collection[str], uniform: float) -> Draw | None:
-    """Draw one candidate from a row's weights, renormalised over the candidates.
+class RankedRow:
+    """A row in the order of its fallbacks, ready to be drawn from.
 
-    Fallbacks follow by weight, then by expected reward. If no candidate has weight, the one
-    that is expected to do best is taken, with certainty.
-
-    Parameters
-    ----------
-    row : TableRow
-        Arms outside `candidates` are passed over.
-    candidates : collection of str
-        The arms that may answer.
-    uniform : float
-        A random number in [0, 1).
-
-    Returns
-    -------
-    Draw or None
-        None if the row names no candidate.
+    Fallbacks follow by weight, then by expected reward. If no candidate has weight, the one that is
+    expected to do best is taken, with certainty.
     """
-    arms = [arm for arm in row.arms if arm.arm in candidates]
-    if not arms:
-        return None
-    total = sum(arm.weight_ppm for arm in arms)
-    order = sorted(arms, key=lambda arm: (-arm.weight_ppm, -arm.expected_reward_ppm, arm.arm))
-    if total == 0:
-        order.sort(key=lambda arm: (-arm.expected_reward_ppm, arm.arm))
-        chosen, propensity = order[0], PPM
-    else:
+
+    def __init__(self, row: TableRow) -> None:
+        self._weights = [(arm.arm, arm.weight_ppm) for arm in row.arms]
+        by_weight = sorted(
+            row.arms, key=lambda arm: (-arm.weight_ppm, -arm.expected_reward_ppm, arm.arm)
+        )
+        by_reward = sorted(row.arms, key=lambda arm: (-arm.expected_reward_ppm, arm.arm))
+        self._by_weight = [arm.arm for arm in by_weight]
+        self._by_reward = [arm.arm for arm in by_reward]
+        self._total = sum(arm.weight_ppm for arm in row.arms)
+
+    def draw(self, candidates: Collection[str], uniform: float) -> Draw | None:
+        """Draw one candidate from the weights, renormalised over the candidates.
+
+        Parameters
+        ----------
+        candidates : collection of str
+            The arms that may answer; others are passed over.
+        uniform : float
+            A random number in [0, 1).
+
+        Returns
+        -------
+        Draw or None
+            None if the row names no candidate.
+        """
+        weights, order, total = self._weights, self._by_weight, self._total
+        if len(candidates) < len(weights):
+            weights = [pair for pair in weights if pair[0] in candidates]
+            order = [arm for arm in order if arm in candidates]
+            total = sum([weight for _, weight in weights])
+        if not weights:
+            return None
+        if total == 0:
+            order = [arm for arm in self._by_reward if arm in candidates]
+            return Draw(order[0], PPM, tuple(order[1:]))
         target = int(uniform * total)
-        cumulative = 0
-        chosen = order[0]
-        for arm in arms:
-            cumulative += arm.weight_ppm
-            if target < cumulative:
-                chosen = arm
-                break
-        propensity = chosen.weight_ppm * PPM // total
-    rest = tuple(arm.arm for arm in order if arm is not chosen)
-    return Draw(arm=chosen.arm, propensity_ppm=propensity, fallbacks=rest)
+        position = 0
+        while target >= weights[position][1]:
+            target -= weights[position][1]
+            position += 1
+        chosen, weight = weights[position]
+        at = order.index(chosen)
+        return Draw(chosen, weight * PPM // total, tuple(order[:at] + order[at + 1 :]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from shared.decision.money import PPM, Price, WorstCase
 
@@ -120,7 +121,11 @@ class DeviceConfig:
 
     def arm(self, arm_id: str) -> Arm | None:
         """The arm of that id, if the fleet has it."""
-        return next((arm for arm in self.arms if arm.id == arm_id), None)
+        return self._by_id.get(arm_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Arm]:
+        return {arm.id: arm for arm in self.arms}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.candidates import ArmCondition, Candidates, find_candidates, row_for
+from edge_agent.candidates import Allowance, ArmCondition, Candidates, PreparedRow, row_for
 from shared.decision.table import SelectionTable, TableArm
 from shared.decision.types import DeviceConfig, Fallout
 from tests.fakes.samples import (
@@ -29,12 +29,14 @@ def found(
     **request: Any,
 ) -> Candidates:
     """The candidates of a request; everything else as good as can be."""
-    return find_candidates(
-        facts(**request),
-        config=config or device_config(),
-        table=made or table(),
+    asked, config = facts(**request), config or device_config()
+    refused = money or {}
+    row = row_for(asked, config=config, table=made or table())
+    return PreparedRow(row, config=config).candidates(
+        asked,
         conditions=READY if conditions is None else conditions,
-        money=money or {},
+        allowance=Allowance(room_nanos=-1 if refused else 10**12),
+        money=lambda arm: refused.get(arm.id, ""),
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from shared.decision.table import TableArm, TableRow, draw_arm
+from shared.decision.table import RankedRow, TableArm, TableRow
 from shared.errors import InvariantError
 from tests.fakes.samples import table
 
@@ -16,13 +16,13 @@ ALL = ("a", "b", "c")
 
 def test_arms_are_drawn_by_their_weights() -> None:
     """Over evenly spaced random numbers each arm comes up in proportion to its weight."""
-    draws = [draw_arm(ROW, ALL, number / 900) for number in range(900)]
+    draws = [RankedRow(ROW).draw(ALL, number / 900) for number in range(900)]
     assert Counter({"a": 600, "b": 300}) == Counter(draw.arm for draw in draws if draw)
 
 
 def test_the_propensity_is_the_chance_of_the_draw() -> None:
     """Weights that leave a rest are renormalised over all candidates."""
-    first, last = draw_arm(ROW, ALL, 0.0), draw_arm(ROW, ALL, 0.999999)
+    first, last = RankedRow(ROW).draw(ALL, 0.0), RankedRow(ROW).draw(ALL, 0.999999)
     assert first is not None
     assert last is not None
     assert ("a", 666_666) == (first.arm, first.propensity_ppm)
@@ -31,7 +31,7 @@ def test_the_propensity_is_the_chance_of_the_draw() -> None:
 
 def test_only_candidates_are_drawn() -> None:
     """An arm that fell out passes its weight to the others."""
-    draw = draw_arm(ROW, ("b", "c"), 0.999999)
+    draw = RankedRow(ROW).draw(("b", "c"), 0.999999)
     assert draw is not None
     assert ("b", 1_000_000, ("c",)) == (draw.arm, draw.propensity_ppm, draw.fallbacks)
 
@@ -39,7 +39,7 @@ def test_only_candidates_are_drawn() -> None:
 def test_fallbacks_follow_by_weight_then_by_reward() -> None:
     """The next best comes next; arms without weight come last, the better one first."""
     row = TableRow("x", (*ROW.arms, TableArm("d", 0, 8)))
-    draw = draw_arm(row, ("a", "b", "c", "d"), 0.8)
+    draw = RankedRow(row).draw(("a", "b", "c", "d"), 0.8)
     assert draw is not None
     assert ("b", ("a", "d", "c")) == (draw.arm, draw.fallbacks)
 
@@ -47,15 +47,15 @@ def test_fallbacks_follow_by_weight_then_by_reward() -> None:
 def test_without_weights_the_best_is_taken_for_sure() -> None:
     """A row of zeros does not leave a request without an answer."""
     row = TableRow("x", (TableArm("a", 0, 1), TableArm("b", 0, 2)))
-    draw = draw_arm(row, ("a", "b"), 0.0)
+    draw = RankedRow(row).draw(("a", "b"), 0.0)
     assert draw is not None
     assert ("b", 1_000_000, ("a",)) == (draw.arm, draw.propensity_ppm, draw.fallbacks)
 
 
 def test_without_candidates_nothing_is_drawn() -> None:
     """An empty row and a row whose arms all fell out give None."""
-    assert draw_arm(TableRow("x", ()), ALL, 0.5) is None
-    assert draw_arm(ROW, ("z",), 0.5) is None
+    assert RankedRow(TableRow("x", ())).draw(ALL, 0.5) is None
+    assert RankedRow(ROW).draw(("z",), 0.5) is None
 
 
 @pytest.mark.parametrize("weights", [(600_000, 400_001), (-1, 5)])
