@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from coordinator.account import BudgetAccount
+from coordinator.alerts import AlertKind
 from coordinator.fleet_config import WindowConfig
 from coordinator.messages import Acked
 from coordinator.planner import Planner
@@ -20,10 +21,12 @@ from coordinator.records import (
 )
 from shared.decision.reward import reward_from_ppm
 from shared.decision.types import (
+    Attempt,
     CostAdjustment,
     Feedback,
     LeaseClose,
     Outcome,
+    SettleKind,
     SpoolRecord,
     SpoolSummary,
 )
@@ -41,11 +44,36 @@ class Booked:
     effects: list[StoreEffect] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
+    adjusted: tuple[Outcome, ...] = ()
 
     @property
     def ack(self) -> Acked:
         """The device's new mark."""
         return Acked(self.device.acked_sequence)
+
+    def overran(self, attempt: Attempt, cost_nanos: int, request_id: str) -> None:
+        """A provider billed more than the worst case: its arm closes (rule S_4)."""
+        self.overrun_arms.add(attempt.arm)
+        self.alarms[f"{AlertKind.OVERRUN}:{attempt.arm}"] = (
+            f"arm {attempt.arm} billed {cost_nanos} nanos for request {request_id}, above its "
+            f"worst case of {attempt.reserved_nanos}: check its price and token bounds"
+        )
+
+    def attempt_of(self, late: CostAdjustment) -> Attempt | None:
+        """The paid attempt that a late cost belongs to, if its outcome is at hand.
+
+        Usage comes late only for attempts that were settled without a report.
+        """
+        here = (row.outcome for row in self.effects if isinstance(row, BookedOutcome))
+        found = [
+            attempt
+            for outcome in (*here, *self.adjusted)
+            if outcome.request_id == late.request_id
+            for attempt in outcome.attempts
+            if attempt.lease_number == late.lease_number and attempt.is_booked
+        ]
+        found.sort(key=lambda attempt: attempt.settle is not SettleKind.UNKNOWN)
+        return found[0] if found else None
 
 
 class Booking:
@@ -87,7 +115,7 @@ class Booking:
         ProtocolError
             If sequences have a gap: something that the device spooled is missing.
         """
-        booked = Booked(device, graded=set(earlier.graded))
+        booked = Booked(device, graded=set(earlier.graded), adjusted=earlier.adjusted)
         account.remember(earlier.leases, windows=earlier.windows)
         last = device.acked_sequence
         fresh = _fresh(device, records, booked.alarms if gaps_allowed else None)
@@ -128,13 +156,7 @@ class Booking:
             case LeaseClose():
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
             case CostAdjustment():
-                account.adjust(
-                    device.id,
-                    body.lease_number,
-                    delta=body.delta_nanos,
-                    request_id=body.request_id,
-                    at=unix_ms,
-                )
+                self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
                 for number, cost in body.costs:
                     self._book_cost(number, cost, booked, account=account, request="", at=unix_ms)
@@ -151,12 +173,7 @@ class Booking:
             if not attempt.is_booked:
                 continue
             if attempt.cost_nanos > attempt.reserved_nanos:
-                booked.overrun_arms.add(attempt.arm)
-                booked.alarms[f"overrun:{attempt.arm}"] = (
-                    f"arm {attempt.arm} billed {attempt.cost_nanos} nanos for request "
-                    f"{outcome.request_id}, above its worst case of {attempt.reserved_nanos}: "
-                    "check its price and token bounds"
-                )
+                booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
             self._book_cost(
                 attempt.lease_number,
                 attempt.cost_nanos,
@@ -165,6 +182,29 @@ class Booking:
                 request=outcome.request_id,
                 at=unix_ms,
             )
+
+    def _book_late(
+        self, late: CostAdjustment, booked: Booked, *, account: BudgetAccount, unix_ms: int
+    ) -> None:
+        """Correct a settled cost; above the reservation it is an overrun (rules S_3, S_4)."""
+        account.adjust(
+            booked.device.id,
+            late.lease_number,
+            delta=late.delta_nanos,
+            request_id=late.request_id,
+            at=unix_ms,
+        )
+        if late.delta_nanos <= 0:
+            return
+        attempt = booked.attempt_of(late)
+        if attempt is None:
+            booked.alarms[f"{AlertKind.OVERRUN}:{booked.device.id}/late"] = (
+                f"request {late.request_id} of device {booked.device.name} cost "
+                f"{late.delta_nanos} nanos more than was settled for it, and its outcome is not "
+                "in the books: find its arm and check its price and token bounds"
+            )
+        elif attempt.cost_nanos + late.delta_nanos > attempt.reserved_nanos:
+            booked.overran(attempt, attempt.cost_nanos + late.delta_nanos, late.request_id)
 
     def _book_cost(
         self,
@@ -193,7 +233,7 @@ class Booking:
             note=close.reason,
         )
         if alarm:
-            booked.alarms[f"close:{device.id}"] = alarm
+            booked.alarms[f"{AlertKind.CLOSE}:{device.id}"] = alarm
         if lease.end is LeaseEnd.OPEN:
             unclean = 0 if close.clean else device.unclean_closes + 1
             booked.device = replace(device, unclean_closes=unclean)
@@ -220,6 +260,12 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     return sorted(requests), sorted(numbers - {0})
 
 
+def raised_in(records: Iterable[SpoolRecord]) -> list[str]:
+    """The requests whose cost a batch raises after the fact."""
+    bodies = (record.body for record in records)
+    return [b.request_id for b in bodies if isinstance(b, CostAdjustment) and b.delta_nanos > 0]
+
+
 def _fresh(
     device: DeviceRow, records: Iterable[SpoolRecord], alarms: dict[str, str] | None
 ) -> list[SpoolRecord]:
@@ -239,7 +285,7 @@ def _fresh(
             said = f"device {device.name} sent sequence {first} after {mark}: records are missing"
             if alarms is None:
                 raise ProtocolError(said)
-            alarms[f"missing:{device.id}"] = said
+            alarms[f"{AlertKind.MISSING}:{device.id}"] = said
         fresh.append(record)
         mark = record.sequence
     return fresh

@@ -68,10 +68,28 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What one window may cost at most, in nano-dollars."""
+    """What one window may cost at most, in nano-dollars.
+
+    Attributes
+    ----------
+    alert_percents : tuple of int
+        Shares of it that are announced once spent.
+    """
 
     name: str
     amount_nanos: int
+    alert_percents: tuple[int, ...] = (50, 80, 100)
+
+    def differs(self, other: BudgetConfig) -> bool:
+        """Whether the other is another budget, or another amount."""
+        return (self.name, self.amount_nanos) != (other.name, other.amount_nanos)
+
+
+@dataclass(frozen=True)
+class RetentionConfig:
+    """How long the books keep what they have learned from; the ledger is kept for good."""
+
+    outcomes_days: int = 90
 
 
 @dataclass(frozen=True)
@@ -220,6 +238,7 @@ class FleetConfig:
     device_classes: Mapping[str, DeviceClassConfig]
     task_classes: Mapping[str, TaskClassConfig]
     link: LinkConfig
+    retention: RetentionConfig = RetentionConfig()
     keys: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -348,7 +367,11 @@ def _build(file: FleetFile, *, arms: Mapping[str, LocalArmTable | CloudArmTable]
         window=WindowConfig(
             length_ms=window.length, slot_ms=window.slot, anchor_unix_ms=window.anchor * 1_000
         ),
-        budget=BudgetConfig(name=file.budget.name, amount_nanos=file.budget.amount_usd),
+        budget=BudgetConfig(
+            name=file.budget.name,
+            amount_nanos=file.budget.amount_usd,
+            alert_percents=tuple(sorted(set(file.budget.alert_percents))),
+        ),
         sla=SlaConfig(floor=file.sla.floor, rho=file.sla.rho, slack_max=file.sla.slack_max),
         policy=PolicyConfig(**{name: getattr(policy, name) for name in PolicyTable.model_fields}),
         arms={name: _arm(name, table=table, policy=policy) for name, table in arms.items()},
@@ -369,6 +392,7 @@ def _build(file: FleetFile, *, arms: Mapping[str, LocalArmTable | CloudArmTable]
             lease_slots=link.lease_slots,
             close_wait_ms=link.close_wait,
         ),
+        retention=RetentionConfig(outcomes_days=file.retention.outcomes_days),
         keys=effective_keys(file, arms=arms, task_classes=task_classes),
     )
 

@@ -52,6 +52,7 @@ FIELDS_UNBOUNDED: Final = {
     "web_search_options": "bills searches beside the tokens",
 }
 UNBILLED_DEFAULT: Final = (401, 403, 404, 429)
+ALERT_PERCENTS_DEFAULT: Final = (50, 80, 100)
 _TOKENS_MAX: Final = 10_000_000
 
 
@@ -205,6 +206,7 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 SecretReference = Annotated[
     str, AfterValidator(lambda value: check_secret_ref(value) if value else value)
 ]
+Percent = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=_TOKENS_MAX)]
 Gigabytes = Annotated[float, Field(ge=0.0, le=100_000.0)]
@@ -243,6 +245,9 @@ class BudgetTable(Table):
 
     name: Name = "cloud"
     amount_usd: Amount = Field(description='dollars for one window, such as "25"; "0" for none')
+    alert_percents: Annotated[list[Percent], Field(max_length=20)] = Field(
+        default_factory=lambda: list(ALERT_PERCENTS_DEFAULT)
+    )
 
 
 class SlaTable(Table):
@@ -366,6 +371,12 @@ class LinkTable(Table):
     close_wait: DurationMs = 30_000
 
 
+class RetentionTable(Table):
+    """`[retention]`"""
+
+    outcomes_days: Annotated[int, Field(ge=1, le=36_500)] = 90
+
+
 class FleetFile(Table):
     """The whole file. Arms are read one by one, since their kind decides what they may say."""
 
@@ -375,6 +386,7 @@ class FleetFile(Table):
     sla: SlaTable = Field(default_factory=SlaTable)
     policy: PolicyTable = Field(default_factory=PolicyTable)
     link: LinkTable = Field(default_factory=LinkTable)
+    retention: RetentionTable = Field(default_factory=RetentionTable)
     arms: dict[str, dict[str, Any]] = Field(description="at least one [arms.NAME]")
     device_classes: dict[str, DeviceClassTable] = Field(
         description="at least one [device_classes.NAME]"

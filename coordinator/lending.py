@@ -76,7 +76,8 @@ class Lending:
                 f"budget {config.budget.name}: {window.free_nanos} of {window.enforced_nanos} "
                 "nano-dollars are free until the window ends"
             )
-            return _refusal(device, config, reason=reason, retry_after_ms=RETRY_AFTER_MS)
+            refused = LeaseRefused(config.budget.name, reason, RETRY_AFTER_MS, exhausted=True)
+            return Reaction(sends=[(device.id, refused)])
         lease = LeaseRecord(
             device_id=device.id,
             number=device.lease_number_max + 1,

@@ -70,11 +70,12 @@ class LeaseSent:
 
 @dataclass(frozen=True)
 class LeaseRefused:
-    """No allowance now, and why."""
+    """No allowance now, and why; `exhausted`: the free money does not suffice."""
 
     budget: str
     reason: str
     retry_after_ms: int
+    exhausted: bool = False
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,8 @@ class SettingKey(StrEnum):
     BUDGET_OVERRIDE = "budget_override"  # JSON: set by `tidectl budget set`
     RECOVERY = "recovery"  # JSON, while one lasts
     PRICE_VERSION = "price_version"  # the configuration that last changed a price
+    ALERTS = "alerts"  # JSON: the alarms that stand, and what the window has announced
+    RETENTION_MARKS = "retention_marks"  # JSON: how far the books had come, day by day
 
 
 @dataclass(frozen=True)
@@ -307,11 +309,14 @@ class EarlierFacts:
         Those of the batch's requests that have a grade already.
     leases, windows : tuple
         Leases that ended in earlier windows, with those windows.
+    adjusted : tuple of Outcome
+        Those of the batch's requests whose cost it raises after the fact.
     """
 
     graded: frozenset[str] = frozenset()
     leases: tuple[LeaseRecord, ...] = ()
     windows: tuple[WindowRow, ...] = ()
+    adjusted: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coordinator.alerts import Alert
 from coordinator.messages import Message
 from coordinator.records import StoreEffect
 from shared.decision.types import LeaseStatus
@@ -19,10 +20,70 @@ class Reaction:
         To be committed in one transaction before anything is sent.
     sends : list of (device id, message)
         To be sent afterwards, to the devices that are connected.
+    alerts : list of Alert
+        To be told to operators afterwards.
     """
 
     effects: list[StoreEffect] = field(default_factory=list)
     sends: list[tuple[str, Message]] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+
+    def extend(self, more: Reaction) -> None:
+        """Add what follows from it in turn."""
+        self.effects += more.effects
+        self.sends += more.sends
+        self.alerts += more.alerts
+
+
+@dataclass(frozen=True)
+class LastWord:
+    """What a device last said of its leases, and when; kept in memory beyond its session."""
+
+    leases: tuple[LeaseStatus, ...]
+    at_unix_ms: int
+
+    def of(self, number: int) -> LeaseStatus | None:
+        """Its word on one lease."""
+        return next((lease for lease in self.leases if lease.lease_number == number), None)
+
+
+@dataclass
+class Refusals:
+    """Leases that were refused in the present window, as far as this process knows.
+
+    Attributes
+    ----------
+    count, exhausted : int
+        All of them, and those that the free money did not suffice for.
+    budget, reason, device_id : str
+        Of the last one.
+    """
+
+    window_id: int = 0
+    count: int = 0
+    exhausted: int = 0
+    budget: str = ""
+    reason: str = ""
+    device_id: str = ""
+    at_unix_ms: int = 0
+
+    def note(
+        self,
+        *,
+        window_id: int,
+        device_id: str,
+        budget: str,
+        reason: str,
+        exhausted: bool,
+        unix_ms: int,
+    ) -> None:
+        """Count one more; a new window begins anew."""
+        if window_id != self.window_id:
+            self.window_id, self.count, self.exhausted = window_id, 0, 0
+        self.count += 1
+        self.exhausted += exhausted
+        self.budget, self.reason = budget, reason
+        self.device_id, self.at_unix_ms = device_id, unix_ms
 
 
 @dataclass

@@ -10,7 +10,7 @@ from coordinator.lab.simulation.clock import EventQueue
 from coordinator.lab.simulation.device import Device
 from coordinator.lab.simulation.ports import CoordinatorDisk, Network
 from coordinator.messages import HelloReceived, Message
-from coordinator.records import DeviceRow
+from coordinator.records import DeviceRow, EarlierFacts
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.decision.types import SpoolRecord
@@ -133,7 +133,12 @@ class Centre:
         self.change(self.engine.token_synced(device.id, token))
 
     def _hear_batch(self, device: Device, records: list[SpoolRecord]) -> None:
-        self.change(self.engine.batch(device.id, records, unix_ms=self._queue.now_ms))
+        requests, leases = self.engine.unremembered(device.id, records)
+        earlier = EarlierFacts()
+        if requests or leases:
+            earlier = self._disk.earlier(device.id, request_ids=requests, lease_numbers=leases)
+        now_ms = self._queue.now_ms
+        self.change(self.engine.batch(device.id, records, earlier=earlier, unix_ms=now_ms))
 
     def _hear_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
         self.change(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
@@ -12,6 +10,7 @@ from coordinator.lab.simulation.clock import EventQueue
 from coordinator.lab.simulation.ports import DeviceDisk
 from coordinator.lab.simulation.schema import Scenario
 from coordinator.lab.simulation.truth import Truth
+from coordinator.lab.simulation.workers import Ask, Workers
 from coordinator.messages import (
     Acked,
     ConfigSent,
@@ -41,14 +40,12 @@ from shared.decision.types import (
     SpoolRecord,
     TaskClass,
 )
-from shared.limits import BATCH_RECORDS_MAX
+from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
 
 TURN_MS: Final = 100
 """The period of the agent's house-keeping and of its link's sending."""
 BYTES_PER_TOKEN: Final = 4
 BODY_BYTES: Final = 200
-SERVICE_MEMORY: Final = 0.1
-"""Weight of the latest service time in what a device expects of the next."""
 FAILS_AFTER_MS: Final = 200
 SOFTWARE: Final = "simulated"
 READY: Final = ArmCondition()
@@ -73,21 +70,6 @@ class Uplink(Protocol):
     def lease_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
         """A request for an allowance."""
         ...
-
-
-@dataclass(slots=True)
-class Ask:
-    """One request of the world."""
-
-    id: str
-    slot: int
-    context: int
-    task_class: str
-    arrived_ms: int
-    prompt_tokens: int
-    started_ms: int = 0
-    waited_ms: int = 0
-    first_ms: int = 0
 
 
 Finished = Callable[["Device", Ask, Outcome], None]
@@ -288,6 +270,8 @@ class Device:
         match message:
             case Acked(sequence):
                 self._commit(engine.outbox.ack(sequence, unix_ms=now_ms))
+                if engine.outbox.last > self._sent_through:
+                    self._soon()
             case TableSent(table):
                 self._commit(engine.table_pushed(table))
                 self._workers.keep(table.resident_arms, now_ms=now_ms)
@@ -321,10 +305,15 @@ class Device:
             spend_paused=message.spend_paused,
             quarantined=quarantined,
         )
+        outbox, acked = self.engine.outbox, message.acked_sequence
+        after = outbox.collides(acked)
+        if after is not None:  # a restored disk gives its unsent records new numbers
+            records = self._disk.spooled(after=after, limit=max(0, acked - after))
+            effects += outbox.renumber(records, acked=acked)
         self._commit(effects, sync=True)
         self.engine.token_synced(message.resume_token)
-        self._commit(self.engine.outbox.ack(message.acked_sequence, unix_ms=self._queue.now_ms))
-        self._sent_through, self._welcomed = message.acked_sequence, True
+        self._commit(outbox.ack(acked, unix_ms=self._queue.now_ms))
+        self._sent_through, self._welcomed = acked, True
         self._uplink.token_synced(self, message.resume_token)
         self._soon()
 
@@ -373,10 +362,14 @@ class Device:
             self._send()
 
     def _send(self) -> None:
-        while records := self._disk.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX):
+        outbox = self.engine.outbox
+        while self._sent_through - outbox.acked < UNACKED_RECORDS_MAX:
+            records = self._disk.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            if not records:
+                break
             through = records[-1].sequence
-            self._commit(self.engine.outbox.sending(through), sync=True)
-            self.engine.outbox.sent(through)
+            self._commit(outbox.sending(through), sync=True)
+            outbox.sent(through)
             self._sent_through = through
             self._uplink.batch(self, records)
         wish = self.engine.gate.wish(now_ms=self._queue.now_ms)
@@ -386,70 +379,6 @@ class Device:
     def _commit(self, effects: list[BookEffect], *, sync: bool = False) -> None:
         if effects:
             self._disk.commit(effects, sync=sync)
-
-
-class Workers:
-    """The local models of a device: which are loaded, and who waits.
-
-    Requests are served in order by ``parallel`` workers, whatever model they need; loading a model
-    keeps its first request waiting.
-    """
-
-    def __init__(self, scenario: Scenario, *, device_class: str) -> None:
-        found = scenario.device_classes[device_class]
-        arms = {name: scenario.arms[name] for name in found.arms}
-        local = {name: arm for name, arm in arms.items() if arm.kind == "local"}
-        self._load_ms = {name: arm.load_time for name, arm in local.items()}
-        self._size_gb = {name: arm.memory_gb for name, arm in local.items()}
-        self._memory_gb = found.memory_gb or sum(self._size_gb.values())
-        self._ready_ms: dict[str, int] = {}
-        self._wanted: tuple[str, ...] = ()
-        self.parallel = found.parallel
-        self.busy = 0
-        self.waiting: deque[tuple[Ask, AttemptPlan]] = deque()
-        self._service_ms = 0.0
-        for name in local:
-            if self._fits(name):
-                self._ready_ms[name] = 0
-
-    def begin(self, service_ms: float) -> None:
-        """A worker starts on a request."""
-        self.busy += 1
-        if self._service_ms:
-            self._service_ms += SERVICE_MEMORY * (service_ms - self._service_ms)
-        else:
-            self._service_ms = service_ms
-
-    def queue_ms(self, arm: str, *, now_ms: int) -> float:
-        """Expected wait of a request that came now, estimated as the agent's worker does."""
-        ahead = max(0, self.busy + len(self.waiting) - self.parallel + 1)
-        wait_ms = self._service_ms * ahead / self.parallel
-        ready_ms = self._ready_ms.get(arm)
-        if ready_ms is None:
-            return wait_ms + self._load_ms[arm]
-        return wait_ms + max(0, ready_ms - now_ms)
-
-    def keep(self, arms: tuple[str, ...], *, now_ms: int) -> None:
-        """Load what the table wants resident, as far as memory goes."""
-        if arms == self._wanted:
-            return
-        self._wanted = arms
-        for arm in arms:
-            if arm in self._load_ms:
-                self.load(arm, now_ms=now_ms)
-
-    def load(self, arm: str, *, now_ms: int) -> int:
-        """Have a model in memory, in the place of others; returns in how many ms it is there."""
-        if arm not in self._ready_ms:
-            spare = sorted(self._ready_ms, key=lambda name: name in self._wanted)
-            while spare and not self._fits(arm):
-                del self._ready_ms[spare.pop(0)]
-            self._ready_ms[arm] = now_ms + self._load_ms[arm]
-        return max(0, self._ready_ms[arm] - now_ms)
-
-    def _fits(self, arm: str) -> bool:
-        used_gb = sum(self._size_gb[name] for name in self._ready_ms)
-        return used_gb + self._size_gb[arm] <= self._memory_gb + 1e-9
 
 
 def _own_models(scenario: Scenario, *, device_class: str) -> DeviceConfig:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator.lab.simulation.device import Ask, Device
+from coordinator.lab.simulation.device import Device
+from coordinator.lab.simulation.workers import Ask
 from shared.decision.logged import LoggedDecision
 from shared.decision.money import PPM
 from shared.decision.types import Outcome

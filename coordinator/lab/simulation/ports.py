@@ -13,7 +13,13 @@ from random import Random
 from typing import Any, Protocol
 
 from coordinator.lab.simulation.clock import EventQueue
-from coordinator.records import StoreEffect
+from coordinator.records import (
+    BookedFeedback,
+    EarlierFacts,
+    LeaseRecord,
+    StoreEffect,
+    WindowRow,
+)
 from edge_agent.books import AppendSpool, BookEffect, BooksSnapshot, MetaKey, PutMeta
 from shared.decision.types import SpoolRecord
 
@@ -39,6 +45,12 @@ class CoordinatorDisk(Protocol):
 
     def commit(self, effects: Sequence[StoreEffect]) -> None:
         """Apply effects in one transaction."""
+        ...
+
+    def earlier(
+        self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
+    ) -> EarlierFacts:
+        """What the books hold of a batch's requests and leases, beyond the engine's memory."""
         ...
 
 
@@ -80,11 +92,38 @@ class OutboxDisk:
         return list(islice(self._records, skip, skip + limit))
 
 
-class NoStore:
-    """A coordinator's store that never fails and is never read: memory has it all."""
+class LeaseStore:
+    """A coordinator's store that never fails: it keeps what a later batch may be about."""
+
+    def __init__(self) -> None:
+        self._leases: dict[tuple[str, int], LeaseRecord] = {}
+        self._windows: dict[int, WindowRow] = {}
+        self._graded: set[tuple[str, str]] = set()
 
     def commit(self, effects: Sequence[StoreEffect]) -> None:
-        """Nothing is kept."""
+        """Keep leases, windows and which requests are graded; the engine has the rest."""
+        for effect in effects:
+            if isinstance(effect, LeaseRecord):
+                self._leases[effect.device_id, effect.number] = effect
+            elif isinstance(effect, WindowRow):
+                self._windows[effect.id] = effect
+            elif isinstance(effect, BookedFeedback):
+                self._graded.add((effect.device_id, effect.feedback.request_id))
+
+    def earlier(
+        self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
+    ) -> EarlierFacts:
+        """What was committed of these requests and leases."""
+        leases = tuple(
+            self._leases[device_id, number]
+            for number in lease_numbers
+            if (device_id, number) in self._leases
+        )
+        return EarlierFacts(
+            graded=frozenset(each for each in request_ids if (device_id, each) in self._graded),
+            leases=leases,
+            windows=tuple(self._windows[key] for key in {row.window_id for row in leases}),
+        )
 
 
 class DelayNetwork:

@@ -19,20 +19,21 @@ from coordinator.engine import LATE_OUTCOMES_MS, CoordinatorEngine
 from coordinator.lab.simulation.centre import Centre
 from coordinator.lab.simulation.clock import EventQueue
 from coordinator.lab.simulation.demand import make_demand
-from coordinator.lab.simulation.device import TURN_MS, Ask, Device
+from coordinator.lab.simulation.device import TURN_MS, Device
 from coordinator.lab.simulation.fleet_file import fleet_toml
 from coordinator.lab.simulation.logbook import Logbook
 from coordinator.lab.simulation.ports import (
     CoordinatorDisk,
     DelayNetwork,
     DeviceDisk,
+    LeaseStore,
     Network,
-    NoStore,
     OutboxDisk,
 )
 from coordinator.lab.simulation.schema import EventTable, Scenario
 from coordinator.lab.simulation.tally import Regime, Tally, WindowEnd
 from coordinator.lab.simulation.truth import Truth
+from coordinator.lab.simulation.workers import Ask
 from coordinator.records import StoreSnapshot, WindowRow
 from shared.decision.types import Outcome, RequestStatus
 
@@ -108,7 +109,7 @@ class World:
                 jitter=scenario.network.jitter,
                 rng=Random(f"{seed} network"),
             ),
-            disk=store or NoStore(),
+            disk=store or LeaseStore(),
         )
         self.devices = self._make_devices(disk or (lambda _: OutboxDisk()))
 

@@ -1,0 +1,104 @@
+"""Restored books on their way back to what is true (rule C_5): whom they wait for, and until when.
+
+`recovery.py` has the values; this module changes the engine's state by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator.alerts import RESTORED
+from coordinator.booking import named_in
+from coordinator.records import (
+    AuditRow,
+    DeviceRow,
+    EarlierFacts,
+    PutSetting,
+    SettingKey,
+)
+from coordinator.recovery import Recovery, forgotten_lease, presented_lease
+from coordinator.sessions import Reaction
+from coordinator.state import FleetState
+from shared.decision.types import SpoolRecord
+from shared.errors import ConflictError
+
+
+class Recovering(FleetState):
+    """A state that can be freed from a restore."""
+
+    def recover_ledger(self, *, actor: str, unix_ms: int) -> Reaction:
+        """Lend again once every known device has presented its leases, or is written off.
+
+        Raises
+        ------
+        ConflictError
+            If there is nothing to recover.
+        """
+        if self.recovery is None:
+            raise ConflictError("these books are complete: there is nothing to recover")
+        reaction = Reaction(effects=[AuditRow(unix_ms, actor, "ledger recover", "")])
+        self._put_recovery(reaction, replace(self.recovery, confirmed_by=actor))
+        return self._tell(reaction, unix_ms=unix_ms)
+
+    def _begin_recovery(self, reaction: Reaction, *, reason: str, unix_ms: int) -> None:
+        self.alerts.raise_alarm(RESTORED, reason)
+        if self.recovery is None:
+            self.recovery = Recovery(reason, waiting=self._spenders())
+            self._heard(reaction, unix_ms=unix_ms)
+
+    def _put_recovery(self, reaction: Reaction, recovery: Recovery) -> None:
+        self.recovery = None if recovery.is_over else recovery
+        if recovery.is_over:
+            self.alerts.clear(RESTORED, why="every known device was heard or is written off")
+        reaction.effects.append(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
+
+    def _heard(self, reaction: Reaction, *, unix_ms: int) -> None:
+        """Book the leases that connected devices present."""
+        if self.recovery is None or self.window is None:
+            return
+        for session in self.sessions.values():
+            for status in session.leases:
+                known = self.account.has_window(status.window_id)
+                self.account.adopt(
+                    presented_lease(
+                        status,
+                        device_id=session.device_id,
+                        incarnation=session.incarnation,
+                        window_id=status.window_id if known else self.window_id,
+                        unix_ms=unix_ms,
+                    )
+                )
+        reaction.effects += self.account.take_changes()
+        self._put_recovery(reaction, self.recovery.without(self.sessions))
+
+    def _adopt_forgotten(
+        self,
+        reaction: Reaction,
+        device: DeviceRow,
+        records: tuple[SpoolRecord, ...],
+        *,
+        earlier: EarlierFacts,
+        unix_ms: int,
+    ) -> None:
+        """Records speak of leases that the books do not know: these were restored (rule C_5)."""
+        self.account.remember(earlier.leases, windows=earlier.windows)
+        numbers = named_in(records)[1]
+        unknown = [n for n in numbers if self.account.lease(device.id, n) is None]
+        if unknown and self.window is None:
+            raise ConflictError("there is no budget window yet: send the batch again later")
+        for number in unknown:
+            reason = (
+                f"device {device.name} reports on lease {number}, which these books do not know: "
+                "they were restored from a backup"
+            )
+            self._begin_recovery(reaction, reason=reason, unix_ms=unix_ms)
+            if self.account.lease(device.id, number) is None:
+                self.account.adopt(
+                    forgotten_lease(
+                        number,
+                        device_id=device.id,
+                        incarnation=records[0].incarnation,
+                        window_id=self.window_id,
+                        unix_ms=unix_ms,
+                    )
+                )

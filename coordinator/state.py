@@ -1,0 +1,185 @@
+"""What the engine knows: the fleet's configuration, its devices, their money, what was learned.
+
+The modules above it change this state, each for one kind of event: `recovering.py` after a restore,
+`operating.py` at an operator's command, `engine.py` as time passes and devices speak.
+"""
+
+from __future__ import annotations
+
+import json
+
+from coordinator.account import BudgetAccount
+from coordinator.alerts import AlertBoard
+from coordinator.booking import Booking
+from coordinator.fleet_config import FleetConfig, parse_fleet
+from coordinator.lending import Lending
+from coordinator.messages import ConfigSent, LeaseRecalled
+from coordinator.planner import Planner
+from coordinator.records import (
+    ConfigRow,
+    DeviceRow,
+    DeviceStanding,
+    PutSetting,
+    SettingKey,
+    StoreSnapshot,
+    WindowRow,
+)
+from coordinator.recovery import Recovery
+from coordinator.registry import Registry
+from coordinator.sessions import LastWord, Reaction, Refusals, Session
+from shared.decision.table import SelectionTable
+from shared.decision.types import DeviceConfig
+from shared.errors import ConfigError, NotFoundError
+
+NOT_CONFIGURED = "the fleet is not configured yet: tidectl apply -f fleet.toml"
+
+
+class FleetState:
+    """The engine's memory, and what can be asked of it.
+
+    Parameters
+    ----------
+    snapshot : StoreSnapshot
+        What the store held at the start; planning goes on exactly where it stopped.
+    seed : int
+        For policies that draw.
+    """
+
+    def __init__(self, snapshot: StoreSnapshot, *, seed: int = 0) -> None:
+        self._seed = seed
+        settings = snapshot.settings
+        self.registry = Registry(
+            devices=snapshot.devices,
+            join_tokens=snapshot.join_tokens,
+            admin_tokens=snapshot.admin_tokens,
+        )
+        self.account = BudgetAccount(
+            windows=snapshot.windows,
+            leases=snapshot.leases,
+            ledger_id_max=snapshot.ledger_id_max,
+        )
+        self.sessions: dict[str, Session] = {}
+        self.last_words: dict[str, LastWord] = {}
+        self.refusals = Refusals()
+        self._lending = Lending(
+            account=self.account, registry=self.registry, sessions=self.sessions
+        )
+        self.tables = {table.device_class: table for table in snapshot.tables}
+        self.alerts = AlertBoard.from_json(settings.get(SettingKey.ALERTS, ""))
+        self.recovery = Recovery.from_json(
+            settings.get(SettingKey.RECOVERY, ""), everybody=self._spenders()
+        )
+        if self.recovery is not None:
+            self.alerts.raise_alarm("restored", self.recovery.reason)
+        self.spend_paused = settings.get(SettingKey.SPEND_PAUSED) == "1"
+        self.disabled_arms = frozenset(json.loads(settings.get(SettingKey.DISABLED_ARMS, "[]")))
+        override = settings.get(SettingKey.BUDGET_OVERRIDE, "")
+        self._budget_override = int(override) if override else None
+        self.config: FleetConfig | None = None
+        self.config_version = 0
+        self.price_version = 0
+        self.window_id = max((window.id for window in snapshot.windows), default=0)
+        self.planner: Planner | None = None
+        self._booking = Booking(position=snapshot.position_max)
+        if snapshot.config is not None:
+            self._restore(snapshot, row=snapshot.config)
+
+    def _restore(self, snapshot: StoreSnapshot, *, row: ConfigRow) -> None:
+        self.config = parse_fleet(row.toml, now_unix_ms=row.applied_unix_ms)
+        self.config_version = row.version
+        version = snapshot.settings.get(SettingKey.PRICE_VERSION, "")
+        self.price_version = int(version) if version else row.version
+        self.planner = Planner(self.config, disabled_arms=self.disabled_arms, seed=self._seed)
+        if snapshot.snapshot is not None:
+            self.planner.restore(snapshot.snapshot.payload)
+        self._booking.learn_again(snapshot.learned_since, planner=self.planner)
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        """What stands, in words, by key."""
+        return {alarm.key: alarm.text for alarm in self.alerts.alarms}
+
+    @property
+    def window(self) -> WindowRow | None:
+        """The present budget window; None before the first tick."""
+        if not self.account.has_window(self.window_id):
+            return None
+        return self.account.window(self.window_id)
+
+    @property
+    def budget_nanos(self) -> int:
+        """What a window may cost: the operator's last word, else the configuration's."""
+        if self._budget_override is not None:
+            return self._budget_override
+        return self._require_config().budget.amount_nanos
+
+    def slot_of(self, unix_ms: int) -> int:
+        """The absolute slot of a time, counted from the windows' anchor."""
+        window = self._require_config().window
+        return (unix_ms - window.anchor_unix_ms) // window.slot_ms
+
+    def device_config(self, device_class: str) -> DeviceConfig | None:
+        """A device class's part of the configuration; None if it has none."""
+        if self.config is None or device_class not in self.config.device_classes:
+            return None
+        return self.config.device_config(
+            device_class,
+            version=self.config_version,
+            disabled_arms=self.disabled_arms,
+            price_version=self.price_version,
+        )
+
+    def table_for(self, device: DeviceRow) -> SelectionTable:
+        """The table that a device decides by.
+
+        Raises
+        ------
+        NotFoundError
+            If none has been made for its class yet.
+        """
+        table = self.tables.get(device.device_class)
+        if table is None:
+            raise NotFoundError(f"no table has been made for class {device.device_class!r} yet")
+        return table
+
+    def _spenders(self) -> tuple[str, ...]:
+        """The devices that may hold leases."""
+        return tuple(d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
+
+    def _sessions_of(self, device_class: str) -> list[Session]:
+        return [
+            session
+            for session in self.sessions.values()
+            if self.registry.device(session.device_id).device_class == device_class
+        ]
+
+    def _send_config(self, reaction: Reaction, *, device: DeviceRow) -> None:
+        config = self.device_config(device.device_class)
+        if config is not None and device.id in self.sessions:
+            reaction.sends.append((device.id, ConfigSent(config)))
+
+    def _recall_all(self, reaction: Reaction, *, reason: str) -> None:
+        holders = {lease.device_id for lease in self.account.open_leases()}
+        reaction.sends += [(holder, LeaseRecalled(0, reason)) for holder in sorted(holders)]
+
+    def _tell(self, reaction: Reaction, *, unix_ms: int) -> Reaction:
+        """Add what an operator is to be told of an event, and keep what stands."""
+        window, config = self.window, self.config
+        if window is not None and config is not None:
+            budget = config.budget
+            self.alerts.look_at(window, name=budget.name, percents=budget.alert_percents)
+        alerts, state = self.alerts.take(unix_ms=unix_ms)
+        reaction.alerts += alerts
+        if state is not None:
+            reaction.effects.append(PutSetting(SettingKey.ALERTS, state))
+        return reaction
+
+    def _require_config(self) -> FleetConfig:
+        if self.config is None:
+            raise ConfigError("", NOT_CONFIGURED)
+        return self.config
+
+    def _require_planner(self) -> Planner:
+        if self.planner is None:
+            raise ConfigError("", NOT_CONFIGURED)
+        return self.planner
