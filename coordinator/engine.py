@@ -32,6 +32,8 @@ from coordinator.records import (
     DeviceStanding,
     EarlierFacts,
     LeaseRecord,
+    PutSetting,
+    SettingKey,
     Snapshot,
     TableRowStored,
 )
@@ -109,6 +111,17 @@ class CoordinatorEngine(Operating):
         for device_class in config.device_classes:
             self._make_table(reaction, device_class=device_class, unix_ms=unix_ms)
         reaction.effects.append(self.snapshot())
+        self._note_retention(reaction, unix_ms=unix_ms)
+
+    def _note_retention(self, reaction: Reaction, *, unix_ms: int) -> None:
+        noted = self.retention.noted(
+            position=self._booking.position,
+            outcomes_days=self._require_config().retention.outcomes_days,
+            unix_ms=unix_ms,
+        )
+        if noted is not self.retention:
+            self.retention = noted
+            reaction.effects.append(PutSetting(SettingKey.RETENTION_MARKS, noted.to_json()))
 
     def _make_table(self, reaction: Reaction, *, device_class: str, unix_ms: int) -> None:
         version = 1 + max((table.version for table in self.tables.values()), default=0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from coordinator.alerts import Alert
 from coordinator.records import (
     BookedFeedback,
     BookedOutcome,
@@ -17,12 +18,24 @@ from coordinator.records import (
 )
 
 
+Progress = Callable[[int, int], None]
+"""Told how many ledger rows of how many were read; what it raises ends the reading."""
+
+
 @dataclass(frozen=True)
 class DecisionRecord:
     """One logged decision with the grade it got, if any."""
 
     outcome: BookedOutcome
     feedback: BookedFeedback | None
+
+
+class Notifier(ABC):
+    """Whom alerts are told, beside the log and the metrics."""
+
+    @abstractmethod
+    def tell(self, alert: Alert) -> None:
+        """Take an alert. MUST return at once, whatever becomes of it."""
 
 
 class Store(ABC):
@@ -81,6 +94,22 @@ class Store(ABC):
         ------
         NotFoundError
             If there is no such window.
+        """
+
+    @abstractmethod
+    def differences(self, *, progress: Progress) -> Sequence[str]:
+        """Where the ledger's rows and the running balances disagree, in words (rule C_2).
+
+        Every row is added up again, page by page, from one consistent view of the books. Unlike
+        the other methods it may be called from any thread, and commits go on meanwhile.
+        """
+
+    @abstractmethod
+    def prune(self, *, position: int, limit: int) -> int:
+        """Delete the oldest outcomes, grades and counts up to a position; how many rows went.
+
+        At most `limit` of each, in one transaction; a grade goes with its outcome. What no
+        snapshot covers yet MUST stay, and so must the ledger. 0 once nothing is left to delete.
         """
 
     @abstractmethod

@@ -26,22 +26,17 @@ class RetentionMarks:
 
     marks: tuple[tuple[int, int], ...] = ()
 
-    def noted(self, *, position: int, unix_ms: int) -> RetentionMarks:
-        """With a note of the present, if the last one is a day old."""
+    def noted(self, *, position: int, outcomes_days: int, unix_ms: int) -> RetentionMarks:
+        """With a note of the present, if the last one is a day old; without those now useless."""
         if self.marks and unix_ms < self.marks[-1][0] + DAY_MS:
             return self
-        return RetentionMarks((*self.marks, (unix_ms, position)))
+        old = [mark for mark in self.marks if mark[0] <= unix_ms - outcomes_days * DAY_MS]
+        return RetentionMarks((*old[-1:], *self.marks[len(old) :], (unix_ms, position)))
 
     def outlived(self, *, outcomes_days: int, unix_ms: int) -> int:
         """The last position that has had its time; 0 if none has."""
         before = unix_ms - outcomes_days * DAY_MS
         return max((position for at, position in self.marks if at <= before), default=0)
-
-    def without(self, position: int) -> RetentionMarks:
-        """After everything up to a position was pruned; the last such note stays."""
-        done = [mark for mark in self.marks if mark[1] <= position]
-        left = [mark for mark in self.marks if mark[1] > position]
-        return RetentionMarks((*done[-1:], *left))
 
     def to_json(self) -> str:
         """As a setting."""

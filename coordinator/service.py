@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
 
+from coordinator.alerts import Alert, AlertKind
+from coordinator.booking import raised_in
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
 from coordinator.messages import HeartbeatAnswered, HelloReceived, Message
-from coordinator.ports import DecisionRecord, Store
+from coordinator.ports import DecisionRecord, Notifier, Progress, Store
 from coordinator.records import (
     AdminTokenRow,
     AuditRow,
@@ -25,7 +29,7 @@ from coordinator.records import (
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.clock import Clock, IdSource
-from shared.decision.types import DeviceState, LeaseStatus, SpoolRecord
+from shared.decision.types import DeviceState, LeaseStatus, Outcome, SpoolRecord
 from shared.errors import (
     AuthenticationError,
     InvariantError,
@@ -41,6 +45,9 @@ OUTBOX_MESSAGES_MAX = 1_000
 TICK_S = 0.1
 RESTART_WAIT_S = 2.0
 STORE_WAIT_S = 1.0
+PRUNE_CHECK_S = 60.0
+PRUNE_WAIT_S = 0.1
+PRUNE_ROWS = 1_000
 
 
 class Outbox:
@@ -79,8 +86,17 @@ class CoordinatorService:
     go out. If a commit fails, the engine is ahead of the store and is made anew from it.
     """
 
-    def __init__(self, store: Store, *, clock: Clock, ids: IdSource, seed: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        notifier: Notifier | None = None,
+        seed: int = 0,
+    ) -> None:
         self._store = store
+        self._notifier = notifier
         self._clock = clock
         self._ids = ids
         self._seed = seed
@@ -88,10 +104,11 @@ class CoordinatorService:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._outboxes: dict[str, Outbox] = {}
         self._states: dict[str, DeviceState] = {}
-        self._ticking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.engine = CoordinatorEngine(store.load(), seed=seed)
         self._stale = False
         self.commits = 0
+        self.alerts: Counter[tuple[AlertKind, bool]] = Counter()
 
     async def start(self) -> None:
         """Begin to plan.
@@ -100,13 +117,16 @@ class CoordinatorService:
         the slots in between are closed with their demand.
         """
         wait_s = RESTART_WAIT_S if self.engine.config is not None else 0.0
-        self._ticking = asyncio.create_task(self._tick_for_ever(wait_s), name="tick")
+        self._tasks = [
+            asyncio.create_task(self._tick_for_ever(wait_s), name="tick"),
+            asyncio.create_task(self._prune_for_ever(), name="prune"),
+        ]
 
     async def stop(self) -> None:
         """End every session, keep what was learned, and stop."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.gather(self._ticking, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for outbox in self._outboxes.values():
             outbox.close()
         async with self._lock:
@@ -116,8 +136,10 @@ class CoordinatorService:
 
     async def wait_failed(self) -> None:
         """Return only by raising what made the planning stop."""
-        if self._ticking is not None:
-            await asyncio.shield(self._ticking)
+        if self._tasks:
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
 
     # Devices.
 
@@ -188,9 +210,19 @@ class CoordinatorService:
                         device_id, request_ids=requests, lease_numbers=numbers
                     )
                 )
+            if adjusted := raised_in(kept):
+                outcomes = await self._read(lambda: self._outcomes(device_id, adjusted))
+                earlier = replace(earlier, adjusted=outcomes)
             return engine.batch(device_id, kept, earlier=earlier, unix_ms=self._clock.unix_ms())
 
         await self._change(change)
+
+    def _outcomes(self, device_id: str, request_ids: Iterable[str]) -> tuple[Outcome, ...]:
+        found = (
+            self._store.decisions(limit=1, device_id=device_id, request_id=request_id)
+            for request_id in request_ids
+        )
+        return tuple(decision.outcome.outcome for page in found for decision in page)
 
     async def lease_requested(
         self, device_id: str, *, available_nanos: int, worst_case_nanos: int
@@ -253,6 +285,10 @@ class CoordinatorService:
         await self._change(change)
         return self.engine.config_version, tuple(found)
 
+    def config_warnings(self, toml: str) -> tuple[str, ...]:
+        """What an operator should know before a configuration is applied."""
+        return self.engine.config_warnings(toml, unix_ms=self._clock.unix_ms())
+
     async def command(self, change: Callable[[CoordinatorEngine, int], Reaction]) -> None:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
         await self._change(lambda engine: change(engine, self._clock.unix_ms()))
@@ -295,6 +331,10 @@ class CoordinatorService:
             lambda: list(self._store.ledger(after_id=after_id, limit=limit, device_id=device_id))
         )
 
+    async def differences(self, *, progress: Progress) -> tuple[str, ...]:
+        """Where the ledger's rows and the balances disagree; `progress` is called in a thread."""
+        return tuple(await asyncio.to_thread(self._store.differences, progress=progress))
+
     async def decisions(
         self, *, limit: int, device_id: str, request_id: str, after: int | None = None
     ) -> list[DecisionRecord]:
@@ -321,6 +361,25 @@ class CoordinatorService:
                 await asyncio.sleep(STORE_WAIT_S)
             await asyncio.sleep(TICK_S)
 
+    async def _prune_for_ever(self) -> None:
+        """Let old outcomes go, in small transactions between those of the fleet."""
+        while True:
+            try:
+                position = self.engine.outlived_position(unix_ms=self._clock.unix_ms())
+                while position and await self._prune(position):
+                    await asyncio.sleep(PRUNE_WAIT_S)
+            except LostLeadershipError:
+                raise
+            except StoreError as error:
+                log.warning("outcomes_not_pruned", problem=str(error), again_in_s=PRUNE_CHECK_S)
+            await asyncio.sleep(PRUNE_CHECK_S)
+
+    async def _prune(self, position: int) -> int:
+        gone = await self._read(lambda: self._store.prune(position=position, limit=PRUNE_ROWS))
+        if gone:
+            log.info("outcomes_pruned", rows=gone, up_to_position=position)
+        return gone
+
     async def _change(self, change: Change) -> None:
         # A caller's stream may break at any time; what was begun is finished all the same.
         await asyncio.shield(asyncio.ensure_future(self._change_whole(change)))
@@ -337,11 +396,21 @@ class CoordinatorService:
                 if not _is_refusal(error):
                     await self._begin_anew()
                 raise
+            for alert in reaction.alerts:
+                self._announce(alert)
             for device_id, message in reaction.sends:
                 outbox = self._outboxes.get(device_id)
                 if outbox is not None and not outbox.put(message):
                     log.warning("device_too_slow", device_id=device_id)
                     outbox.close()
+
+    def _announce(self, alert: Alert) -> None:
+        self.alerts[alert.kind, alert.cleared] += 1
+        write = log.info if alert.cleared else log.warning
+        name = "alarm_cleared" if alert.cleared else "alert"
+        write(name, kind=str(alert.kind), key=alert.key, text=alert.text)
+        if self._notifier is not None:
+            self._notifier.tell(alert)
 
     async def _commit(self, effects: list[StoreEffect]) -> None:
         if not effects:

@@ -26,6 +26,7 @@ from coordinator.records import (
 )
 from coordinator.recovery import Recovery
 from coordinator.registry import Registry
+from coordinator.retention import RetentionMarks
 from coordinator.sessions import LastWord, Reaction, Refusals, Session
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig
@@ -71,6 +72,7 @@ class FleetState:
         )
         if self.recovery is not None:
             self.alerts.raise_alarm("restored", self.recovery.reason)
+        self.retention = RetentionMarks.from_json(settings.get(SettingKey.RETENTION_MARKS, ""))
         self.spend_paused = settings.get(SettingKey.SPEND_PAUSED) == "1"
         self.disabled_arms = frozenset(json.loads(settings.get(SettingKey.DISABLED_ARMS, "[]")))
         override = settings.get(SettingKey.BUDGET_OVERRIDE, "")
@@ -117,6 +119,13 @@ class FleetState:
         """The absolute slot of a time, counted from the windows' anchor."""
         window = self._require_config().window
         return (unix_ms - window.anchor_unix_ms) // window.slot_ms
+
+    def outlived_position(self, *, unix_ms: int) -> int:
+        """Up to where the learned records have had their time; 0 if none has."""
+        if self.config is None:
+            return 0
+        days = self.config.retention.outcomes_days
+        return self.retention.outlived(outcomes_days=days, unix_ms=unix_ms)
 
     def device_config(self, device_class: str) -> DeviceConfig | None:
         """A device class's part of the configuration; None if it has none."""

@@ -36,7 +36,17 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS: Final = 5_000
 # Any fixed number will do, as long as nothing else in the database uses it.
 _ADVISORY_LOCK: Final = 0x7469_6465_6761_7465
+# A writer that fell off the network loses its lock after half a minute, not after two hours.
+_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 4,
+}
 _IN_USE: Final = "another coordinator is the writer of this database; stop it, or wait for its end"
+
+
+class WriterBusyError(StoreError):
+    """Another coordinator is the one writer: to be waited for, or stopped."""
 
 
 def parse_url(text: str) -> URL:
@@ -72,7 +82,12 @@ def sqlite_path(url: URL) -> Path | None:
 
 def lock_file(path: Path) -> FileLock:
     """The exclusive right to write a SQLite database; the file is made private on the way."""
-    held = FileLock(path.with_name(path.name + ".lock"), protects=path)
+    try:
+        held = FileLock(path.with_name(path.name + ".lock"), protects=path)
+    except StoreError as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            raise WriterBusyError(str(error)) from error
+        raise
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -100,6 +115,28 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
+def make_reader(url: URL) -> Engine:
+    """An engine for reading beside the writer; each transaction shows one moment of the books."""
+    if url.get_backend_name() == "postgresql":
+        return create_engine(
+            url, poolclass=NullPool, hide_parameters=True, isolation_level="REPEATABLE READ"
+        )
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    event.listen(engine, "connect", _set_up_reader)
+    event.listen(engine, "begin", _begin_deferred)
+    return engine
+
+
+def _set_up_reader(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+
+
+def _begin_deferred(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     # The driver would begin transactions by itself, and not before DDL: `begin` does it for all.
     connection.isolation_level = None
@@ -116,11 +153,13 @@ def _begin_immediate(connection: Connection) -> None:
 def _become_writer(connection: Any, _record: object) -> None:
     """Hold the lock as long as the session lives, also after the driver had to reconnect."""
     with connection.cursor() as cursor:
+        for name, value in _KEEPALIVES.items():
+            cursor.execute(f"SET {name} = {value}")
         (held,) = cursor.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,)).fetchone()
     connection.commit()
     if not held:
         connection.close()
-        raise StoreError(_IN_USE)
+        raise WriterBusyError(_IN_USE)
 
 
 def migrate(connection: Connection) -> None:

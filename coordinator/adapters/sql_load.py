@@ -35,7 +35,8 @@ from shared.wire import decode_table
 def maxima(connection: Connection) -> tuple[int, int]:
     """The last ledger id, and the last position over outcomes, grades and counts."""
     ledger_id = connection.scalar(select(func.max(schema.LEDGER.c.id))) or 0
-    learned = (schema.OUTCOME, schema.GRADE, schema.COUNTS)
+    # What the snapshot covers may have been pruned since.
+    learned = (schema.OUTCOME, schema.GRADE, schema.COUNTS, schema.SNAPSHOT)
     positions = (connection.scalar(select(func.max(table.c.position))) for table in learned)
     return ledger_id, max(position or 0 for position in positions)
 

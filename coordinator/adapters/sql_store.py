@@ -14,6 +14,7 @@ from coordinator.adapters.sql_connection import (
     check_epoch,
     lock_file,
     make_engine,
+    make_reader,
     migrate,
     parse_url,
     raise_epoch,
@@ -29,7 +30,8 @@ from coordinator.adapters.sql_load import (
     load_ledger,
     maxima,
 )
-from coordinator.ports import DecisionRecord, Store
+from coordinator.adapters.sql_upkeep import add_everything_up, prune_learned
+from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
     BookedCounts,
     BookedFeedback,
@@ -86,8 +88,10 @@ class SqlStore(Store):
 
         Raises
         ------
+        WriterBusyError
+            If another coordinator is the writer.
         StoreError
-            If another coordinator is the writer, or if the schema is of a newer version.
+            If the schema is of a newer version, or the database cannot be reached.
         """
         if self._connection is not None:
             raise StoreError("the store is already open")
@@ -203,6 +207,26 @@ class SqlStore(Store):
         """A window with its balances added up from the ledger rows (rule C_2)."""
         with translated("add up the ledger"), self._begin() as transaction:
             return add_up(transaction.connection, window_id=window_id)
+
+    def differences(self, *, progress: Progress) -> Sequence[str]:
+        """Where the ledger's rows and the running balances disagree, in words (rule C_2).
+
+        It reads on a connection of its own, so that commits go on.
+        """
+        if self._connection is None:
+            raise StoreError("the store is not open; call open() first")
+        with (
+            translated("add up the ledger"),
+            make_reader(self._url).connect() as reader,
+            reader.begin(),
+        ):
+            return add_everything_up(reader, progress=progress)
+
+    def prune(self, *, position: int, limit: int) -> int:
+        """Delete the oldest outcomes, grades and counts up to a position; how many rows went."""
+        with translated("prune the outcomes"), self._begin() as transaction:
+            check_epoch(transaction.connection, epoch=self._epoch)
+            return prune_learned(transaction.connection, position=position, limit=limit)
 
     @contextmanager
     def _begin(self) -> Iterator[RootTransaction]:

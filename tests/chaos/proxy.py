@@ -10,9 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, TypeVar
-
-from typing_extensions import Self
+from typing import Any, Final, Self, TypeVar
 
 PIECE_BYTES: Final = 64 * 1024
 CONNECT_S_MAX: Final = 5.0

@@ -408,6 +408,61 @@ class StoreSuite:
         store.commit([])
         assert StoreSnapshot() == store.load()
 
+    def test_the_whole_ledger_adds_up_or_the_difference_is_named(self, store: Store) -> None:
+        """From the rows alone; progress is told, and may end the reading."""
+        true = replace(WINDOW, outstanding_nanos=LEASE.amount_nanos)
+        store.commit([true, LEASE, ledger_row(1, amount=LEASE.amount_nanos)])
+        told: list[tuple[int, int]] = []
+        assert [] == list(store.differences(progress=lambda *seen: told.append(seen)))
+        assert (1, 1) == told[-1]
+        store.commit([replace(true, settled_nanos=5)])
+        (named,) = store.differences(progress=lambda done, total: None)
+        assert named == "window 1: settled_nanos is 5, its rows add up to 0"
+
+        def cancel(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.differences(progress=cancel)
+        store.commit([true])
+
+    def test_old_outcomes_go_with_their_grades_in_small_batches(self, store: Store) -> None:
+        """The oldest first; grades and counts of their time too; the ledger stays."""
+        learned = (booked(1), booked(2), counted(3), booked(4), graded(5, request=1), booked(6))
+        store.commit([*learned, ledger_row(1), Snapshot(6, 1, 1, "{}")])
+        assert 3 == store.prune(position=4, limit=1), "an outcome, its later grade, a count"
+        assert [6, 4, 2] == [row.outcome.position for row in store.decisions(limit=9)]
+        assert 2 == store.prune(position=4, limit=9)
+        assert 0 == store.prune(position=4, limit=9)
+        assert [6] == [row.outcome.position for row in store.decisions(limit=9)]
+        assert [ledger_row(1)] == list(store.ledger(after_id=0, limit=9))
+
+    def test_what_no_snapshot_covers_must_not_be_pruned(self, store: Store) -> None:
+        """It has still to be learned again after a restart, a grade of an older outcome too."""
+        store.commit([booked(1), booked(2)])
+        assert 0 == store.prune(position=2, limit=9)
+        store.commit([Snapshot(1, 1, 1, "{}"), graded(3, request=1)])
+        assert 1 == store.prune(position=3, limit=9)
+        assert (booked(2), graded(3, request=1)) == store.load().learned_since
+
+    def test_numbering_goes_on_after_everything_was_pruned(
+        self, bench: StoreBench, store: Store
+    ) -> None:
+        """A position is never given twice."""
+        store.commit([booked(1), booked(2), Snapshot(2, 1, 1, "{}")])
+        assert 2 == store.prune(position=2, limit=9)
+        again = self.reopened(bench, store)
+        assert 2 == again.load().position_max
+        again.commit([booked(3)])
+        assert (booked(3),) == again.load().learned_since
+
+    def test_a_deposed_writer_must_not_prune(self, bench: StoreBench, store: Store) -> None:
+        """The next writer may need what this one takes for old."""
+        store.commit([booked(1), Snapshot(1, 1, 1, "{}")])
+        bench.depose()
+        with pytest.raises(LostLeadershipError):
+            store.prune(position=1, limit=9)
+
     def test_a_second_writer_must_wait_for_the_first(self, bench: StoreBench, store: Store) -> None:
         """While one process is the writer, another cannot open the store and does no harm."""
         second = bench.store()

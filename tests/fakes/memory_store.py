@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.engine import CoordinatorEngine
-from coordinator.ports import DecisionRecord, Store
+from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
     AdminTokenRow,
     AuditRow,
@@ -30,6 +30,7 @@ from coordinator.records import (
     WindowRow,
 )
 from coordinator.sessions import Reaction
+from coordinator.verify import LedgerSums
 from shared.decision.table import SelectionTable
 from shared.decision.types import SpoolRecord
 from shared.errors import LostLeadershipError, NotFoundError, StoreError
@@ -57,10 +58,11 @@ class MemoryDatabase:
     tables: dict[str, SelectionTable] = field(default_factory=dict)
     audit: list[AuditRow] = field(default_factory=list)
     snapshot: Snapshot | None = None
+    position_max: int = 0
 
     def check(self, effects: Sequence[StoreEffect]) -> None:
         """Raise `StoreError` if these effects must fail, before any of them is applied."""
-        ledger_id, position = len(self.ledger), len(self.learned)
+        ledger_id, position = len(self.ledger), self.position_max
         fresh: set[object] = set()
         for effect in effects:
             if isinstance(effect, LedgerRow):
@@ -85,18 +87,32 @@ class MemoryDatabase:
             case LedgerRow():
                 self.ledger.append(effect)
             case BookedOutcome():
-                self.learned.append(effect)
+                self._learn(effect)
                 self.outcome_keys.add((effect.device_id, effect.sequence))
             case BookedFeedback():
-                self.learned.append(effect)
+                self._learn(effect)
                 self.grade_keys.add((effect.device_id, effect.sequence))
                 self.grade_keys.add((effect.device_id, effect.feedback.request_id))
             case BookedCounts():
-                self.learned.append(effect)
+                self._learn(effect)
             case AuditRow():
                 self.audit.append(effect)
             case _:
                 self._replace(effect)
+
+    def _learn(self, effect: Learned) -> None:
+        self.learned.append(effect)
+        self.position_max = effect.position
+
+    def forget(self, gone: set[int]) -> None:
+        """Let learned records go, by their positions."""
+        for row in self.learned:
+            if row.position in gone:
+                self.outcome_keys.discard((row.device_id, row.sequence))
+                self.grade_keys.discard((row.device_id, row.sequence))
+            if row.position in gone and isinstance(row, BookedFeedback):
+                self.grade_keys.discard((row.device_id, row.feedback.request_id))
+        self.learned = [row for row in self.learned if row.position not in gone]
 
     def _replace(self, effect: StoreEffect) -> None:
         match effect:
@@ -198,20 +214,17 @@ class MemoryStore(Store):
             ),
             settings=dict(database.settings),
             snapshot=database.snapshot,
-            learned_since=tuple(database.learned[after:]),
+            learned_since=tuple(row for row in database.learned if row.position > after),
             tables=tuple(table for _, table in sorted(database.tables.items())),
             ledger_id_max=len(database.ledger),
-            position_max=len(database.learned),
+            position_max=database.position_max,
         )
 
     def commit(self, effects: Sequence[StoreEffect]) -> None:
         database = self._open_database()
         if self.fail_with is not None:
             raise self.fail_with
-        if database.epoch != self._epoch:
-            raise LostLeadershipError(
-                f"another coordinator took over: epoch {database.epoch}, not {self._epoch}"
-            )
+        self._check_epoch()
         database.check(effects)
         for effect in effects:
             database.apply(effect)
@@ -284,6 +297,45 @@ class MemoryStore(Store):
             unconfirmed_nanos=unconfirmed,
             outstanding_nanos=outstanding,
         )
+
+    def differences(self, *, progress: Progress) -> Sequence[str]:
+        database, sums = self._open_database(), LedgerSums()
+        for row in database.ledger:
+            sums.take(row)
+        progress(sums.rows, len(database.ledger))
+        return sums.differences(
+            windows=database.windows.values(), leases=database.leases.values()
+        )
+
+    def prune(self, *, position: int, limit: int) -> int:
+        database = self._open_database()
+        self._check_epoch()
+        covered = database.snapshot.position if database.snapshot is not None else 0
+        gone: set[int] = set()
+        for kind in (BookedOutcome, BookedFeedback, BookedCounts):
+            rows = [row for row in database.learned if isinstance(row, kind)]
+            old = [row.position for row in rows if row.position <= min(position, covered)]
+            gone.update(old[:limit])
+        requests = {
+            (row.device_id, row.outcome.request_id)
+            for row in database.learned
+            if isinstance(row, BookedOutcome) and row.position in gone
+        }
+        gone |= {
+            row.position
+            for row in database.learned
+            if isinstance(row, BookedFeedback)
+            and (row.device_id, row.feedback.request_id) in requests
+            and row.position <= covered
+        }
+        database.forget(gone)
+        return len(gone)
+
+    def _check_epoch(self) -> None:
+        if self.database.epoch != self._epoch:
+            raise LostLeadershipError(
+                f"another coordinator took over: epoch {self.database.epoch}, not {self._epoch}"
+            )
 
     def _open_database(self) -> MemoryDatabase:
         _demand(self._epoch > 0, "the store is not open; call open() first")

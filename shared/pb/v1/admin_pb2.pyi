@@ -100,12 +100,14 @@ class ApplyConfigRequest(_message.Message):
     def __init__(self, toml: _Optional[str] = ..., dry_run: _Optional[bool] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class ApplyConfigReply(_message.Message):
-    __slots__ = ("version", "changes")
+    __slots__ = ("version", "changes", "warnings")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     version: int
     changes: _containers.RepeatedCompositeFieldContainer[ConfigChange]
-    def __init__(self, version: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[ConfigChange, _Mapping]]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[ConfigChange, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ConfigChange(_message.Message):
     __slots__ = ("key", "before", "after")
@@ -260,7 +262,7 @@ class GetBudgetRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("name", "window_id", "window_start_unix_ms", "window_end_unix_ms", "target_nanos", "enforced_nanos", "settled_nanos", "unconfirmed_nanos", "outstanding_nanos", "free_nanos", "spend_paused")
+    __slots__ = ("name", "window_id", "window_start_unix_ms", "window_end_unix_ms", "target_nanos", "enforced_nanos", "settled_nanos", "unconfirmed_nanos", "outstanding_nanos", "free_nanos", "spend_paused", "holdings", "refusals", "passed_percents", "unspent_note", "unreported_nanos")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WINDOW_ID_FIELD_NUMBER: _ClassVar[int]
     WINDOW_START_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +274,11 @@ class Budget(_message.Message):
     OUTSTANDING_NANOS_FIELD_NUMBER: _ClassVar[int]
     FREE_NANOS_FIELD_NUMBER: _ClassVar[int]
     SPEND_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    PASSED_PERCENTS_FIELD_NUMBER: _ClassVar[int]
+    UNSPENT_NOTE_FIELD_NUMBER: _ClassVar[int]
+    UNREPORTED_NANOS_FIELD_NUMBER: _ClassVar[int]
     name: str
     window_id: int
     window_start_unix_ms: int
@@ -283,7 +290,60 @@ class Budget(_message.Message):
     outstanding_nanos: int
     free_nanos: int
     spend_paused: bool
-    def __init__(self, name: _Optional[str] = ..., window_id: _Optional[int] = ..., window_start_unix_ms: _Optional[int] = ..., window_end_unix_ms: _Optional[int] = ..., target_nanos: _Optional[int] = ..., enforced_nanos: _Optional[int] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ..., outstanding_nanos: _Optional[int] = ..., free_nanos: _Optional[int] = ..., spend_paused: _Optional[bool] = ...) -> None: ...
+    holdings: _containers.RepeatedCompositeFieldContainer[LeaseHolding]
+    refusals: BudgetRefusals
+    passed_percents: _containers.RepeatedScalarFieldContainer[int]
+    unspent_note: str
+    unreported_nanos: int
+    def __init__(self, name: _Optional[str] = ..., window_id: _Optional[int] = ..., window_start_unix_ms: _Optional[int] = ..., window_end_unix_ms: _Optional[int] = ..., target_nanos: _Optional[int] = ..., enforced_nanos: _Optional[int] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ..., outstanding_nanos: _Optional[int] = ..., free_nanos: _Optional[int] = ..., spend_paused: _Optional[bool] = ..., holdings: _Optional[_Iterable[_Union[LeaseHolding, _Mapping]]] = ..., refusals: _Optional[_Union[BudgetRefusals, _Mapping]] = ..., passed_percents: _Optional[_Iterable[int]] = ..., unspent_note: _Optional[str] = ..., unreported_nanos: _Optional[int] = ...) -> None: ...
+
+class LeaseHolding(_message.Message):
+    __slots__ = ("device_id", "device_name", "window_id", "lease_number", "end", "amount_nanos", "booked_nanos", "outstanding_nanos", "unconfirmed_nanos", "connected", "silent_ms", "told", "told_unix_ms", "closing")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANOS_FIELD_NUMBER: _ClassVar[int]
+    BOOKED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_NANOS_FIELD_NUMBER: _ClassVar[int]
+    UNCONFIRMED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    TOLD_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    device_name: str
+    window_id: int
+    lease_number: int
+    end: str
+    amount_nanos: int
+    booked_nanos: int
+    outstanding_nanos: int
+    unconfirmed_nanos: int
+    connected: bool
+    silent_ms: int
+    told: _types_pb2.LeaseStatus
+    told_unix_ms: int
+    closing: bool
+    def __init__(self, device_id: _Optional[str] = ..., device_name: _Optional[str] = ..., window_id: _Optional[int] = ..., lease_number: _Optional[int] = ..., end: _Optional[str] = ..., amount_nanos: _Optional[int] = ..., booked_nanos: _Optional[int] = ..., outstanding_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ..., connected: _Optional[bool] = ..., silent_ms: _Optional[int] = ..., told: _Optional[_Union[_types_pb2.LeaseStatus, _Mapping]] = ..., told_unix_ms: _Optional[int] = ..., closing: _Optional[bool] = ...) -> None: ...
+
+class BudgetRefusals(_message.Message):
+    __slots__ = ("count", "exhausted", "budget", "reason", "device_id", "at_unix_ms")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    exhausted: int
+    budget: str
+    reason: str
+    device_id: str
+    at_unix_ms: int
+    def __init__(self, count: _Optional[int] = ..., exhausted: _Optional[int] = ..., budget: _Optional[str] = ..., reason: _Optional[str] = ..., device_id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class SetBudgetRequest(_message.Message):
     __slots__ = ("amount_nanos", "actor")
@@ -352,6 +412,112 @@ class LedgerRow(_message.Message):
     request_id: str
     note: str
     def __init__(self, id: _Optional[int] = ..., at_unix_ms: _Optional[int] = ..., window_id: _Optional[int] = ..., kind: _Optional[str] = ..., device_id: _Optional[str] = ..., lease_number: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., request_id: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class VerifyLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LedgerVerification(_message.Message):
+    __slots__ = ("rows_read", "rows_total", "done", "differences")
+    ROWS_READ_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    rows_read: int
+    rows_total: int
+    done: bool
+    differences: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rows_read: _Optional[int] = ..., rows_total: _Optional[int] = ..., done: _Optional[bool] = ..., differences: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetRecoveryRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RecoverLedgerRequest(_message.Message):
+    __slots__ = ("actor",)
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    actor: str
+    def __init__(self, actor: _Optional[str] = ...) -> None: ...
+
+class LedgerRecovery(_message.Message):
+    __slots__ = ("active", "reason", "confirmed_by", "heard", "missing")
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMED_BY_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    active: bool
+    reason: str
+    confirmed_by: str
+    heard: _containers.RepeatedCompositeFieldContainer[RecoveringDevice]
+    missing: _containers.RepeatedCompositeFieldContainer[RecoveringDevice]
+    def __init__(self, active: _Optional[bool] = ..., reason: _Optional[str] = ..., confirmed_by: _Optional[str] = ..., heard: _Optional[_Iterable[_Union[RecoveringDevice, _Mapping]]] = ..., missing: _Optional[_Iterable[_Union[RecoveringDevice, _Mapping]]] = ...) -> None: ...
+
+class RecoveringDevice(_message.Message):
+    __slots__ = ("id", "name", "silent_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    silent_ms: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., silent_ms: _Optional[int] = ...) -> None: ...
+
+class WriteOffRequest(_message.Message):
+    __slots__ = ("device", "assume_unspent", "reason", "actor")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ASSUME_UNSPENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    assume_unspent: bool
+    reason: str
+    actor: str
+    def __init__(self, device: _Optional[str] = ..., assume_unspent: _Optional[bool] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class WriteOffReply(_message.Message):
+    __slots__ = ("amount_nanos", "assumed_unspent", "budget")
+    AMOUNT_NANOS_FIELD_NUMBER: _ClassVar[int]
+    ASSUMED_UNSPENT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    amount_nanos: int
+    assumed_unspent: bool
+    budget: Budget
+    def __init__(self, amount_nanos: _Optional[int] = ..., assumed_unspent: _Optional[bool] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+
+class ListAlarmsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAlarmsReply(_message.Message):
+    __slots__ = ("alarms",)
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
+    alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
+    def __init__(self, alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ...) -> None: ...
+
+class Alarm(_message.Message):
+    __slots__ = ("key", "kind", "text", "since_unix_ms", "resolved_by")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_BY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    kind: str
+    text: str
+    since_unix_ms: int
+    resolved_by: str
+    def __init__(self, key: _Optional[str] = ..., kind: _Optional[str] = ..., text: _Optional[str] = ..., since_unix_ms: _Optional[int] = ..., resolved_by: _Optional[str] = ...) -> None: ...
+
+class ClearAlarmRequest(_message.Message):
+    __slots__ = ("key", "reason", "actor")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    reason: str
+    actor: str
+    def __init__(self, key: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class GetTableRequest(_message.Message):
     __slots__ = ("device",)

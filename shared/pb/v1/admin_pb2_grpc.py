@@ -105,6 +105,36 @@ class AdminStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerReply.FromString,
                 _registered_method=True)
+        self.VerifyLedger = channel.unary_stream(
+                '/tidegate.v1.Admin/VerifyLedger',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerVerification.FromString,
+                _registered_method=True)
+        self.GetRecovery = channel.unary_unary(
+                '/tidegate.v1.Admin/GetRecovery',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetRecoveryRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.FromString,
+                _registered_method=True)
+        self.RecoverLedger = channel.unary_unary(
+                '/tidegate.v1.Admin/RecoverLedger',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.RecoverLedgerRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.FromString,
+                _registered_method=True)
+        self.WriteOff = channel.unary_unary(
+                '/tidegate.v1.Admin/WriteOff',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffReply.FromString,
+                _registered_method=True)
+        self.ListAlarms = channel.unary_unary(
+                '/tidegate.v1.Admin/ListAlarms',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.FromString,
+                _registered_method=True)
+        self.ClearAlarm = channel.unary_unary(
+                '/tidegate.v1.Admin/ClearAlarm',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ClearAlarmRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.FromString,
+                _registered_method=True)
         self.GetTable = channel.unary_unary(
                 '/tidegate.v1.Admin/GetTable',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetTableRequest.SerializeToString,
@@ -219,6 +249,42 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyLedger(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecovery(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecoverLedger(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteOff(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlarms(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearAlarm(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTable(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -321,6 +387,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListLedger,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerReply.SerializeToString,
+            ),
+            'VerifyLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyLedger,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerVerification.SerializeToString,
+            ),
+            'GetRecovery': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecovery,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetRecoveryRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.SerializeToString,
+            ),
+            'RecoverLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverLedger,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.RecoverLedgerRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.SerializeToString,
+            ),
+            'WriteOff': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteOff,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffReply.SerializeToString,
+            ),
+            'ListAlarms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlarms,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.SerializeToString,
+            ),
+            'ClearAlarm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearAlarm,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ClearAlarmRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.SerializeToString,
             ),
             'GetTable': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTable,
@@ -726,6 +822,168 @@ class Admin:
             '/tidegate.v1.Admin/ListLedger',
             shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerRequest.SerializeToString,
             shared_dot_pb_dot_v1_dot_admin__pb2.ListLedgerReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tidegate.v1.Admin/VerifyLedger',
+            shared_dot_pb_dot_v1_dot_admin__pb2.VerifyLedgerRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.LedgerVerification.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecovery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/GetRecovery',
+            shared_dot_pb_dot_v1_dot_admin__pb2.GetRecoveryRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/RecoverLedger',
+            shared_dot_pb_dot_v1_dot_admin__pb2.RecoverLedgerRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.LedgerRecovery.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteOff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/WriteOff',
+            shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.WriteOffReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlarms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/ListAlarms',
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearAlarm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/ClearAlarm',
+            shared_dot_pb_dot_v1_dot_admin__pb2.ClearAlarmRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListAlarmsReply.FromString,
             options,
             channel_credentials,
             insecure,
