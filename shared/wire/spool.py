@@ -147,8 +147,8 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         table_version=message.table_version,
         reason=message.reason,
         forced=message.forced,
-        attempts=tuple(attempt_from_pb(attempt) for attempt in message.attempts),
-        fallouts=tuple(fallout_from_pb(fallout) for fallout in message.fallouts),
+        attempts=tuple([attempt_from_pb(attempt) for attempt in message.attempts]),
+        fallouts=tuple([Fallout(each.arm, each.reason) for each in message.fallouts]),
         prompt_tokens=message.prompt_tokens,
         completion_tokens=message.completion_tokens,
         ttft_ms=message.ttft_ms,
@@ -157,8 +157,10 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         hit=message.hit,
         tag=message.tag,
         candidates=tuple(
-            Candidate(each.arm, read_ppm(each.weight_ppm, field="outcome.candidates.weight_ppm"))
-            for each in message.candidates
+            [
+                Candidate(each.arm, read_ppm(each.weight_ppm, field="candidates.weight_ppm"))
+                for each in message.candidates
+            ]
         ),
     )
 
@@ -317,15 +319,18 @@ def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     """One record of the spool; its body must be of a known kind."""
     if message.sequence < 1:
         raise ProtocolError(f"record.sequence must be at least 1, not {message.sequence}")
-    body = _body_from_pb(message)
-    encoded = message.outcome.SerializeToString() if isinstance(body, Outcome) else b""
-    return SpoolRecord(message.sequence, message.incarnation, body, encoded)
+    kind = message.WhichOneof("body")
+    if kind == "outcome":  # nearly all of them are
+        outcome = message.outcome
+        body: SpoolBody = outcome_from_pb(outcome)
+        return SpoolRecord(
+            message.sequence, message.incarnation, body, outcome.SerializeToString()
+        )
+    return SpoolRecord(message.sequence, message.incarnation, _body_from_pb(message, kind))
 
 
-def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
-    match message.WhichOneof("body"):
-        case "outcome":
-            return outcome_from_pb(message.outcome)
+def _body_from_pb(message: pb.SpoolRecord, kind: str | None) -> SpoolBody:
+    match kind:
         case "feedback":
             return feedback_from_pb(message.feedback)
         case "lease_close":
