@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.capacity import FleetLoad, resident_arms
+from coordinator.capacity import FleetLoad, resident_arms, was_executed, with_trials
 from coordinator.estimates import ArmPrior, EstimateBook
 from coordinator.fleet_config import ArmConfig, FleetConfig
 from coordinator.forecast import Forecaster, make_forecaster
@@ -226,6 +226,9 @@ class Planner:
             arms=arms,
             flying=self.load.in_flight(last, config=config) if last and reusable else None,
         )
+        lost = self.load.reach.lost(estimates.feasible, contexts=contexts, arms=arms)
+        if lost.any():
+            estimates = replace(estimates, feasible=estimates.feasible & ~lost)
         forced_share = self.load.forced.share(contexts, arms=arms)
         demand = self._of(contexts, self.totals.demand)
         plan = self._policy.plan(
@@ -252,6 +255,10 @@ class Planner:
             ),
             rng=np.random.default_rng([self._seed, self.slot_closed + 1]),
         )
+        if lost.any():
+            estimates = replace(estimates, feasible=estimates.feasible | lost)
+            weights = with_trials(plan.weights, lost=lost, next_slot=forecast.next_slot)
+            plan = replace(plan, weights=weights)
         self._last = PlannedSlot(
             slot, slots_total, contexts, arms, estimates, forecast, plan, forced_share
         )
@@ -321,6 +328,8 @@ class Planner:
         )
 
     def _learn_attempt(self, attempt: Attempt, *, outcome: Outcome, context: Context) -> None:
+        if not was_executed(attempt):
+            return  # it says where the arm can be reached, not how good it is
         answered = not attempt.error
         if attempt.error in NOT_THE_ARMS_FAULT:
             if attempt.cost_nanos:

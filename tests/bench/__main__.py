@@ -45,6 +45,8 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
         simulating.fleet_regret_warm,
         simulating.fleet_regret_cold,
         simulating.fleet_sla_gap,
+        simulating.fleet_stranded,
+        simulating.fleet_lease_refusals,
         simulating.fleet_overrun,
         simulating.fleet_returns,
     ),
