@@ -96,6 +96,15 @@ class BudgetAccount:
             if lease.end is LeaseEnd.OPEN and device_id in ("", lease.device_id)
         )
 
+    def holding_leases(self) -> tuple[LeaseRecord, ...]:
+        """Leases that are open, or whose end left unconfirmed money, by window and device."""
+        found = (
+            lease
+            for lease in self._leases.values()
+            if lease.end is LeaseEnd.OPEN or lease.unconfirmed_nanos
+        )
+        return tuple(sorted(found, key=lambda held: (held.window_id, held.device_id, held.number)))
+
     def open_window(
         self, window_id: int, *, start_unix_ms: int, end_unix_ms: int, target_nanos: int
     ) -> None:

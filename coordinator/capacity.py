@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from coordinator.planned import Context, PlannedSlot
 from coordinator.policy import Capacity
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from coordinator.policy.service_times import ForcedShare, ServiceTimes
-from shared.decision.types import ArmKind, Outcome, RequestStatus
+from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus, SettleKind
 
 _ARMS_ENUMERATED_MAX: Final = 12
 LASTING_FALLOUTS: Final = (
@@ -27,17 +27,93 @@ LASTING_FALLOUTS: Final = (
 """Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
 
 
+UNREACHED_RUN: Final = 8
+"""Calls in a row that were not executed until an arm counts as out of reach of a device class."""
+TRIAL_SHARE_MAX: Final = 0.05
+
+
+class Reach:
+    """Which arms a device class cannot reach at present.
+
+    A call that was not executed (rule S_2: no connection, an unbilled status) says nothing of the
+    arm's quality. After a run of them the arm has no place in the plan, only trials; the first
+    call that is executed ends the run.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, str], int] = {}
+
+    def count(self, attempt: Attempt, *, device_class: str) -> None:
+        """Take in one attempt; local ones do not count."""
+        if attempt.settle is None:
+            return
+        key = (device_class, attempt.arm)
+        if not was_executed(attempt):
+            self._runs[key] = self._runs.get(key, 0) + 1
+        else:
+            self._runs.pop(key, None)
+
+    def lost(
+        self, feasible: BoolArray, *, contexts: Sequence[Context], arms: Sequence[str]
+    ) -> BoolArray:
+        """Feasible arms that are out of reach, shape (X, A); a context keeps its last arms."""
+        lost = np.array(
+            [
+                [self._runs.get((device_class, arm), 0) >= UNREACHED_RUN for arm in arms]
+                for device_class, _ in contexts
+            ],
+            dtype=np.bool_,
+        ).reshape(feasible.shape)
+        lost &= feasible
+        return lost & (feasible & ~lost).any(axis=1, keepdims=True)
+
+    def to_state(self) -> list[list[object]]:
+        """Plain data; `from_state` restores it exactly."""
+        return [[*key, run] for key, run in self._runs.items()]
+
+    @classmethod
+    def from_state(cls, state: Iterable[Sequence[Any]]) -> Reach:
+        """Restore from `to_state`'s data."""
+        reach = cls()
+        reach._runs = {(device_class, arm): run for device_class, arm, run in state}
+        return reach
+
+
+def was_executed(attempt: Attempt) -> bool:
+    """Whether a provider, or a local model, did anything for this attempt (rule S_2)."""
+    return not (attempt.error and attempt.settle is SettleKind.RELEASED)
+
+
+def with_trials(weights: FloatArray, *, lost: BoolArray, next_slot: FloatArray) -> FloatArray:
+    """Give arms that are out of reach about one request of each context in the coming slot.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (X, A)
+        Of a plan without these arms.
+    lost : ndarray of bool, shape (X, A)
+    next_slot : ndarray, shape (X,)
+        Requests.
+    """
+    share = np.minimum(1.0 / np.maximum(next_slot, 1.0), TRIAL_SHARE_MAX)[:, None] * lost
+    tried: FloatArray = weights * (1.0 - share.sum(axis=1, keepdims=True)) + share
+    return tried
+
+
 class FleetLoad:
     """What is known of the work on devices: how long it takes, who may place it, who is there."""
 
     def __init__(self) -> None:
         self.service_times = ServiceTimes()
         self.forced = ForcedShare()
+        self.reach = Reach()
         self.devices_up: dict[str, int] = {}
 
     def learn(self, outcome: Outcome, *, context: Context) -> None:
         """Take in one outcome: who placed it, and how long the answering arm worked."""
         self.forced.count(context, arm=forced_arm(outcome))
+        for attempt in outcome.attempts:
+            self.reach.count(attempt, device_class=context[0])
         if outcome.status is not RequestStatus.OK or not outcome.attempts:
             return
         final = outcome.attempts[-1]
@@ -85,6 +161,7 @@ class FleetLoad:
         return {
             "service_times": self.service_times.to_state(),
             "forced": self.forced.to_state(),
+            "reach": self.reach.to_state(),
             "devices_up": self.devices_up,
         }
 
@@ -94,6 +171,7 @@ class FleetLoad:
         load = cls()
         load.service_times = ServiceTimes.from_state(state["service_times"])
         load.forced = ForcedShare.from_state(state["forced"])
+        load.reach = Reach.from_state(state.get("reach", ()))
         load.devices_up = dict(state["devices_up"])
         return load
 

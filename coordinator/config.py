@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from shared.errors import ConfigError
 from shared.settings import (
     Duration,
     FileSettings,
@@ -92,6 +93,55 @@ class KeepaliveConfig(_Section):
     )
 
 
+def _webhook_url(value: str) -> str:
+    """Where alerts are posted: a URL without a password in it, or a reference to one."""
+    if not value:
+        return value
+    if value.startswith(_REFERENCE):
+        return check_secret_ref(value)
+    if not re.match(r"https?://[^/@\s]+(/\S*)?$", value):
+        raise ValueError(
+            'should begin with "https://" and hold no password, or be a reference, "env:NAME" or '
+            '"file:PATH"'
+        )
+    return value
+
+
+class AlertsConfig(_Section):
+    """Whom alerts are told, beside the log and the metrics."""
+
+    webhook_url: Annotated[str, AfterValidator(_webhook_url)] = Field(
+        default="", description="https:// URL that each alert is posted to, or a reference to one"
+    )
+    webhook_secret: Annotated[
+        str, AfterValidator(lambda value: check_secret_ref(value) if value else value)
+    ] = Field(default="", description="reference to the secret that signs what is posted")
+
+    def resolved(self) -> tuple[str, str]:
+        """The URL, empty if there is none, and the secret. Never log them.
+
+        Raises
+        ------
+        ConfigError
+            If a reference leads nowhere, or to something that is no URL.
+        """
+        url = self.webhook_url
+        if url.startswith(_REFERENCE):
+            url = read_secret(url, key="alerts.webhook_url")
+            if not re.match(r"https?://\S+$", url):
+                raise ConfigError("alerts.webhook_url", "what it refers to is no https:// URL")
+        secret = self.webhook_secret
+        return url, read_secret(secret, key="alerts.webhook_secret") if secret else ""
+
+
+class ForecastConfig(_Section):
+    """What forecasts may use."""
+
+    onnx_model: str = Field(
+        default="", description="ONNX file of a demand model, for forecasters `onnx` and `chooser`"
+    )
+
+
 class CoordinatorConfig(FileSettings):
     """What the coordinator's process needs to start."""
 
@@ -111,6 +161,14 @@ class CoordinatorConfig(FileSettings):
         default=Path("tidegate-coordinator"),
         description="folder for what must outlive a restored database, such as the epoch",
     )
+    standby: bool = Field(
+        default=False,
+        description="wait while another coordinator is the writer, and take over when it ends",
+    )
+    alerts: AlertsConfig = Field(
+        default_factory=AlertsConfig, description="where alerts are posted"
+    )
+    forecast: ForecastConfig = Field(default_factory=ForecastConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     log: LogConfig = Field(default_factory=LogConfig)
     keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig)
@@ -158,9 +216,15 @@ def check(config: CoordinatorConfig) -> tuple[Problem, ...]:
     problems: list[Problem] = []
     if config.database_url.startswith(_REFERENCE):
         problems += secret_problem("database_url", config.database_url)
+    for key in ("webhook_url", "webhook_secret"):
+        value = getattr(config.alerts, key)
+        if value.startswith(_REFERENCE):
+            problems += secret_problem(f"alerts.{key}", value)
     if config.tls.enabled:
         problems += file_problem("tls.cert_file", config.tls.cert_file)
         problems += file_problem("tls.key_file", config.tls.key_file)
+    if config.forecast.onnx_model:
+        problems += file_problem("forecast.onnx_model", config.forecast.onnx_model)
     return tuple(problems)
 
 

@@ -342,7 +342,9 @@ class CoordinatorEngine(Operating):
         planned = self._require_planner().planned
         if planned is None or device.device_class not in self._require_config().device_classes:
             return 0.0
-        peers = max(1, len(self._sessions_of(device.device_class)))
+        # Counted once a slot: this is asked for with every lease.
+        up = self._require_planner().load.devices_up.get(device.device_class, 0)
+        peers = up or max(1, len(self.sessions))
         return planned.paid_nanos_next_slot(device.device_class) / peers
 
     def _outdated(self, lease: LeaseRecord) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from coordinator.fleet_schema import (
     is_loopback_host,
     name_problem,
 )
-from coordinator.forecast import make_forecaster
+from coordinator.forecast import PathModel, make_forecaster
 from coordinator.policy import make_policy
 from shared.limits import ARMS_MAX, DEVICE_CLASSES_MAX, SLOTS_PER_WINDOW_MAX, TASK_CLASSES_MAX
 from shared.settings import Problem, did_you_mean, dotted_key
@@ -71,17 +72,17 @@ def window_problems(file: FleetFile, *, now_unix_ms: int) -> list[Problem]:
     return problems
 
 
-def policy_problems(file: FleetFile) -> list[Problem]:
+def policy_problems(file: FleetFile, *, demand_model: PathModel | None) -> list[Problem]:
     """Policies, forecasters and options that nobody knows."""
     policy = file.policy
-    prior = np.zeros(1)
+    forecaster = partial(make_forecaster, policy.forecaster, prior=np.zeros(1), model=demand_model)
     tries = (
         ("policy.kind", lambda: make_policy(policy.kind), True),
         ("policy.options", lambda: make_policy(policy.kind, **policy.options), policy.options),
-        ("policy.forecaster", lambda: make_forecaster(policy.forecaster, prior=prior), True),
+        ("policy.forecaster", forecaster, True),
         (
             "policy.forecaster_options",
-            lambda: make_forecaster(policy.forecaster, prior=prior, **policy.forecaster_options),
+            lambda: forecaster(**policy.forecaster_options),
             policy.forecaster_options,
         ),
     )

@@ -22,6 +22,7 @@ from coordinator.fleet_schema import (
     TaskClassTable,
 )
 from coordinator.fleet_tables import arm_tables, effective_keys, validated
+from coordinator.forecast import PathModel
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import Arm, ArmKind, CloudSettings, DeviceConfig, OnAbort, TaskClass
 from shared.errors import NotFoundError
@@ -318,7 +319,9 @@ def diff_fleet(before: FleetConfig | None, after: FleetConfig) -> tuple[ConfigCh
     )
 
 
-def parse_fleet(toml: str, *, now_unix_ms: int) -> FleetConfig:
+def parse_fleet(
+    toml: str, *, now_unix_ms: int, demand_model: PathModel | None = None
+) -> FleetConfig:
     """Read a fleet configuration.
 
     Parameters
@@ -328,6 +331,8 @@ def parse_fleet(toml: str, *, now_unix_ms: int) -> FleetConfig:
     now_unix_ms : int
         Prices must be valid beyond it and windows must have begun. For a stored configuration
         that is read again, this is the time at which it was applied.
+    demand_model : PathModel or None
+        What the forecaster `onnx` would run.
 
     Raises
     ------
@@ -340,7 +345,7 @@ def parse_fleet(toml: str, *, now_unix_ms: int) -> FleetConfig:
     arms = arm_tables(data.get("arms"), problems=problems)
     if file is not None:
         problems += window_problems(file, now_unix_ms=now_unix_ms)
-        problems += policy_problems(file)
+        problems += policy_problems(file, demand_model=demand_model)
         problems += class_problems(file)
     for name, arm in arms.items():
         problems += arm_problems(name, arm=arm, now_unix_ms=now_unix_ms)

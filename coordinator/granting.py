@@ -14,6 +14,7 @@ def lease_amount_nanos(
     available_nanos: int,
     worst_case_nanos: int,
     devices: int,
+    store: bool = True,
 ) -> int:
     """The next lease of a device, in nano-dollars; 0 if the free money does not suffice.
 
@@ -33,8 +34,12 @@ def lease_amount_nanos(
         The largest reservation that it lately asked for; 0 if it has seen no request yet.
     devices : int
         Devices that share the free money.
+    store : bool
+        False: for one request, nothing to keep in store.
     """
     wanted = max(int(planned_nanos_per_slot * lease_slots), WORST_CASES_WANTED * worst_case_nanos)
+    if not store:
+        wanted = worst_case_nanos
     fair = free_nanos // (FREE_SHARE_MAX * max(1, devices))
     amount = min(max(wanted - available_nanos, worst_case_nanos), max(fair, worst_case_nanos))
     if amount <= 0 or amount > free_nanos:

@@ -16,6 +16,9 @@ from coordinator.sessions import Reaction, Session
 RETRY_AFTER_MS = 2_000
 FROZEN_RETRY_AFTER_MS = 10_000
 STANDING_RETRY_AFTER_MS = 60_000
+WITHOUT_STORES_SHARE = 32
+WITHOUT_STORES_MS_MAX = 600_000
+STORE_MS_MIN = 1_000
 UNCLEAN_BACKOFF_MS = 1_000
 UNCLEAN_BACKOFF_MS_MAX = 600_000
 
@@ -60,6 +63,10 @@ class Lending:
         if problem or window is None:
             return _refusal(device, config, reason=problem, retry_after_ms=retry_after_ms)
         duration_ms = _duration_ms(config, window=window, unix_ms=unix_ms)
+        stores_end_ms = _stores_end_ms(window)
+        store = stores_end_ms - unix_ms >= STORE_MS_MIN
+        if store:
+            duration_ms = min(duration_ms, stores_end_ms - unix_ms)
         if duration_ms <= 0:
             reason = "a price is no longer valid: apply a configuration with its successor"
             return _refusal(device, config, reason=reason, retry_after_ms=FROZEN_RETRY_AFTER_MS)
@@ -70,6 +77,7 @@ class Lending:
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
             devices=len(self._sessions),
+            store=store,
         )
         if amount <= 0:
             reason = (
@@ -133,6 +141,16 @@ def _dearest_nanos(device: DeviceRow, *, config: FleetConfig) -> int:
     # A cloud arm that is free needs a lease like any other, if only of next to nothing.
     paid = [max(1, arm.cost_nanos) for arm in arms if arm.arm.cloud is not None]
     return max(paid, default=0)
+
+
+def _stores_end_ms(window: WindowRow) -> int:
+    """Until when devices may keep money in store.
+
+    What they hold when the window ends is lost to all. Before that it comes back, and what is
+    still spent is lent request by request.
+    """
+    length_ms = window.end_unix_ms - window.start_unix_ms
+    return window.end_unix_ms - min(length_ms // WITHOUT_STORES_SHARE, WITHOUT_STORES_MS_MAX)
 
 
 def _duration_ms(config: FleetConfig, *, window: WindowRow, unix_ms: int) -> int:

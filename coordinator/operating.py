@@ -10,10 +10,9 @@ from abc import abstractmethod
 from dataclasses import replace
 
 from coordinator.alerts import RESOLVED_BY, AlertKind, kind_of
-from coordinator.fleet_config import ConfigChange, diff_fleet, parse_fleet
+from coordinator.fleet_config import ConfigChange, diff_fleet
 from coordinator.identity import ANY_TOKEN
 from coordinator.messages import QuarantineCommanded, SpendCommanded
-from coordinator.planner import Planner
 from coordinator.price_rises import price_rises
 from coordinator.records import AuditRow, ConfigRow, DeviceStanding, PutSetting, SettingKey
 from coordinator.recovering import Recovering
@@ -38,7 +37,7 @@ class Operating(Recovering):
         FleetConfigError
             Naming every key at fault.
         """
-        config = parse_fleet(toml, now_unix_ms=unix_ms)
+        config = self._parsed(toml, unix_ms=unix_ms)
         changes = diff_fleet(self.config, config)
         reaction = Reaction()
         if dry_run or not changes:
@@ -56,7 +55,7 @@ class Operating(Recovering):
             self._budget_override = None
             reaction.effects.append(PutSetting(SettingKey.BUDGET_OVERRIDE, ""))
         if self.planner is None:
-            self.planner = Planner(config, disabled_arms=self.disabled_arms, seed=self._seed)
+            self.planner = self._new_planner(config)
         else:
             if before is not None and before.window != config.window:
                 self.planner.restart_slots()
@@ -77,7 +76,7 @@ class Operating(Recovering):
         FleetConfigError
             Naming every key at fault.
         """
-        config = parse_fleet(toml, now_unix_ms=unix_ms)
+        config = self._parsed(toml, unix_ms=unix_ms)
         if self.config is None:
             return ()
         return price_rises(self.config.prices, config.prices, leases=self.account.open_leases())

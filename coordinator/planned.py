@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -102,13 +103,20 @@ class PlannedSlot:
 
     def paid_nanos_next_slot(self, device_class: str) -> float:
         """Expected spend of a device class in the coming slot, in nano-dollars."""
-        rows = [i for i, context in enumerate(self.contexts) if context[0] == device_class]
+        return self._paid_nanos.get(device_class, 0.0)
+
+    @cached_property
+    def _paid_nanos(self) -> dict[str, float]:
+        """The same for every class, summed once: each request for a lease asks for it."""
         mixture = self.plan.weights
         if self.forced_share is not None:
             placed = 1.0 - self.forced_share.sum(axis=1, keepdims=True)
             mixture = mixture * placed + self.forced_share
-        cost = (mixture * self.estimates.packing[0].mean)[rows].sum(axis=1)
-        return float((cost * self.forecast.next_slot[rows]).sum())
+        spend = (mixture * self.estimates.packing[0].mean).sum(axis=1) * self.forecast.next_slot
+        found: dict[str, float] = defaultdict(float)
+        for (device_class, _), nanos in zip(self.contexts, spend.tolist(), strict=True):
+            found[device_class] += nanos
+        return dict(found)
 
     def to_state(self) -> dict[str, Any]:
         """Plain data, without the estimates and the forecast."""

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.capacity import FleetLoad, resident_arms
+from coordinator.capacity import FleetLoad, resident_arms, was_executed, with_trials
 from coordinator.estimates import ArmPrior, EstimateBook
 from coordinator.fleet_config import ArmConfig, FleetConfig
-from coordinator.forecast import Forecaster, make_forecaster
+from coordinator.forecast import Forecaster, PathModel, make_forecaster
 from coordinator.planned import (
     Context,
     PlannedSlot,
@@ -53,12 +53,20 @@ class Planner:
         Arms that an operator has closed.
     seed : int
         For policies that draw; every slot has a generator of its own.
+    demand_model : PathModel or None
+        What the forecaster `onnx` runs, and one more for the chooser.
     """
 
     def __init__(
-        self, config: FleetConfig, *, disabled_arms: frozenset[str] = frozenset(), seed: int = 0
+        self,
+        config: FleetConfig,
+        *,
+        disabled_arms: frozenset[str] = frozenset(),
+        seed: int = 0,
+        demand_model: PathModel | None = None,
     ) -> None:
         self._seed = seed
+        self._demand_model = demand_model
         self.estimates = EstimateBook()
         self.load = FleetLoad()
         self.totals = WindowTotals()
@@ -126,7 +134,9 @@ class Planner:
         if self._forecaster is None or not same_forecaster:
             prior = np.array([self._demand_prior(context) for context in self._contexts])
             options = dict(config.policy.forecaster_options)
-            self._forecaster = make_forecaster(config.policy.forecaster, prior=prior, **options)
+            self._forecaster = make_forecaster(
+                config.policy.forecaster, prior=prior, model=self._demand_model, **options
+            )
         elif fresh:
             prior = np.array([self._demand_prior(context) for context in fresh])
             self._forecaster.resize(len(self._contexts), prior=prior)
@@ -226,6 +236,9 @@ class Planner:
             arms=arms,
             flying=self.load.in_flight(last, config=config) if last and reusable else None,
         )
+        lost = self.load.reach.lost(estimates.feasible, contexts=contexts, arms=arms)
+        if lost.any():
+            estimates = replace(estimates, feasible=estimates.feasible & ~lost)
         forced_share = self.load.forced.share(contexts, arms=arms)
         demand = self._of(contexts, self.totals.demand)
         plan = self._policy.plan(
@@ -252,6 +265,10 @@ class Planner:
             ),
             rng=np.random.default_rng([self._seed, self.slot_closed + 1]),
         )
+        if lost.any():
+            estimates = replace(estimates, feasible=estimates.feasible | lost)
+            weights = with_trials(plan.weights, lost=lost, next_slot=forecast.next_slot)
+            plan = replace(plan, weights=weights)
         self._last = PlannedSlot(
             slot, slots_total, contexts, arms, estimates, forecast, plan, forced_share
         )
@@ -321,6 +338,8 @@ class Planner:
         )
 
     def _learn_attempt(self, attempt: Attempt, *, outcome: Outcome, context: Context) -> None:
+        if not was_executed(attempt):
+            return  # it says where the arm can be reached, not how good it is
         answered = not attempt.error
         if attempt.error in NOT_THE_ARMS_FAULT:
             if attempt.cost_nanos:

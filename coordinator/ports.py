@@ -17,7 +17,6 @@ from coordinator.records import (
     WindowRow,
 )
 
-
 Progress = Callable[[int, int], None]
 """Told how many ledger rows of how many were read; what it raises ends the reading."""
 

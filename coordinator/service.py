@@ -15,7 +15,9 @@ from coordinator.alerts import Alert, AlertKind
 from coordinator.booking import raised_in
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
-from coordinator.messages import HeartbeatAnswered, HelloReceived, Message
+from coordinator.forecast import PathModel
+from coordinator.messages import HeartbeatAnswered, HelloReceived
+from coordinator.outbox import Outbox
 from coordinator.ports import DecisionRecord, Notifier, Progress, Store
 from coordinator.records import (
     AdminTokenRow,
@@ -41,42 +43,12 @@ from shared.errors import (
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Change = Callable[[CoordinatorEngine], Reaction | Awaitable[Reaction]]
-OUTBOX_MESSAGES_MAX = 1_000
 TICK_S = 0.1
 RESTART_WAIT_S = 2.0
 STORE_WAIT_S = 1.0
 PRUNE_CHECK_S = 60.0
 PRUNE_WAIT_S = 0.1
 PRUNE_ROWS = 1_000
-
-
-class Outbox:
-    """Messages for one connected device; closed when a newer session takes its place."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(OUTBOX_MESSAGES_MAX)
-
-    def put(self, message: Message) -> bool:
-        """Queue a message; False when the device does not keep up."""
-        try:
-            self._queue.put_nowait(message)
-        except asyncio.QueueFull:
-            return False
-        return True
-
-    def close(self) -> None:
-        """End the session after what is queued."""
-        while True:
-            try:
-                self._queue.put_nowait(None)
-            except asyncio.QueueFull:
-                self._queue.get_nowait()
-            else:
-                return
-
-    async def get(self) -> Message | None:
-        """The next message; None at the end."""
-        return await self._queue.get()
 
 
 class CoordinatorService:
@@ -94,8 +66,10 @@ class CoordinatorService:
         ids: IdSource,
         notifier: Notifier | None = None,
         seed: int = 0,
+        demand_model: PathModel | None = None,
     ) -> None:
         self._store = store
+        self._demand_model = demand_model
         self._notifier = notifier
         self._clock = clock
         self._ids = ids
@@ -105,7 +79,7 @@ class CoordinatorService:
         self._outboxes: dict[str, Outbox] = {}
         self._states: dict[str, DeviceState] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self.engine = CoordinatorEngine(store.load(), seed=seed)
+        self.engine = CoordinatorEngine(store.load(), seed=seed, demand_model=demand_model)
         self._stale = False
         self.commits = 0
         self.alerts: Counter[tuple[AlertKind, bool]] = Counter()
@@ -365,16 +339,18 @@ class CoordinatorService:
         """Let old outcomes go, in small transactions between those of the fleet."""
         while True:
             try:
-                position = self.engine.outlived_position(unix_ms=self._clock.unix_ms())
-                while position and await self._prune(position):
-                    await asyncio.sleep(PRUNE_WAIT_S)
+                wait_s = PRUNE_WAIT_S if await self._prune() else PRUNE_CHECK_S
             except LostLeadershipError:
                 raise
             except StoreError as error:
                 log.warning("outcomes_not_pruned", problem=str(error), again_in_s=PRUNE_CHECK_S)
-            await asyncio.sleep(PRUNE_CHECK_S)
+                wait_s = PRUNE_CHECK_S
+            await asyncio.sleep(wait_s)
 
-    async def _prune(self, position: int) -> int:
+    async def _prune(self) -> int:
+        position = self.engine.outlived_position(unix_ms=self._clock.unix_ms())
+        if not position:
+            return 0
         gone = await self._read(lambda: self._store.prune(position=position, limit=PRUNE_ROWS))
         if gone:
             log.info("outcomes_pruned", rows=gone, up_to_position=position)
@@ -425,7 +401,7 @@ class CoordinatorService:
         self._outboxes.clear()
         self._stale = True  # until the store can be read, nothing may be decided or said
         snapshot = await self._read(self._store.load)
-        self.engine = CoordinatorEngine(snapshot, seed=self._seed)
+        self.engine = CoordinatorEngine(snapshot, seed=self._seed, demand_model=self._demand_model)
         self._stale = False
 
     async def _read(self, call: Callable[[], T]) -> T:

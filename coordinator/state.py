@@ -12,6 +12,7 @@ from coordinator.account import BudgetAccount
 from coordinator.alerts import AlertBoard
 from coordinator.booking import Booking
 from coordinator.fleet_config import FleetConfig, parse_fleet
+from coordinator.forecast import PathModel
 from coordinator.lending import Lending
 from coordinator.messages import ConfigSent, LeaseRecalled
 from coordinator.planner import Planner
@@ -44,10 +45,15 @@ class FleetState:
         What the store held at the start; planning goes on exactly where it stopped.
     seed : int
         For policies that draw.
+    demand_model : PathModel or None
+        A trained model of demand, for forecasters that use one.
     """
 
-    def __init__(self, snapshot: StoreSnapshot, *, seed: int = 0) -> None:
+    def __init__(
+        self, snapshot: StoreSnapshot, *, seed: int = 0, demand_model: PathModel | None = None
+    ) -> None:
         self._seed = seed
+        self._demand_model = demand_model
         settings = snapshot.settings
         self.registry = Registry(
             devices=snapshot.devices,
@@ -86,12 +92,23 @@ class FleetState:
         if snapshot.config is not None:
             self._restore(snapshot, row=snapshot.config)
 
+    def _parsed(self, toml: str, *, unix_ms: int) -> FleetConfig:
+        return parse_fleet(toml, now_unix_ms=unix_ms, demand_model=self._demand_model)
+
+    def _new_planner(self, config: FleetConfig) -> Planner:
+        return Planner(
+            config,
+            disabled_arms=self.disabled_arms,
+            seed=self._seed,
+            demand_model=self._demand_model,
+        )
+
     def _restore(self, snapshot: StoreSnapshot, *, row: ConfigRow) -> None:
-        self.config = parse_fleet(row.toml, now_unix_ms=row.applied_unix_ms)
+        self.config = self._parsed(row.toml, unix_ms=row.applied_unix_ms)
         self.config_version = row.version
         version = snapshot.settings.get(SettingKey.PRICE_VERSION, "")
         self.price_version = int(version) if version else row.version
-        self.planner = Planner(self.config, disabled_arms=self.disabled_arms, seed=self._seed)
+        self.planner = self._new_planner(self.config)
         if snapshot.snapshot is not None:
             self.planner.restore(snapshot.snapshot.payload)
         self._booking.learn_again(snapshot.learned_since, planner=self.planner)

@@ -26,6 +26,24 @@ from shared.errors import BooksFullError
 log = structlog.get_logger(__name__)
 _ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens"})
 _END: Final = object()
+LEASE_WAIT_S: Final = 0.4
+"""How long a request waits for a lease: the link's sending gap, a round trip, and a sync."""
+
+
+class LeaseNews:
+    """Wakes the requests that wait for a lease when the coordinator has spoken."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+
+    def tell(self) -> None:
+        """A lease has come, or was refused."""
+        heard, self._heard = self._heard, asyncio.Event()
+        heard.set()
+
+    async def wait(self) -> None:
+        """Return at the next news."""
+        await self._heard.wait()
 
 
 class RunningAnswer(Answer):
@@ -71,6 +89,7 @@ class RequestRun:
         cloud: ChatBackend,
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
+        lease_news: LeaseNews | None = None,
         keep: Callable[[Kept | None], None] | None = None,
     ) -> None:
         self._request = request
@@ -82,6 +101,7 @@ class RequestRun:
         self._cloud = cloud
         self._clock = clock
         self._on_outcome = on_outcome
+        self._lease_news = lease_news or LeaseNews()
         self._plan: AttemptPlan | None = None
         self._attempt_started_ms = 0.0
         self._ttft_ms = 0
@@ -113,7 +133,7 @@ class RequestRun:
     async def _run(self) -> None:
         try:
             while not self._gone:
-                plan, effects = self._engine.next_attempt(self._request.request_id)
+                plan, effects = await self._next_attempt()
                 self._plan = plan
                 if plan is None:
                     await self._bookkeeper.commit_or_keep(effects)
@@ -137,6 +157,24 @@ class RequestRun:
                 self.first.set_exception(_stopping())
                 self.first.exception()
             self.delivered.put_nowait(_END)
+
+    async def _next_attempt(self) -> tuple[AttemptPlan | None, list[Any]]:
+        """Pass the gate; where only a lease is missing, wait for it once (rule L_6)."""
+        request_id = self._request.request_id
+        plan, effects = self._engine.next_attempt(request_id)
+        if not self._engine.waits_for_lease(request_id):
+            return plan, effects
+        try:
+            async with asyncio.timeout(LEASE_WAIT_S):
+                while self._engine.waits_for_lease(request_id):
+                    await self._lease_news.wait()
+                    plan, more = self._engine.next_attempt(request_id)
+                    effects += more
+        except TimeoutError:
+            self._engine.give_up_waiting(request_id)
+            plan, more = self._engine.next_attempt(request_id)
+            effects += more
+        return plan, effects
 
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
         """Try one arm; True when the request has ended with it."""

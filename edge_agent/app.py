@@ -151,6 +151,7 @@ async def run_agent(settings: AgentConfig) -> None:
             clock=clock,
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
+            on_lease_news=service.lease_news.tell,
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
         if settings.coordinator.address is not None:

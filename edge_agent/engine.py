@@ -23,12 +23,12 @@ from edge_agent.candidates import (
     RequestFacts,
     row_for,
 )
-from edge_agent.gate import Gate
+from edge_agent.gate import WORTH_A_WAIT, Gate
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
 from edge_agent.refusals import refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
-from shared.decision.lease import Settlement
+from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
 from shared.decision.table import Draw, SelectionTable
 from shared.decision.types import (
@@ -111,6 +111,8 @@ class _Request:
     table_version: int
     queue: list[str]
     forced: bool
+    patient: bool = False
+    refusals_before: int = 0
     gate_fallouts: list[Fallout] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     plan: AttemptPlan | None = None
@@ -241,12 +243,16 @@ class AgentEngine:
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
             forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
+            patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
+            refusals_before=self.gate.refusals,
         )
 
     def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
 
-        A paid attempt may be sent once the effects are committed. None: no candidate is left.
+        A paid attempt may be sent once the effects are committed. None: no candidate is left, or
+        the request waits for a lease (`waits_for_lease`); then this is to be called again as soon
+        as one has come, and after `give_up_waiting` if none has.
         """
         request = self._requests[request_id]
         effects: Effects = []
@@ -260,6 +266,13 @@ class AgentEngine:
                 return request.plan, effects
             row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
             effects += reserved
+            waiting = request.patient and request.refusals_before == self.gate.refusals
+            if row is None and waiting and problem in WORTH_A_WAIT:
+                request.queue.insert(0, arm.id)
+                worst_case = request.facts.worst_case_nanos(arm)
+                self.gate.need(request_id, amount_nanos=worst_case)
+                return None, effects
+            self._stop_waiting(request)
             if row is not None:
                 request.plan = AttemptPlan(
                     arm=arm,
@@ -272,6 +285,19 @@ class AgentEngine:
                 return request.plan, effects
             request.gate_fallouts.append(Fallout(arm.id, problem))
         return None, effects
+
+    def waits_for_lease(self, request_id: str) -> bool:
+        """Whether the arm that was drawn only lacks a lease that may come (rule L_6)."""
+        return self.gate.is_needed(request_id)
+
+    def give_up_waiting(self, request_id: str) -> None:
+        """No lease came in time: the next candidate answers."""
+        self._stop_waiting(self._requests[request_id], in_vain=True)
+
+    def _stop_waiting(self, request: _Request, *, in_vain: bool = False) -> None:
+        if request.patient:
+            request.patient = False
+            self.gate.needs_no_more(request.facts.request_id, in_vain=in_vain)
 
     def attempt_failed(self, request_id: str, end: AttemptEnd, *, now_ms: float) -> Effects:
         """Settle a failed attempt; `next_attempt` may follow."""
@@ -310,6 +336,7 @@ class AgentEngine:
     ) -> tuple[Outcome, Effects]:
         """Settle the last attempt and spool the outcome, in one transaction (rule O_1)."""
         request = self._requests.pop(request_id)
+        self._stop_waiting(request)
         effects: Effects = []
         answered = status is RequestStatus.OK
         arm = request.plan.arm.id if request.plan and answered else ""
@@ -450,9 +477,14 @@ class AgentEngine:
             facts,
             conditions=conditions,
             allowance=self.gate.allowance(),
-            money=lambda arm: self.gate.problem(facts, arm=arm),
+            money=lambda arm: self._money_problem(facts, arm=arm, now_ms=now_ms),
         )
         return candidates, prepared.ranked.draw(candidates.arms, uniform)
+
+    def _money_problem(self, facts: RequestFacts, *, arm: Arm, now_ms: float) -> str:
+        """Why a paid arm is no candidate; a lease that may still come is no reason."""
+        problem = self.gate.problem(facts, arm=arm)
+        return "" if self.gate.may_come(problem, now_ms=now_ms) else problem
 
     def _prepared(self, facts: RequestFacts) -> PreparedRow:
         key = (facts.pinned_arm, facts.task_class)

@@ -38,8 +38,12 @@ from shared.decision.types import (
 )
 
 Effects = list[BookEffect]
+WORTH_A_WAIT = frozenset({LeaseRefusal.NO_LEASE, LeaseRefusal.TOO_SMALL})
 LEASE_REQUEST_GAP_MS = 500
 LEASE_LOW_WORST_CASES = 4
+SCARCE_WORST_CASES = 2
+HOARD_MS_MAX = 2_000
+EVERYTHING_NANOS = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Gate:
     ----------
     incarnation, boot_id : str
         The present start of the process and of the machine (rules D_1, L_3).
+
+    Attributes
+    ----------
+    on_demand : bool
+        Requests can wait for a lease. Where money is scarce the device then holds none in store:
+        it asks when a request needs one, and gives back at once what that leaves over (L_6).
+    refusals : int
+        How often the coordinator has granted nothing to a request that waited.
     """
 
     def __init__(
@@ -80,6 +92,14 @@ class Gate:
         self._overrun_arms: set[str] = set()
         self._worst_case_nanos = 0
         self._least_case_nanos = 0
+        self.on_demand = False
+        self.refusals = 0
+        self._scarce = False
+        self._silent = False
+        self._needs: dict[str, int] = {}
+        self._unheard: set[str] = set()
+        self._granted_boot_ms = 0
+        self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
         self._wait_until_ms = 0.0
         self._reservations = 0
@@ -192,17 +212,28 @@ class Gate:
 
     def granted(self, granted: LeaseGranted, *, incarnation: str, boot_ms: int) -> Effects:
         """A lease arrived; once its effects are synced, call `synced` (rule L_1)."""
+        worst_case = self._worst_case_nanos
+        if self.on_demand and not worst_case:
+            worst_case = granted.amount_nanos  # no request yet: the first must not lack a sync
         if incarnation != self._incarnation or not self._leases.grant(
-            granted, boot_ms=boot_ms, worst_case_nanos=self._worst_case_nanos
+            granted, boot_ms=boot_ms, worst_case_nanos=worst_case
         ):
             return []
         self.refused_because = ""
+        self._heard()
+        self._granted_boot_ms = boot_ms
+        self._scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
         number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
         return [number_max, *self._changes()]
 
     def refused(self, reason: str, *, now_ms: float, retry_after_ms: float) -> None:
         """The coordinator granted nothing."""
+        self._heard()
         self.refused_because = reason
+        if self.on_demand and not self._asked_for_need:
+            self._scarce = True  # nothing to keep in store; a request that needs it may still ask
+            return
+        self.refusals += 1
         self._wait_until_ms = now_ms + retry_after_ms
 
     def recalled(self, number: int, *, boot_ms: int, reason: str) -> Effects:
@@ -213,7 +244,11 @@ class Gate:
     def expire(self, *, boot_ms: int) -> Effects:
         """Start giving back the leases whose time is over, or that are used up (L_3, L_6)."""
         self._leases.expire(boot_ms=boot_ms)
-        self._leases.retire(self._least_case_nanos, boot_ms=boot_ms)
+        kept_ms = boot_ms - self._granted_boot_ms
+        hoarding = self._asks_on_demand and not self._needs and kept_ms >= HOARD_MS_MAX
+        self._leases.retire(
+            EVERYTHING_NANOS if hoarding else self._least_case_nanos, boot_ms=boot_ms
+        )
         return self._changes()
 
     def closed_elsewhere(self, arms: Iterable[str]) -> None:
@@ -251,9 +286,16 @@ class Gate:
         """Ask for a lease when what is left is low (rule L_6)."""
         if self.spend_paused or self.quarantined or self.books_problem or self.stopping:
             return None
-        if now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS or now_ms < self._wait_until_ms:
+        recently = now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS
+        if now_ms < self._wait_until_ms or (recently and (self._asking or not self._needs)):
             return None
         available = self._leases.available_nanos()
+        needed = max(self._needs.values(), default=0)
+        if needed and self._leases.refusal(needed) is not None:
+            self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
+            return LeaseWish(available_nanos=available, worst_case_nanos=needed)
+        if recently or self._asks_on_demand:
+            return None
         low = max(
             LEASE_LOW_WORST_CASES * self._worst_case_nanos,
             self._leases.newest_amount_nanos() // 2,
@@ -261,8 +303,45 @@ class Gate:
         fragmented = self._leases.refusal(self._worst_case_nanos) is LeaseRefusal.TOO_SMALL
         if available > low and not fragmented:
             return None
-        self._asked_ms = now_ms
+        self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
         return LeaseWish(available_nanos=available, worst_case_nanos=self._worst_case_nanos)
+
+    def may_come(self, problem: str, *, now_ms: float) -> bool:
+        """Whether a lease that is missing may come within a round trip, so that waiting is sound.
+
+        Not after the coordinator has refused one, nor while it has left a wish unanswered.
+        """
+        return (
+            self.on_demand
+            and problem in WORTH_A_WAIT
+            and not (self._silent or self.stopping)
+            and now_ms >= self._wait_until_ms
+        )
+
+    def need(self, request_id: str, *, amount_nanos: int) -> None:
+        """A request waits for this much; the next wish asks for it."""
+        if request_id not in self._needs:
+            self._unheard.add(request_id)
+        self._needs[request_id] = amount_nanos
+
+    def is_needed(self, request_id: str) -> bool:
+        """Whether a request waits for a lease."""
+        return request_id in self._needs
+
+    def needs_no_more(self, request_id: str, *, in_vain: bool = False) -> None:
+        """A request no longer waits; in vain, if its time was over."""
+        self._needs.pop(request_id, None)
+        if in_vain and request_id in self._unheard:
+            self._silent = True  # until the coordinator is heard, nobody waits for it again
+        self._unheard.discard(request_id)
+
+    @property
+    def _asks_on_demand(self) -> bool:
+        return self.on_demand and self._scarce and not self._silent
+
+    def _heard(self) -> None:
+        self._asking = self._silent = False
+        self._unheard.clear()
 
     def raised_watermarks(self) -> Effects:
         """Leases whose watermark a sync still has to cover (rule L_2)."""

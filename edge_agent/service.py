@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from edge_agent.answering import RequestRun, RunningAnswer
+from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
 from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AgentEngine
@@ -53,6 +53,11 @@ class AgentService(AgentFacade):
         For the draws from the selection table.
     on_outcome : callable
         Told every outcome, for metrics.
+
+    Attributes
+    ----------
+    lease_news : LeaseNews
+        Whoever brings the coordinator's word on a lease tells it.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class AgentService(AgentFacade):
         self._clock = clock
         self._rng = rng
         self._on_outcome = on_outcome
+        self.lease_news = LeaseNews()
         self._idempotent = IdempotentAnswers()
         self._runs: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -145,6 +151,7 @@ class AgentService(AgentFacade):
             cloud=self._cloud,
             clock=self._clock,
             on_outcome=self._on_outcome,
+            lease_news=self.lease_news,
             keep=keep,
         )
         task = run.start()

@@ -46,6 +46,8 @@ class FleetSession:
         From the books; None until the device has joined.
     on_connected : callable
         Told whether a session stands, for metrics.
+    on_lease_news : callable, optional
+        Told when a lease has come or was refused. With it requests may wait for one.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class FleetSession:
         clock: Clock,
         credential: Credential | None,
         on_connected: Callable[[bool], None],
+        on_lease_news: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -67,6 +70,7 @@ class FleetSession:
         self._sent_through = 0
         self.credential = credential
         self.on_connected = on_connected
+        self._on_lease_news = on_lease_news
         self.spooled = bookkeeper.spooled
 
     async def joined(self, credential: Credential) -> None:
@@ -101,6 +105,7 @@ class FleetSession:
         effects += await self._renumbered(acked_sequence)
         await self._bookkeeper.commit(effects, sync=True)
         self._engine.token_synced(resume_token)
+        self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
 
     async def _renumbered(self, acked_sequence: int) -> Sequence[BookEffect]:
@@ -135,11 +140,17 @@ class FleetSession:
         )
         await self._bookkeeper.commit(effects, sync=True)
         self._engine.gate.synced(effects)
+        self._tell_lease_news()
 
     def refused(self, reason: str, *, retry_after_ms: float) -> None:
         """No lease now."""
         now_ms = self._clock.monotonic_ms()
         self._engine.gate.refused(reason, now_ms=now_ms, retry_after_ms=retry_after_ms)
+        self._tell_lease_news()
+
+    def _tell_lease_news(self) -> None:
+        if self._on_lease_news is not None:
+            self._on_lease_news()
 
     async def recalled(self, number: int, *, reason: str) -> None:
         """Give a lease back."""

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
-
-import grpc
+from typing import Final
 
 from coordinator.adapters import admin_views
+from coordinator.adapters.admin_money import Context, MoneyServicer, actor_of, limit_of
 from coordinator.adapters.grpc_errors import translated
 from coordinator.engine import CoordinatorEngine
-from coordinator.service import CoordinatorService, bearer
 from coordinator.sessions import Reaction
 from shared import wire
-from shared.clock import Clock
 from shared.errors import ConfigError, NotFoundError
-from shared.pb.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+from shared.pb.v1 import admin_pb2, types_pb2
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
-Context = grpc.aio.ServicerContext[Any, Any]
-LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 10_000
 JOIN_TOKEN_VALID_S: Final = 3_600
 
 
-class AdminServicer(admin_pb2_grpc.AdminServicer):
-    """Every call needs an admin token."""
+class AdminServicer(MoneyServicer):
+    """Every call needs an admin token; those about money are in `MoneyServicer`."""
 
     # The methods' names are gRPC's.
     # ruff: noqa: N802
-
-    def __init__(self, service: CoordinatorService, *, clock: Clock) -> None:
-        self._service = service
-        self._clock = clock
-
-    def _admit(self, context: Context) -> str:
-        """The operator's name, for the audit."""
-        token = bearer(context.invocation_metadata())
-        return self._service.authenticate_admin(token).name
 
     async def GetVersion(
         self, request: admin_pb2.GetVersionRequest, context: Context
@@ -63,8 +48,9 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         """Take a fleet configuration, or tell what it would change."""
         async with translated(context):
             name = self._admit(context)
+            warnings = self._service.config_warnings(request.toml)
             version, changes = await self._service.apply_config(
-                request.toml, actor=_actor(name, said=request.actor), dry_run=request.dry_run
+                request.toml, actor=actor_of(name, said=request.actor), dry_run=request.dry_run
             )
             return admin_pb2.ApplyConfigReply(
                 version=version,
@@ -72,6 +58,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
                     admin_pb2.ConfigChange(key=c.key, before=c.before, after=c.after)
                     for c in changes
                 ],
+                warnings=warnings,
             )
 
     async def ListDevices(
@@ -100,7 +87,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         async with translated(context):
             name = self._admit(context)
             return await self._stand(
-                request.device, CoordinatorEngine.revoke, actor=_actor(name, said=request.actor)
+                request.device, CoordinatorEngine.revoke, actor=actor_of(name, said=request.actor)
             )
 
     async def ReadmitDevice(
@@ -110,7 +97,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         async with translated(context):
             name = self._admit(context)
             return await self._stand(
-                request.device, CoordinatorEngine.readmit, actor=_actor(name, said=request.actor)
+                request.device, CoordinatorEngine.readmit, actor=actor_of(name, said=request.actor)
             )
 
     async def ListArms(
@@ -126,7 +113,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ArmSummary:
         """Open or close an arm on every device."""
         async with translated(context):
-            actor = _actor(self._admit(context), said=request.actor)
+            actor = actor_of(self._admit(context), said=request.actor)
             await self._service.command(
                 lambda engine, now: engine.set_arm_enabled(
                     request.arm,
@@ -136,51 +123,6 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
                 )
             )
             return self._arms(request.arm)[0]
-
-    async def GetBudget(
-        self, request: admin_pb2.GetBudgetRequest, context: Context
-    ) -> admin_pb2.Budget:
-        """Where the window's money is."""
-        async with translated(context):
-            self._admit(context)
-            return admin_views.budget(self._service.engine)
-
-    async def SetBudget(
-        self, request: admin_pb2.SetBudgetRequest, context: Context
-    ) -> admin_pb2.Budget:
-        """Change the budget of this window and the following ones."""
-        async with translated(context):
-            name = self._admit(context)
-            await self._service.command(
-                lambda engine, now: engine.set_budget(
-                    request.amount_nanos, actor=_actor(name, said=request.actor), unix_ms=now
-                )
-            )
-            return admin_views.budget(self._service.engine)
-
-    async def PauseSpend(
-        self, request: admin_pb2.PauseSpendRequest, context: Context
-    ) -> admin_pb2.SpendState:
-        """Stop every paid call."""
-        return await self._set_paused(True, actor=request.actor, context=context)
-
-    async def ResumeSpend(
-        self, request: admin_pb2.ResumeSpendRequest, context: Context
-    ) -> admin_pb2.SpendState:
-        """Allow paid calls again."""
-        return await self._set_paused(False, actor=request.actor, context=context)
-
-    async def ListLedger(
-        self, request: admin_pb2.ListLedgerRequest, context: Context
-    ) -> admin_pb2.ListLedgerReply:
-        """Ledger rows, rising by id."""
-        async with translated(context):
-            self._admit(context)
-            device_id = self._device_id(request.device)
-            rows = await self._service.ledger(
-                after_id=request.after_id, limit=_limit(request.limit), device_id=device_id
-            )
-            return admin_pb2.ListLedgerReply(rows=[admin_views.ledger_row(row) for row in rows])
 
     async def GetTable(
         self, request: admin_pb2.GetTableRequest, context: Context
@@ -214,7 +156,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         async with translated(context):
             self._admit(context)
             decisions = await self._service.decisions(
-                limit=_limit(request.limit),
+                limit=limit_of(request.limit),
                 device_id=self._device_id(request.device),
                 request_id=request.request_id,
                 after=request.after_position if request.HasField("after_position") else None,
@@ -229,7 +171,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         """A token for a device or an operator; shown this once."""
         async with translated(context):
             name = self._admit(context)
-            actor = _actor(name, said=request.actor)
+            actor = actor_of(name, said=request.actor)
             if request.kind == admin_pb2.TOKEN_KIND_JOIN:
                 token, expires = await self._service.create_join_token(
                     device_class=self._known_class(request.device_class),
@@ -245,22 +187,6 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
                     "kind", f"a token is for joining or for operators: {request.kind}"
                 )
             return admin_pb2.CreateTokenReply(token=token, expires_unix_ms=expires)
-
-    async def _set_paused(
-        self, paused: bool, *, actor: str, context: Context
-    ) -> admin_pb2.SpendState:
-        async with translated(context):
-            name = self._admit(context)
-            await self._service.command(
-                lambda engine, now: engine.set_spend_paused(
-                    paused, actor=_actor(name, said=actor), unix_ms=now
-                )
-            )
-            engine = self._service.engine
-            known, told = len(engine.registry.devices), len(engine.sessions)
-            return admin_pb2.SpendState(
-                paused=paused, devices_told=told, devices_unreached=max(0, known - told)
-            )
 
     async def _stand(
         self, name_or_id: str, change: Callable[..., Reaction], *, actor: str
@@ -283,21 +209,9 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         device = self._service.engine.registry.find(name_or_id)
         return admin_views.device(self._service, device)
 
-    def _device_id(self, name_or_id: str) -> str:
-        return self._service.engine.registry.find(name_or_id).id if name_or_id else ""
-
     def _known_class(self, device_class: str) -> str:
         config = self._service.engine.config
         if device_class and config is not None and device_class not in config.device_classes:
             known = ", ".join(sorted(config.device_classes))
             raise NotFoundError(f"no device class {device_class!r}; there are {known}")
         return device_class
-
-
-def _actor(name: str, *, said: str) -> str:
-    """Who goes into the audit: the token's owner first, then what the caller says of itself."""
-    return f"{name} ({said})" if said and said != name else name
-
-
-def _limit(asked: int) -> int:
-    return min(asked or LIMIT_DEFAULT, LIMIT_MAX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from coordinator.adapters import money_views
 from coordinator.engine import CoordinatorEngine
 from coordinator.planned import PlannedSlot
 from coordinator.policy.base import Bounds
@@ -15,30 +16,11 @@ from shared.decision.money import NANOS_PER_DOLLAR
 from shared.pb.v1 import admin_pb2
 
 
-def budget(engine: CoordinatorEngine) -> admin_pb2.Budget:
-    """Where the window's money is. Amounts in nano-dollars."""
-    window = engine.window
-    reply = admin_pb2.Budget(
-        name=engine.config.budget.name if engine.config else "", spend_paused=engine.spend_paused
-    )
-    if window is not None:
-        reply.window_id = window.id
-        reply.window_start_unix_ms = window.start_unix_ms
-        reply.window_end_unix_ms = window.end_unix_ms
-        reply.target_nanos = window.target_nanos
-        reply.enforced_nanos = window.enforced_nanos
-        reply.settled_nanos = window.settled_nanos
-        reply.unconfirmed_nanos = window.unconfirmed_nanos
-        reply.outstanding_nanos = window.outstanding_nanos
-        reply.free_nanos = window.free_nanos
-    return reply
-
-
 def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetStatus:
     """The fleet at a glance."""
     reply = admin_pb2.FleetStatus(
         config_version=engine.config_version,
-        budget=budget(engine),
+        budget=money_views.balances(engine),
         devices_known=len(engine.registry.devices),
         devices_connected=len(engine.sessions),
         alarms=sorted(engine.alarms.values()),

@@ -24,7 +24,8 @@ from coordinator.messages import (
     TableSent,
     Welcomed,
 )
-from coordinator.service import CoordinatorService, Outbox, bearer
+from coordinator.outbox import Outbox
+from coordinator.service import CoordinatorService, bearer
 from shared import wire
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted

@@ -14,6 +14,7 @@ from sqlalchemy import URL
 
 from coordinator.adapters.sql_connection import (
     Mark,
+    begin_recovery,
     lock_file,
     make_engine,
     parse_url,
@@ -22,6 +23,8 @@ from coordinator.adapters.sql_connection import (
     write_mark,
 )
 from coordinator.adapters.sql_errors import translated
+from coordinator.records import SettingKey
+from coordinator.recovery import Recovery
 from shared.errors import StoreError
 
 _PAGES_PER_STEP = 1_000
@@ -57,8 +60,9 @@ def backup(url: str, out: Path, *, progress: Progress) -> None:
 def restore(url: str, source: Path, *, mark_file: Path, progress: Progress) -> None:
     """Put a backup in the place of the books, while no coordinator runs.
 
-    The mark outside the database rises, so that the coordinator begins with a recovery: what was
-    lent after the backup is known to the devices alone (rule C_5).
+    The coordinator begins with a recovery: what was lent after the backup is known to the devices
+    alone (rule C_5). The restored books say so themselves, as a standby elsewhere has a mark of its
+    own; the mark outside the database rises too, before anything changes.
 
     Raises
     ------
@@ -70,16 +74,19 @@ def restore(url: str, source: Path, *, mark_file: Path, progress: Progress) -> N
         raise StoreError(f"there is no file {source}")
     path = sqlite_path(parsed)
     if path is None:
-        with translated("restore"), make_engine(parsed).connect():  # holds the writer's lock
+        with translated("restore"), make_engine(parsed).connect() as writer:  # holds its lock
             _raise_mark(mark_file)
             command = ["pg_restore", "--clean", "--if-exists", "--single-transaction"]
             _run([*command, "--no-owner", str(source)], url=parsed, database_option=True)
+            with writer.begin():
+                begin_recovery(writer, reason=_reason(source))
         return
     held = lock_file(path)
     try:
         _check_sqlite(source)
         draft = path.with_name(path.name + ".part")
         _copy_sqlite(source, draft, progress=progress)
+        _begin_sqlite_recovery(draft, reason=_reason(source))
         _raise_mark(mark_file)
         draft.replace(path)
         for suffix in ("-wal", "-shm"):
@@ -88,6 +95,19 @@ def restore(url: str, source: Path, *, mark_file: Path, progress: Progress) -> N
         raise StoreError(f"cannot restore {source}: {error}") from error
     finally:
         held.release()
+
+
+def _reason(source: Path) -> str:
+    return f"the database was restored from a backup, {source.name}"
+
+
+def _begin_sqlite_recovery(path: Path, *, reason: str) -> None:
+    """As `begin_recovery`, in a file that is not in its place yet."""
+    row = (SettingKey.RECOVERY.value, Recovery(reason).to_json())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", row)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _raise_mark(mark_file: Path) -> None:

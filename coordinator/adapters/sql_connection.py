@@ -207,13 +207,14 @@ def raise_epoch(connection: Connection, *, mark_file: Path | None, ledger_id: in
             f"the database is at epoch {before} and ledger row {ledger_id}, but {mark_file} says "
             f"epoch {known.epoch} and row {known.ledger_id}: it was restored from a backup"
         )
-        _begin_recovery(connection, reason=reason)
+        begin_recovery(connection, reason=reason)
     epoch = max(before, known.epoch) + 1
     connection.execute(update(EPOCH).values(epoch=epoch))
     return epoch
 
 
-def _begin_recovery(connection: Connection, *, reason: str) -> None:
+def begin_recovery(connection: Connection, *, reason: str) -> None:
+    """Let the next start lend nothing before everybody was heard (rule C_5)."""
     key = SettingKey.RECOVERY.value
     connection.execute(delete(SETTING).where(SETTING.c.key == key))
     connection.execute(insert(SETTING).values(key=key, value=Recovery(reason).to_json()))

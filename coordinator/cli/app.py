@@ -11,14 +11,14 @@ from typing import Annotated, Final
 
 import typer
 
-from coordinator.cli import arm, decisions, device, fleet, money, token
+from coordinator.cli import alarm, arm, decisions, device, fleet, ledger, money, token
 from coordinator.cli.session import OutputFormat, Session
 
 EXIT_CODES = """
 Exit codes:
 
 - 0: done
-- 1: the coordinator refused, or the operator did not agree
+- 1: the coordinator refused, the operator did not agree, or `ledger verify` found differences
 - 2: wrong usage
 - 3: `diff` found differences
 - 4: the coordinator cannot be reached
@@ -48,7 +48,8 @@ app.command("resume-spend")(money.resume_spend)
 app.add_typer(device.app, name="device")
 app.add_typer(arm.app, name="arm")
 app.add_typer(money.budget, name="budget")
-app.add_typer(money.ledger, name="ledger")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(alarm.app, name="alarm")
 app.add_typer(decisions.tables, name="table")
 app.add_typer(forecast, name="forecast")
 forecast.command("show")(fleet.forecast_show)

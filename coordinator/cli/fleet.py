@@ -120,6 +120,8 @@ def diff(ctx: typer.Context, file: FileOption) -> None:
     session = session_of(ctx)
     reply = _changes(session, toml=_read(file))
     _show_changes(session, reply)
+    for warning in reply.warnings:
+        typer.echo(f"tidectl: warning: {warning}", err=True)
     if reply.changes:
         raise typer.Exit(ExitCode.DIFFERENT)
 
@@ -138,6 +140,8 @@ def apply(
         return
     if session.format is OutputFormat.TABLE:
         _show_changes(session, planned)
+    for warning in planned.warnings:
+        typer.echo(f"tidectl: warning: {warning}", err=True)
     interactive = is_interactive() and str(file) != "-"
     confirm(f"Apply {len(planned.changes)} changes?", yes=yes, interactive=interactive)
     request = admin_pb2.ApplyConfigRequest(toml=toml, actor=session.actor)

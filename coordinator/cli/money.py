@@ -1,4 +1,4 @@
-"""The budget, the ledger and the switch that stops all spending."""
+"""The budget, and the switch that stops all spending."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.render import NONE, console, facts, instant, show_json, table, to_data, usd
-from coordinator.cli.session import OutputFormat, Session, session_of
+from coordinator.cli.render import (
+    NONE,
+    console,
+    facts,
+    instant,
+    show_json,
+    span,
+    table,
+    usd,
+)
+from coordinator.cli.session import (
+    ExitCode,
+    OutputFormat,
+    Session,
+    confirm,
+    fail,
+    is_interactive,
+    session_of,
+)
 from shared.decision.money import nanos_from_dollars
 from shared.limits import AMOUNT_NANOS_MAX
 from shared.pb.v1 import admin_pb2
 
-PAGE_ROWS = 500
-
 budget = typer.Typer(no_args_is_help=True, help="Show and set the budget of a window.")
-ledger = typer.Typer(no_args_is_help=True, help="Read the append-only ledger.")
 
 
 @budget.command("show")
 def show_budget(ctx: typer.Context) -> None:
-    """Show the present window's budget and balances."""
+    """Show where every cent of the present window is, lease by lease, and what was refused."""
     session = session_of(ctx)
     _show_budget(session, session.call("GetBudget", admin_pb2.GetBudgetRequest()))
 
@@ -46,26 +60,162 @@ def set_budget(
     _show_budget(session, session.call("SetBudget", request))
 
 
+@budget.command("write-off")
+def write_off(
+    ctx: typer.Context,
+    device: Annotated[str, typer.Argument(help="A silent device, by id or name.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger and the audit.")],
+    assume_unspent: Annotated[
+        bool,
+        typer.Option(
+            "--assume-unspent",
+            help="Give the money back instead of booking it as spent. Promise P1 ends here.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask the first time.")] = False,
+    confirm_name: Annotated[
+        str,
+        typer.Option(
+            "--confirm", help="With --assume-unspent: the device again, instead of being asked."
+        ),
+    ] = "",
+) -> None:
+    """End the leases of a silent device: what it has not reported is booked as spent.
+
+    If it comes back after all, its final figure may lower that. A connected device is refused.
+    """
+    session = session_of(ctx)
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    found: admin_pb2.Device = session.call("GetDevice", admin_pb2.GetDeviceRequest(device=device))
+    balances: admin_pb2.Budget = session.call("GetBudget", admin_pb2.GetBudgetRequest())
+    held = [lease for lease in balances.holdings if lease.device_id == found.id]
+    unreported = sum(lease.outstanding_nanos for lease in held)
+    silent = span(max((lease.silent_ms for lease in held), default=0))
+    what = "count as unspent" if assume_unspent else "book as spent"
+    confirm(
+        f"{found.name} was last heard {instant(found.seen_unix_ms)} ({silent} ago) and has not "
+        f"reported on {usd(unreported)}. End its leases and {what} what it did not report?",
+        yes=yes,
+        interactive=is_interactive(),
+    )
+    if assume_unspent:
+        _confirm_unspent(found.name, given=confirm_name, amount=usd(unreported))
+    request = admin_pb2.WriteOffRequest(
+        device=found.id, assume_unspent=assume_unspent, reason=reason, actor=session.actor
+    )
+    reply: admin_pb2.WriteOffReply = session.call("WriteOff", request)
+    if session.format is OutputFormat.JSON:
+        show_json(reply)
+        return
+    how = "counted as unspent" if reply.assumed_unspent else "booked as spent"
+    typer.echo(f"{usd(reply.amount_nanos)} of {found.name} {how}")
+
+
+def _confirm_unspent(name: str, *, given: str, amount: str) -> None:
+    """The second question: whoever agrees writes the device's name."""
+    if not given:
+        question = (
+            f"If {name} has spent any of the {amount}, the provider may bill more than the budget, "
+            "and the window says so from now on."
+        )
+        if not is_interactive():
+            fail(
+                f"{question} Nobody can be asked here; pass --confirm {name}.",
+                code=ExitCode.USAGE,
+            )
+        given = typer.prompt(f"{question} Write the device's name to go on", err=True)
+    if given != name:
+        fail(f"{given!r} is not {name!r}: nothing was changed", code=ExitCode.REFUSED)
+
+
 def _show_budget(session: Session, reply: admin_pb2.Budget) -> None:
     if session.format is OutputFormat.JSON:
         show_json(reply)
         return
+    out = console()
+    out.print(facts(_budget_facts(reply)))
+    if reply.holdings:
+        out.print()
+        out.print(_holdings(reply))
+
+
+def _budget_facts(reply: admin_pb2.Budget) -> list[tuple[str, str]]:
     start, end = instant(reply.window_start_unix_ms), instant(reply.window_end_unix_ms)
-    console().print(
-        facts(
-            [
-                ("budget", reply.name),
-                ("window", f"{start} to {end}"),
-                ("target", usd(reply.target_nanos)),
-                ("enforced", usd(reply.enforced_nanos)),
-                ("settled", usd(reply.settled_nanos)),
-                ("unconfirmed", usd(reply.unconfirmed_nanos)),
-                ("lent to devices", usd(reply.outstanding_nanos)),
-                ("free", usd(reply.free_nanos)),
-                ("spending", "paused" if reply.spend_paused else "allowed"),
-            ]
-        )
+    silent = {lease.device_id for lease in reply.holdings if _is_silent(lease)}
+    lent = usd(reply.outstanding_nanos)
+    if reply.unreported_nanos:
+        lent += f", {usd(reply.unreported_nanos)} of it to {len(silent)} silent devices"
+    enforced = usd(reply.enforced_nanos)
+    if reply.enforced_nanos > reply.target_nanos:
+        enforced += "; falls to the target as leases come back"
+    marks = ", ".join(f"{percent} %" for percent in reply.passed_percents)
+    pairs = [
+        ("budget", reply.name),
+        ("window", f"{start} to {end}"),
+        ("target", usd(reply.target_nanos)),
+        ("enforced", enforced),
+        ("settled", usd(reply.settled_nanos)),
+        ("unconfirmed", usd(reply.unconfirmed_nanos)),
+        ("lent to devices", lent),
+        ("free", usd(reply.free_nanos)),
+        ("marks passed", marks or NONE),
+        ("spending", "paused" if reply.spend_paused else "allowed"),
+        ("refused", _refusals(reply)),
+    ]
+    if reply.unspent_note:
+        pairs.append(("NOT COVERED", f"counted as unspent: {reply.unspent_note}"))
+    return pairs
+
+
+def _refusals(reply: admin_pb2.Budget) -> str:
+    if not reply.HasField("refusals"):
+        return "nothing in this window"
+    last = reply.refusals
+    return (
+        f"{last.count} leases, {last.exhausted} for want of free money; last to {last.device_id} "
+        f"at {instant(last.at_unix_ms)}: {last.reason}"
     )
+
+
+def _is_silent(lease: admin_pb2.LeaseHolding) -> bool:
+    return bool(lease.outstanding_nanos) and not lease.connected
+
+
+def _holdings(reply: admin_pb2.Budget) -> object:
+    """Every lease that holds money; what its device says of it stands beside the books."""
+    columns = ["DEVICE", "LEASE", "STATE", "AMOUNT", "BOOKED", "OUT", "UNCONFIRMED", "TOLD"]
+    rows = [
+        [
+            lease.device_name,
+            str(lease.lease_number),
+            _state(lease, window_id=reply.window_id),
+            usd(lease.amount_nanos),
+            usd(lease.booked_nanos),
+            usd(lease.outstanding_nanos),
+            usd(lease.unconfirmed_nanos),
+            _told(lease),
+        ]
+        for lease in reply.holdings
+    ]
+    return table(columns, rows, right=columns[3:7])
+
+
+def _state(lease: admin_pb2.LeaseHolding, *, window_id: int) -> str:
+    if lease.end != "open":
+        state = lease.end.replace("_", " ")
+    elif not lease.connected:
+        state = f"silent {span(lease.silent_ms)}"
+    else:
+        state = "closing" if lease.closing else "open"
+    return state if lease.window_id == window_id else f"{state}, earlier window"
+
+
+def _told(lease: admin_pb2.LeaseHolding) -> str:
+    if not lease.HasField("told"):
+        return NONE
+    told = lease.told
+    return f"{usd(told.settled_nanos)} settled, {usd(told.reserved_nanos)} reserved"
 
 
 def pause_spend(ctx: typer.Context) -> None:
@@ -89,46 +239,3 @@ def _spend(session: Session, reply: admin_pb2.SpendState) -> None:
     typer.echo(f"spending is {state}: {reply.devices_told} devices told, {unreached}")
     if reply.paused and reply.devices_unreached:
         typer.echo("an unreached device can still spend what it has been lent")
-
-
-@ledger.command("list")
-def list_ledger(
-    ctx: typer.Context,
-    device: Annotated[str, typer.Option(help="Only this device's rows (id or name).")] = "",
-    after: Annotated[int, typer.Option(min=0, help="Only rows with a higher id.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many rows.")] = 50,
-    every: Annotated[bool, typer.Option("--all", help="Every row, page by page.")] = False,
-) -> None:
-    """List ledger rows, oldest first."""
-    session = session_of(ctx)
-    rows: list[admin_pb2.LedgerRow] = []
-    while True:
-        reply: admin_pb2.ListLedgerReply = session.call(
-            "ListLedger",
-            admin_pb2.ListLedgerRequest(
-                after_id=rows[-1].id if rows else after,
-                limit=PAGE_ROWS if every else limit,
-                device=device,
-            ),
-        )
-        rows.extend(reply.rows)
-        if not every or not reply.rows:
-            break
-    if session.format is OutputFormat.JSON:
-        show_json({"rows": [to_data(row) for row in rows]})
-        return
-    columns = ["ID", "TIME", "KIND", "DEVICE", "LEASE", "AMOUNT", "REQUEST", "NOTE"]
-    cells = [
-        [
-            str(row.id),
-            instant(row.at_unix_ms),
-            row.kind,
-            row.device_id or NONE,
-            str(row.lease_number) if row.lease_number else NONE,
-            usd(row.amount_nanos),
-            row.request_id or NONE,
-            row.note or NONE,
-        ]
-        for row in rows
-    ]
-    console().print(table(columns, cells, right=["ID", "LEASE", "AMOUNT"]))

@@ -84,6 +84,14 @@ def instant(unix_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def span(ms: int) -> str:
+    """A length of time in its largest whole unit, such as `3 h`."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if ms >= size:
+            return f"{ms // size} {unit}"
+    return f"{ms // 1_000} s"
+
+
 def share(value: float) -> str:
     """A share as a percentage."""
     return f"{value:.1%}"

@@ -95,6 +95,22 @@ class Session:
             except grpc.RpcError as error:
                 explain(error, address=address, timeout=self.timeout, has_token=bool(metadata))
 
+    def stream(self, method: str, request: object) -> Iterator[Any]:
+        """Call a method that answers with a stream; any error ends the command.
+
+        It may take as long as it takes: only a connection that cannot be made, or a dead one, ends
+        it.
+        """
+        address = self._parsed_address()
+        metadata = self._metadata()
+        with self._channel(address) as channel:
+            try:
+                yield from getattr(admin_pb2_grpc.AdminStub(channel), method)(
+                    request, metadata=metadata
+                )
+            except grpc.RpcError as error:
+                explain(error, address=address, timeout=self.timeout, has_token=bool(metadata))
+
     def _parsed_address(self) -> Address:
         try:
             return parse_address(self.address)
@@ -118,6 +134,8 @@ class Session:
             ("grpc.max_receive_message_length", GRPC_MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", GRPC_MESSAGE_BYTES_MAX),
         ]
+        # A stream notices a coordinator that is gone.
+        options += [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)]
         if address.is_loopback:
             options.append(("grpc.enable_http_proxy", 0))
         if address.is_loopback and self.ca_file is None:

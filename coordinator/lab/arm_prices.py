@@ -79,11 +79,13 @@ def _read(path: Path) -> dict[str, list[object]]:
 
 
 def _of_entries(entries: Sequence[Any], *, path: Path) -> dict[str, list[object]]:
-    found = {}
+    found: dict[str, list[object]] = {}
     for entry in entries:
         name = next((entry[key] for key in _NAME_KEYS if key in entry), None)
         if name is None:
             raise ConfigError(str(path), f"has an entry without any of {', '.join(_NAME_KEYS)}")
+        if str(name) in found:
+            raise ConfigError(str(path), f"has two prices for {name}")
         found[str(name)] = _prices_of(entry, path=path, arm=str(name))
     return found
 

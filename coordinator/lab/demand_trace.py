@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from coordinator.lab.csv_rows import read_columns
 from coordinator.policy.base import FloatArray
 from shared.errors import ConfigError
 
 BINS_MAX: Final = 1_000_000
+COUNT_MAX: Final = 1e12
 
 _FRACTION_DIGITS: Final = 6
 _UNITS_MS: Final = {"_ms": 1.0, "_s": 1_000.0}
@@ -75,24 +74,10 @@ def read_binned(path: Path, *, column: str, where: tuple[str, str] | None = None
 
 def _rows(path: Path, *, column: str, where: tuple[str, str] | None) -> Iterator[tuple[str, str]]:
     """Each row's place, as "file:line", and its text in the column."""
-    try:
-        with _opened(path) as lines:
-            rows = csv.DictReader(lines)
-            _require(path, names=rows.fieldnames or (), column=column)
-            if where is not None:
-                _require(path, names=rows.fieldnames or (), column=where[0])
-            for row in rows:
-                if where is None or row[where[0]] == where[1]:
-                    yield f"{path}:{rows.line_num}", row[column] or ""
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(str(path), f"cannot be read: {problem}") from error
-
-
-def _require(path: Path, *, names: Sequence[str], column: str) -> None:
-    if column not in names:
-        have = ", ".join(names) or "none"
-        raise ConfigError(str(path), f"has no column {column!r}; its columns are: {have}")
+    columns = [column] if where is None else [column, where[0]]
+    for place, (text, *value) in read_columns(path, columns=columns):
+        if where is None or value == [where[1]]:
+            yield place, text
 
 
 def _time_ms(place: str, text: str, *, column: str) -> float:
@@ -111,8 +96,8 @@ def _count(place: str, text: str, *, column: str) -> float:
         count = float(text)
     except ValueError:
         count = math.nan
-    if not (math.isfinite(count) and count >= 0.0):
-        raise ConfigError(place, f"{column} is {text!r}, not a count of 0 or more")
+    if not 0.0 <= count <= COUNT_MAX:
+        raise ConfigError(place, f"{column} is {text!r}, not a count of 0 to {COUNT_MAX:.0e}")
     return count
 
 
@@ -125,9 +110,3 @@ def _iso_ms(text: str) -> float:
         text = f"{head}.{fraction}{tail[digits:]}"
     time = datetime.fromisoformat(text)
     return time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000.0
-
-
-def _opened(path: Path) -> io.TextIOBase:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")

@@ -16,6 +16,8 @@ from coordinator.lab.evaluation import Evaluation, Measure, evaluate
 from coordinator.lab.log_arrays import LogArrays, arrays_of, clusters_of, folds_of
 from coordinator.lab.off_policy import Estimate
 from coordinator.lab.output import (
+    BUDGET_USD_MAX,
+    RHO_MAX,
     Format,
     FormatOption,
     OutOption,
@@ -66,13 +68,18 @@ def command(
     ] = "lp_ucb",
     budget_usd: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Dollars for all requests of the log; default: what was spent."),
+        typer.Option(
+            min=0.0,
+            max=BUDGET_USD_MAX,
+            help="Dollars for all requests of the log; default: what was spent.",
+        ),
     ] = None,
     sla_floor: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the requests to answer in time.")
     ] = 0.0,
     rho: Annotated[
-        float, typer.Option(min=0.0, help="Reward given up per request below the floor.")
+        float,
+        typer.Option(min=0.0, max=RHO_MAX, help="Reward given up per request below the floor."),
     ] = 1.0,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="Another deadline than each request's own.")

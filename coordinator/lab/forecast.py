@@ -19,7 +19,7 @@ from coordinator.lab.backtest import (
     candidates,
     chooser_ratio,
 )
-from coordinator.lab.demand_trace import read_binned, read_counts
+from coordinator.lab.demand_trace import COUNT_MAX, read_binned, read_counts
 from coordinator.lab.output import (
     Format,
     FormatOption,
@@ -48,7 +48,9 @@ def command(
         str, typer.Option(help="Column with counts, a row per slot; instead of --column.")
     ] = "",
     where: Annotated[str, typer.Option(help="Only rows with COLUMN=VALUE count.")] = "",
-    prior: Annotated[float, typer.Option(min=0.0, help="Declared demand per slot.")] = 1.0,
+    prior: Annotated[
+        float, typer.Option(min=0.0, max=COUNT_MAX, help="Declared demand per slot.")
+    ] = 1.0,
     period: Annotated[
         str, typer.Option(help="Length of a known cycle, such as 24h; `seasonal` needs it.")
     ] = "",
@@ -90,9 +92,12 @@ def command(
 
 def _duration(text: str, *, option: str) -> int:
     try:
-        return duration_ms(text)
+        length_ms = duration_ms(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+    if length_ms < 1:
+        raise typer.BadParameter(f"{text} is less than 1ms", param_hint=option)
+    return length_ms
 
 
 def _condition(text: str) -> tuple[str, str] | None:

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,6 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shared.errors import ConfigError, TidegateError
+
+BUDGET_USD_MAX: Final = 1e9
+RHO_MAX: Final = 1e6
+"""Ends of options that are money or a price; infinity, which numbers accept, is beyond them."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -159,17 +164,37 @@ def run_jobs(
             return done
         # A fresh interpreter per process: a fork would inherit the libraries' threads and locks.
         fresh = multiprocessing.get_context("spawn")
+        before = set(multiprocessing.active_children())
         with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=fresh) as pool:
-            waiting = {pool.submit(_guarded, work, task): at for at, task in enumerate(tasks)}
             found: dict[int, Any] = {}
-            for future in as_completed(waiting):
-                result, problem = future.result()
-                if problem is not None:
-                    pool.shutdown(cancel_futures=True)
-                    raise TidegateError(problem)
-                found[waiting[future]] = result
-                advance(1)
+            try:
+                with _interrupts_blocked():
+                    waiting = {
+                        pool.submit(_guarded, work, task): at for at, task in enumerate(tasks)
+                    }
+                for future in as_completed(waiting):
+                    result, problem = future.result()
+                    if problem is not None:
+                        pool.shutdown(cancel_futures=True)
+                        raise TidegateError(problem)
+                    found[waiting[future]] = result
+                    advance(1)
+            except KeyboardInterrupt:
+                # They do not hear of it themselves, and their work may take minutes.
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
         return [found[at] for at in range(len(tasks))]
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started here inherit that Ctrl-C is not for them: this one ends them instead."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _guarded(work: Callable[[Task], Result], task: Task) -> tuple[Result | None, str | None]:

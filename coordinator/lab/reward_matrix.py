@@ -5,17 +5,16 @@ The file is in long format. Money is read as exact decimals and kept in whole na
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from coordinator.lab.csv_rows import read_columns
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from coordinator.policy.fluid import solve_fluid_lp
 from shared.decision.money import NANOS_PER_DOLLAR
@@ -109,6 +108,8 @@ def read_matrix(
     """
     if len(columns) not in (len(_ROLES) - 1, len(_ROLES)):
         raise ConfigError("--columns", f"{','.join(columns)} names {len(columns)}, expected 5 or 6")
+    if len(set(columns)) < len(columns):
+        raise ConfigError("--columns", f"{','.join(columns)} names a column twice")
     if deadline_ms is not None and len(columns) < len(_ROLES):
         raise ConfigError("--deadline-ms", "needs a sixth name in --columns: the latency in ms")
     cells = _read_cells(path, columns=columns)
@@ -192,9 +193,8 @@ def best_in_hindsight(
 
 def _read_cells(path: Path, *, columns: Sequence[str]) -> dict[tuple[str, str], _Row]:
     cells: dict[tuple[str, str], _Row] = {}
-    for line, values in _rows(path, columns=columns):
+    for place, values in read_columns(path, columns=columns):
         prompt, task_class, arm, reward_text, cost_text = values[:5]
-        place = f"{path}:{line}"
         if (prompt, arm) in cells:
             raise ConfigError(place, f"prompt {prompt} has a second row for arm {arm}")
         reward = _number(reward_text, place=place, column=columns[3])
@@ -211,31 +211,6 @@ def _read_cells(path: Path, *, columns: Sequence[str]) -> dict[tuple[str, str], 
     if not cells:
         raise ConfigError(str(path), "has no rows")
     return cells
-
-
-def _rows(path: Path, *, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the wanted columns of each row."""
-    try:
-        with _opened(path) as lines:
-            rows = csv.DictReader(lines)
-            missing = [name for name in columns if name not in (rows.fieldnames or ())]
-            if missing:
-                have = ", ".join(rows.fieldnames or ()) or "none"
-                raise ConfigError(
-                    str(path), f"has no column {missing[0]!r}; its columns are: {have}"
-                )
-            for row in rows:
-                yield rows.line_num, [row[name] or "" for name in columns]
-    except (OSError, EOFError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "is not UTF-8 text; name a CSV file or a .csv.gz") from error
-
-
-def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
 
 
 def _number(text: str, *, place: str, column: str) -> float:

@@ -30,6 +30,7 @@ from coordinator.lab.simulation.logbook import Logbook
 from coordinator.lab.simulation.report import Curves, Figures, judge, summary
 from coordinator.lab.simulation.schema import Scenario, load_scenario, scenario_path
 from coordinator.lab.simulation.world import World
+from coordinator.policy import policy_names
 from shared.errors import ConfigError
 
 
@@ -62,6 +63,8 @@ def command(
     Devices and the coordinator decide with the engines that run in production; only the clock, the
     network, the disks, the models and the provider are simulated.
     """
+    if policy and policy not in policy_names():
+        raise ConfigError("--policy", f"is {policy!r}, expected one of {', '.join(policy_names())}")
     path = scenario_path(scenario)
     loaded = load_scenario(path)
     found = admissibility(loaded, folder=path.parent)
@@ -161,6 +164,7 @@ def _show(result: dict[str, Any], *, format_: Format) -> None:
         ("overrun, nano-dollars", str(result["overrun_nanos_max"])),
         ("stranded in leases at the end", percent(result["stranded_share"])),
         ("requests that lacked a lease", percent(result["lease_lost_share"])),
+        ("  although the money was free", percent(result["lease_refused_share"])),
         ("requests simulated a second", f"{result['requests_per_s']:.0f}"),
     ]
     if changes:

@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 
 from coordinator.lab.output import (
+    BUDGET_USD_MAX,
+    RHO_MAX,
     Format,
     FormatOption,
     OutOption,
@@ -50,14 +52,16 @@ def command(
         str, typer.Option(help="Dollars, separated by commas; default: from 0 to no limit.")
     ] = "",
     budget_usd: Annotated[
-        float | None, typer.Option(min=0.0, help="The present budget, to be marked.")
+        float | None,
+        typer.Option(min=0.0, max=BUDGET_USD_MAX, help="The present budget, to be marked."),
     ] = None,
     sla_floor: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Share to answer in time; default: the source's."),
     ] = None,
     rho: Annotated[
-        float | None, typer.Option(min=0.0, help="Reward given up per request below the floor.")
+        float | None,
+        typer.Option(min=0.0, max=RHO_MAX, help="Reward given up per request below the floor."),
     ] = None,
     columns: Annotated[
         str, typer.Option(help="A reward matrix's own column names, as in `replay`.")
@@ -125,8 +129,10 @@ def parse_budgets(text: str) -> tuple[float, ...]:
             amount = float(part)
         except ValueError:
             raise ConfigError("--budgets", f"{part.strip()!r} is no amount of dollars") from None
-        if not 0.0 <= amount < np.inf:
-            raise ConfigError("--budgets", f"{part.strip()!r} is not 0 or more dollars")
+        if not 0.0 <= amount <= BUDGET_USD_MAX:
+            raise ConfigError(
+                "--budgets", f"{part.strip()!r} is not 0 to {BUDGET_USD_MAX:.0e} dollars"
+            )
         found.append(amount)
     return tuple(found)
 

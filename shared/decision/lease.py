@@ -84,6 +84,9 @@ class LeaseChanges:
     dropped: tuple[str, ...] = ()
 
 
+NOTHING_CHANGED = LeaseChanges()
+
+
 @dataclass(frozen=True)
 class Settlement:
     """How a reservation ended: what is booked and against which lease."""
@@ -403,6 +406,8 @@ class LeaseBook:
 
     def take_changes(self) -> LeaseChanges:
         """Everything that changed since the last call, once."""
+        if not (self._changed or self._made or self._dropped):
+            return NOTHING_CHANGED
         changes = LeaseChanges(
             leases=tuple(self._changed.values()),
             reservations=tuple(row for row in self._made if row.id not in self._dropped),

@@ -20,6 +20,7 @@ from tests.bench.forecasting import chooser_on_traces
 from tests.bench.gate import reserve_and_settle
 from tests.bench.ingestion import ingestion
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
+from tests.bench.recovery import recovery
 from tests.bench.replaying import REPLAYS, choice_figure
 
 BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
     "choice": (choice_figure,),
     "gate": (reserve_and_settle,),
     "ingestion": (ingestion,),
+    "recovery": (recovery,),
     "forecast": (chooser_on_traces,),
     "replay": tuple(REPLAYS.values()),
     "off_policy": (off_policy_coverage,),
@@ -45,6 +47,8 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
         simulating.fleet_regret_warm,
         simulating.fleet_regret_cold,
         simulating.fleet_sla_gap,
+        simulating.fleet_stranded,
+        simulating.fleet_lease_refusals,
         simulating.fleet_overrun,
         simulating.fleet_returns,
     ),

@@ -27,6 +27,11 @@ CHANGES: Final = (
     "price-change",
     "quality-drift",
 )
+AGAINST: Final = {
+    "fleet overrun": "the budget",
+    "fleet money stranded in leases": "the budget",
+    "fleet requests refused a lease": "all requests",
+}
 WARM_WINDOWS: Final = 2
 SEED: Final = 0
 
@@ -49,6 +54,18 @@ def fleet_sla_gap() -> Figure:
     return _figure("fleet SLA gap, warm", 100.0 * worst, target=0.5)
 
 
+def fleet_stranded() -> Figure:
+    """The largest share of a budget that devices held in leases when its window ended."""
+    worst = max(each.stranded_share for pair in _stationary() for each in pair)
+    return _figure("fleet money stranded in leases", 100.0 * worst, target=2.0)
+
+
+def fleet_lease_refusals() -> Figure:
+    """Requests, at worst, that lost a paid arm for want of a lease although money was free."""
+    worst = max(each.lease_refused_share for pair in _stationary() for each in pair)
+    return _figure("fleet requests refused a lease", 100.0 * worst, target=0.1)
+
+
 def fleet_overrun() -> Figure:
     """Nano-dollars billed beyond any window's budget, over all runs."""
     runs = [each for pair in _stationary() for each in pair] + list(_changes())
@@ -68,7 +85,7 @@ def _figure(name: str, value: float, *, target: float) -> Figure:
         name=name,
         figure=round(value, 3),
         unit=unit,
-        against="the clairvoyant" if unit == "%" else "the budget",
+        against=AGAINST.get(name, "the clairvoyant"),
         target=f"<= {target:g}",
         holds=value <= target,
     )

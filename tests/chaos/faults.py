@@ -6,21 +6,25 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from deploy.demo.processes import free_ports
+from edge_agent.app import BOOKS_FILE
+from edge_agent.bookkeeper import FULL
+from edge_agent.books import MetaKey
 from tests.chaos.load import Load, draw
 from tests.chaos.proxy import HalfOpen
 from tests.chaos.scene import Scene
-from tests.e2e.fleet import Agent
+from tests.e2e.fleet import Agent, wait_for
 
 GAP_S_MEAN: Final = 1.8
 AT_ONCE_MAX: Final = 4
@@ -85,7 +89,7 @@ class Fault:
 
 
 def plan_faults(
-    *, seed: int, seconds: float, targets: Mapping[str, Sequence[str]]
+    *, seed: int, seconds: float, targets: Mapping[str, Sequence[str]], without: Container[str] = ()
 ) -> tuple[Fault, ...]:
     """Draw the faults of a run: each kind in turn, in an order that is drawn anew each time.
 
@@ -93,6 +97,8 @@ def plan_faults(
     ----------
     targets : mapping of str to sequence of str
         What each of `Kind.targets` stands for; kinds without any are left out.
+    without : container of str
+        Kinds that are left out besides.
     """
     rng = random.Random(f"{seed}/faults")
     turns: dict[str, int] = Counter()
@@ -101,7 +107,11 @@ def plan_faults(
     at_s = 1.0
     while at_s < seconds - QUIET_S:
         if not round_:
-            round_ = [name for name, kind in KINDS.items() if targets.get(kind.targets)]
+            round_ = [
+                name
+                for name, kind in KINDS.items()
+                if targets.get(kind.targets) and name not in without
+            ]
             rng.shuffle(round_)
         name = round_.pop()
         kind = KINDS[name]
@@ -195,7 +205,7 @@ class Chaos:
     # Processes.
 
     def _kill(self, fault: Fault) -> None:
-        with self._away(fault.target):
+        with self._scene.noted(self._scene.killed, fault.target):
             self._scene.kill(fault.target)
             self._last(fault)
             self._scene.start_again(fault.target)
@@ -225,14 +235,6 @@ class Chaos:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    @contextmanager
-    def _away(self, target: str) -> Iterator[None]:
-        if target not in self._scene.agents:
-            yield
-            return
-        with self._scene.down(target):
-            yield
-
     # Links.
 
     def _cut(self, fault: Fault) -> None:
@@ -257,17 +259,28 @@ class Chaos:
     # Disks.
 
     def _fill_disk(self, fault: Fault) -> None:
-        state = self._scene.agent(fault.target).state
-        filler = state.parent / "filler"
+        """Fill an agent's disk, and wait until the agent has written what it kept meanwhile.
+
+        What an agent keeps in memory because its disk is full ends with its process; that is the
+        one loss that no rule forbids, so the agent is not killed before.
+        """
+        agent = self._scene.agent(fault.target)
+        filler = agent.state.parent / "filler"
         try:
             _fill(filler)
             self._last(fault)
         finally:
-            filler.unlink()
+            filler.unlink(missing_ok=True)
+        wait_for(lambda: not _books_are_full(agent), what=f"room in the books of {agent.name}")
 
     def _clone(self, fault: Fault) -> None:
         """Start a copy of a device beside it; afterwards an operator lets the device back."""
         original = self._scene.agent(fault.target)
+        with self._scene.noted(self._scene.cloned, fault.target):
+            self._run_clone(original, fault)
+            self._scene.readmit(fault.target)
+
+    def _run_clone(self, original: Agent, fault: Fault) -> None:
         name = f"{fault.target}-clone-{fault.seed}"
         state = self._scene.folder / name
         with self._stopped(original.child.pid):
@@ -288,7 +301,7 @@ class Chaos:
             self._ask_clone(clone, fault)
         finally:
             fleet.children.stop(clone.child)
-        self._scene.readmit(fault.target)
+        self._scene.stranded |= _unsent(state)
 
     def _ask_clone(self, clone: Agent, fault: Fault) -> None:
         rng = random.Random(fault.seed)
@@ -304,6 +317,11 @@ def _victim(fault: Fault) -> str:
     return f"link {fault.target}" if KINDS[fault.kind].targets == "links" else fault.target
 
 
+def _books_are_full(agent: Agent) -> bool:
+    problems: list[str] = agent.get("/health")["problems"]
+    return any(problem.startswith(FULL) for problem in problems)
+
+
 def _fill(path: Path) -> None:
     """Write a file until the disk has no room for another byte."""
     size = FILL_BYTES
@@ -313,6 +331,17 @@ def _fill(path: Path) -> None:
                 file.write(b"\0" * size)
             except OSError:
                 size //= 2
+
+
+def _unsent(state: Path) -> set[str]:
+    """Requests whose outcomes a stopped device has not handed over."""
+    with closing(sqlite3.connect(f"file:{state / BOOKS_FILE}?mode=ro", uri=True)) as books:
+        meta = dict(books.execute("SELECT key, value FROM meta"))
+        rows = books.execute(
+            "SELECT request_id FROM spool WHERE sequence > ? AND kind = 'outcome'",
+            (int(meta.get(MetaKey.SEQUENCE_ACKED, "0")),),
+        )
+        return {request_id for (request_id,) in rows}
 
 
 def _copy_books(source: Path, target: Path) -> None:

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import aiohttp
 
-ANSWER_S_MAX: Final = 150.0
-SEND_S_MAX: Final = 100.0
+ANSWER_S_MAX: Final = 240.0
+SEND_S_MAX: Final = 140.0
 RETRY_S: Final = 0.4
 THINK_S: Final = 0.7
-SHARES: Final = {"auto": 0.40, "metered": 0.25, "large": 0.14, "tiny": 0.08, "private": 0.13}
+SHARES: Final = {"auto": 0.50, "metered": 0.22, "large": 0.12, "tiny": 0.06, "private": 0.10}
 """How often a request asks for what; `private` is `auto` that must not leave the device."""
 STREAM_SHARE: Final = 0.4
 LEAVE_SHARE: Final = 0.12
@@ -143,7 +143,7 @@ def draw(rng: random.Random, *, tag: str, target: str) -> Wanted:
         text=text,
         private=kind == "private",
         stream=stream,
-        leave_s=rng.uniform(0.005, 0.4) if leaves else 0.0,
+        leave_s=rng.choice((0.002, 0.01, 0.04, 0.2)) if leaves else 0.0,
         key=f"key-{tag}" if keyed else "",
         again=keyed and rng.random() < AGAIN_SHARE,
     )

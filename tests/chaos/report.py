@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from shared.pb.v1 import types_pb2
-from tests.chaos.load import End, Log, Sent, Wanted, outages_s
+from tests.chaos.load import End, Log, Sent, outages_s
 from tests.chaos.meter import Bills
-from tests.chaos.scene import METERED, Downtime
+from tests.chaos.scene import METERED, Spell
 
 PAID_SHARE_MIN: Final = 0.3
 COST_KINDS: Final = ("settle", "confirm", "overrun", "unsettle", "adjust")
@@ -19,6 +19,8 @@ NEVER_ADMITTED: Final = frozenset(
 )
 """Refusals that come before a request begins: such a request has no outcome to lose."""
 SHOWN_MAX: Final = 20
+DRAIN_S: Final = 15.0
+"""A request whose client has gone is read on for 10 s at most; a pause comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +29,8 @@ class Evidence:
 
     Attributes
     ----------
-    downtimes : sequence of Downtime
-        When agents were killed on purpose.
-    killed_s : sequence of (str, float)
-        Each `kill -9` of an agent, on the clients' clock.
+    killed, cloned, stranded
+        See `Scene`.
     booked, lent, enforced : int
         Settled and unconfirmed, still lent, and the budget, in nano-dollars.
     """
@@ -39,8 +39,9 @@ class Evidence:
     decisions: Sequence[Any]
     ledger: Sequence[Any]
     bills: Bills
-    downtimes: Sequence[Downtime]
-    killed_s: Sequence[tuple[str, float]]
+    killed: Sequence[Spell]
+    cloned: Sequence[Spell]
+    stranded: Container[str]
     agents: Sequence[str]
     booked: int
     lent: int
@@ -55,25 +56,36 @@ class Report:
     ----------
     requests, answered, refused, left : int
         What clients asked, and how their last sends ended; `left` went away on purpose.
+    refusals : mapping of str to int
+        Refused sends by their error's code.
     unanswered, unclean : int
         Requests without an answer or a refusal although their client insisted; and sends that
         broke while their agent was not killed.
     paid : int
         Answered requests that a paid arm answered.
-    lost, interrupted : int
-        Requests with an id that are in no books, against the rules; and those that `kill -9` cut
-        off on a local model, which have no outcome that could be booked.
+    lost, lost_cloned : int
+        Requests with an id that are in no books, against the rules; and how many of them are of a
+        device beside which a clone ran at that time.
+    interrupted, stranded : int
+        What the rules explain: requests that `kill -9` cut off on a local model, which have no
+        outcome that could be booked; and those that wait on the disk of a clone that was taken
+        away.
+    overrun : int
+        What was booked beyond the leases that it was spent on.
     doubled, misbooked : int
         Requests that are booked twice; and those whose booked cost is not what the rules make of
         the bill.
     outage_s_max : float
         The longest time that an agent's clients had to wait for any answer after a broken send.
+    restart_s_max : mapping of str to float
+        The longest time from `kill -9` of a process until it served again.
     """
 
     seed: int
     seconds: float
     faults: Mapping[str, int]
     skipped: Mapping[str, str]
+    refusals: Mapping[str, int]
     requests: int
     answered: int
     refused: int
@@ -85,11 +97,15 @@ class Report:
     booked: int
     budget: int
     lent: int
+    overrun: int
     lost: int
+    lost_cloned: int
     interrupted: int
+    stranded: int
     doubled: int
     misbooked: int
     outage_s_max: float
+    restart_s_max: Mapping[str, float]
     problems: Sequence[str]
 
     @property
@@ -99,6 +115,9 @@ class Report:
         checks = {
             f"billed {self.billed} of a budget of {self.budget}": self.billed <= self.budget,
             f"booked {self.booked}, but billed {self.billed}": self.billed <= self.booked,
+            f"booked and lent {self.booked + self.lent} of {self.budget}": (
+                self.booked + self.lent <= self.budget
+            ),
             f"{self.lost} requests lost": not self.lost,
             f"{self.doubled} requests doubled": not self.doubled,
             f"{self.misbooked} requests misbooked": not self.misbooked,
@@ -126,16 +145,21 @@ def judge(
     """Compare the three accounts of a run: clients, providers, books."""
     log = evidence.log
     last = _last_sends(log)
-    lost, interrupted = _missing(evidence)
+    lost, interrupted, stranded = _missing(evidence)
     doubled = _doubled(evidence)
     misbooked = _misbooked(evidence)
-    unclean = [sent for sent in log.sent if sent.end is End.BROKEN and not _killed(evidence, sent)]
+    unclean = [
+        sent
+        for sent in log.sent
+        if sent.end is End.BROKEN and not _killed(evidence, sent, slack_s=0.0)
+    ]
     ends = Counter(sent.end for sent in last.values())
     return Report(
         seed=seed,
         seconds=seconds,
         faults=dict(sorted(faults.items())),
         skipped=dict(skipped),
+        refusals=dict(Counter(s.code for s in log.sent if s.end is End.REFUSED).most_common()),
         requests=len(last),
         answered=ends[End.ANSWERED],
         refused=ends[End.REFUSED],
@@ -147,11 +171,15 @@ def judge(
         booked=evidence.booked,
         budget=evidence.enforced,
         lent=evidence.lent,
+        overrun=sum(row.amount_nanos for row in evidence.ledger if row.kind == "overrun"),
         lost=len(lost),
+        lost_cloned=sum(_within(evidence.cloned, s, device=_device(s)) for s in lost),
         interrupted=len(interrupted),
+        stranded=len(stranded),
         doubled=len(doubled),
         misbooked=len(misbooked),
         outage_s_max=round(max(outages_s(log, targets=evidence.agents).values(), default=0.0), 2),
+        restart_s_max=_longest_s(evidence.killed),
         problems=[
             *problems,
             *(f"lost: {_line(sent)}" for sent in lost[:SHOWN_MAX]),
@@ -163,6 +191,14 @@ def judge(
     )
 
 
+def _longest_s(spells: Sequence[Spell]) -> dict[str, float]:
+    longest: dict[str, float] = {}
+    for spell in spells:
+        lasted_s = round(spell.until_s - spell.from_s, 2)
+        longest[spell.name] = max(longest.get(spell.name, 0.0), lasted_s)
+    return dict(sorted(longest.items()))
+
+
 def _paid_arms(evidence: Evidence) -> set[str]:
     return {a.arm for d in evidence.decisions for a in d.outcome.attempts if a.lease_number}
 
@@ -172,38 +208,56 @@ def _last_sends(log: Log) -> dict[str, Sent]:
     return {sent.wanted.tag: sent for sent in sorted(log.sent, key=lambda each: each.ended_s)}
 
 
-def _missing(evidence: Evidence) -> tuple[list[Sent], list[Sent]]:
-    """Sends with an id that no decision has: the lost ones, and those that a kill cut off."""
+def _missing(evidence: Evidence) -> tuple[list[Sent], list[Sent], list[Sent]]:
+    """Sends with an id that no decision has: lost, cut off by a kill, left on a clone's disk."""
     booked = {decision.outcome.request_id for decision in evidence.decisions}
     kept: defaultdict[str, bool] = defaultdict(bool)
     for sent in evidence.log.sent:
         kept[sent.wanted.key] |= sent.request_id in booked
-    lost, interrupted = [], []
+    lost: list[Sent] = []
+    interrupted: list[Sent] = []
+    stranded: list[Sent] = []
+    paid = _paid_arms(evidence)
     for sent in evidence.log.sent:
         if not sent.request_id or sent.request_id in booked or sent.code in NEVER_ADMITTED:
             continue
         if sent.wanted.key and kept[sent.wanted.key]:
             continue  # the answer of an earlier request with this key, which is booked itself
         unseen = sent.end in (End.LEFT, End.BROKEN)
-        if unseen and sent.arm not in _paid_arms(evidence) and _killed(evidence, sent):
+        if sent.request_id in evidence.stranded:
+            stranded.append(sent)
+        elif unseen and sent.arm not in paid and _killed(evidence, sent, slack_s=DRAIN_S):
             interrupted.append(sent)
         else:
             lost.append(sent)
-    return lost, interrupted
+    return lost, interrupted, stranded
 
 
-def _killed(evidence: Evidence, sent: Sent) -> bool:
-    """Whether a send fell, in part at least, into a time in which its agent was killed."""
+def _killed(evidence: Evidence, sent: Sent, *, slack_s: float) -> bool:
+    """Whether its agent was killed while a request was under way.
+
+    After its client has gone a request may go on for `slack_s`.
+    """
+    return _within(evidence.killed, sent, device=sent.wanted.target, slack_s=slack_s)
+
+
+def _within(spells: Sequence[Spell], sent: Sent, *, device: str, slack_s: float = 0.0) -> bool:
+    """Whether a send fell, in part at least, into one of a device's spells."""
     return any(
-        down.agent == sent.wanted.target
-        and sent.started_s <= down.until_s
-        and down.from_s <= sent.ended_s + 15.0
-        for down in evidence.downtimes
+        spell.name == device
+        and sent.started_s <= spell.until_s
+        and spell.from_s <= sent.ended_s + slack_s
+        for spell in spells
     )
 
 
+def _device(sent: Sent) -> str:
+    """The device that a send went to, or whose clone it went to."""
+    return sent.wanted.target.partition("-clone-")[0]
+
+
 def _doubled(evidence: Evidence) -> list[str]:
-    """Requests that are in the books twice, by id or by their client's tag."""
+    """Requests that are in the books more than once."""
     ids = Counter(decision.outcome.request_id for decision in evidence.decisions)
     return [request_id for request_id, count in ids.items() if count > 1]
 
@@ -230,32 +284,39 @@ def _misbooked(evidence: Evidence) -> list[str]:
 
 
 def _against_bill(evidence: Evidence) -> list[str]:
-    """Texts whose charges do not fit what was booked for them at the metered provider."""
-    wanted = {sent.wanted.tag: sent.wanted for sent in evidence.log.sent}
-    known: dict[str, Wanted] = {
-        sent.request_id: sent.wanted for sent in evidence.log.sent if sent.request_id
-    }
+    """Charges that do not fit what was booked for them.
+
+    At the metered provider by text: at least what was booked as reported, and at most what was
+    booked. An outcome that `kill -9` interrupted names no text, so that a killed agent's requests
+    are held against the lower bound alone, and so is the third-party server as a whole.
+    """
+    asked: dict[str, str] = {}
+    killed: set[str] = set()
+    for sent in evidence.log.sent:
+        asked[sent.wanted.tag] = asked[sent.request_id] = sent.wanted.text
+        if _killed(evidence, sent, slack_s=DRAIN_S):
+            killed.add(sent.wanted.text)
+    asked[""] = ""
     reported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    elsewhere = 0
     for decision in evidence.decisions:
         outcome = decision.outcome
-        asked = wanted.get(outcome.tag) or known.get(outcome.request_id)
-        if asked is None:
-            continue
+        text = asked.get(outcome.tag) or asked.get(outcome.request_id, "")
         for attempt in outcome.attempts:
-            if attempt.arm != METERED:
-                continue
-            if attempt.settle == types_pb2.SETTLE_KIND_REPORTED:
-                reported[asked.text] += attempt.cost_nanos
-            elif attempt.settle == types_pb2.SETTLE_KIND_UNKNOWN:
-                unknown[asked.text] += attempt.cost_nanos
+            is_reported = attempt.settle == types_pb2.SETTLE_KIND_REPORTED
+            if attempt.arm == METERED:
+                (reported if is_reported else unknown)[text] += attempt.cost_nanos
+            elif is_reported:
+                elsewhere += attempt.cost_nanos
     wrong = []
-    for text in {*reported, *unknown}:
-        billed = evidence.bills.by_text[text]
-        if not reported[text] <= billed <= reported[text] + unknown[text]:
+    if elsewhere > evidence.bills.cloud_nanos:
+        wrong.append(f"third party: billed {evidence.bills.cloud_nanos}, reported {elsewhere}")
+    for text in {*reported, *unknown} - {""}:
+        billed, least = evidence.bills.by_text[text], reported[text]
+        if billed < least or (billed > least + unknown[text] and text not in killed):
             wrong.append(
-                f"{text!r}: billed {billed}, booked {reported[text]} as reported and up to "
-                f"{unknown[text]} more"
+                f"{text!r}: billed {billed}, booked {least} as reported and {unknown[text]} more"
             )
     return wrong
 

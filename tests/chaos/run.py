@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,14 +33,17 @@ class Settings:
         How long faults and load go on; setting up, healing and judging come on top.
     clients : int
         Concurrent clients at each agent.
+    without : tuple of str
+        Kinds of faults that are left out.
     """
 
     folder: Path
     seed: int = 1
     seconds: float = 300.0
-    budget_usd: str = "0.25"
+    budget_usd: str = "0.22"
     agents: int = 3
     clients: int = 4
+    without: tuple[str, ...] = ()
 
 
 def run(settings: Settings, *, say: Say) -> Report:
@@ -68,16 +72,18 @@ def run(settings: Settings, *, say: Say) -> Report:
             _play(scene, chaos, load, settings, say=say)
         finally:
             chaos.end()
-        problems = scene.died()
+        problems: list[str] = []
         say("healing: every link whole, every process up, every spool empty")
         scene.heal()
         load.rest()
         if not load.join(within_s=ANSWER_S_MAX):
             problems.append("clients still wait")
         scene.heal()
+        problems += scene.died()
         say("stopping the agents, so that their leases close")
         lent = scene.end_agents()
         say("judging")
+        _keep_sends(load, settings.folder / "sends.jsonl")
         return judge(
             _evidence(scene, load, lent=lent),
             seed=settings.seed,
@@ -94,6 +100,7 @@ def _play(scene: Scene, chaos: Chaos, load: Load, settings: Settings, *, say: Sa
         plan_faults(
             seed=settings.seed,
             seconds=settings.seconds,
+            without=settings.without,
             targets={
                 "agents": scene.agents,
                 "links": tuple(scene.links),
@@ -132,10 +139,16 @@ def _evidence(scene: Scene, load: Load, *, lent: int) -> Evidence:
         decisions=scene.decisions(),
         ledger=scene.until(scene.fleet.ledger, what="the ledger"),
         bills=scene.bills(),
-        downtimes=scene.downtimes,
-        killed_s=scene.killed_s,
+        killed=scene.killed,
+        cloned=scene.cloned,
+        stranded=scene.stranded,
         agents=scene.agents,
         booked=budget.settled_nanos + budget.unconfirmed_nanos,
         lent=lent,
         enforced=budget.enforced_nanos,
     )
+
+
+def _keep_sends(load: Load, path: Path) -> None:
+    """Write what the clients saw beside the books, to look for causes."""
+    path.write_text("".join(json.dumps(asdict(sent)) + "\n" for sent in load.log.sent))

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,10 +37,10 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Downtime:
-    """When an agent's process was not there to answer, on `time.monotonic`."""
+class Spell:
+    """A time in which something was done to a process, on `time.monotonic`."""
 
-    agent: str
+    name: str
     from_s: float
     until_s: float
 
@@ -55,8 +55,11 @@ class Scene:
         By agent towards the coordinator, and by arm towards the providers.
     skipped : dict of str to str
         What this machine does not allow, and why.
-    killed_s : list of (str, float)
-        Each `kill -9` of an agent, on `time.monotonic`.
+    killed, cloned : list of Spell
+        When processes were dead, from `kill -9` until they answered again; and when a copy of a
+        device ran beside it, until the device was let back.
+    stranded : set of str
+        Requests whose outcomes stayed behind on the disk of a clone that was taken away.
     """
 
     folder: Path
@@ -66,11 +69,11 @@ class Scene:
     seed: int
     links: dict[str, Link] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    downtimes: list[Downtime] = field(default_factory=list)
-    killed_s: list[tuple[str, float]] = field(default_factory=list)
+    killed: list[Spell] = field(default_factory=list)
+    cloned: list[Spell] = field(default_factory=list)
+    stranded: set[str] = field(default_factory=set)
     cloud: Cloud | None = None
     small_disk: str = ""
-    stopped: threading.Event = field(default_factory=threading.Event)
     _named: dict[str, Child] = field(default_factory=dict)
 
     # Setting up.
@@ -201,8 +204,6 @@ class Scene:
             self.fleet.kill_coordinator()
             return
         child = self.child(name)
-        if name in self.fleet.agents:
-            self.killed_s.append((name, time.monotonic()))
         os.kill(child.pid, signal.SIGKILL)
         self.fleet.children.stop(child)
 
@@ -216,13 +217,13 @@ class Scene:
             self._named[name] = self.fleet.children.start(self._named[name].command)
 
     @contextmanager
-    def down(self, agent: str) -> Iterator[None]:
-        """Note that an agent does not answer meanwhile, and why that is no defect."""
+    def noted(self, spells: list[Spell], name: str) -> Iterator[None]:
+        """Note when something is done to a process."""
         since = time.monotonic()
         try:
             yield
         finally:
-            self.downtimes.append(Downtime(agent, since, time.monotonic()))
+            spells.append(Spell(name, since, time.monotonic()))
 
     def died(self) -> list[str]:
         """Processes that have ended without being told to, with the end of their logs."""
@@ -277,7 +278,7 @@ class Scene:
         """Make every link whole and wait until each agent has handed over all that it has."""
         self.proxies.heal()
         for name in self.agents:
-            if self.until(lambda n=name: self.fleet.device(n), what=name).state == "quarantined":
+            if self.until(partial(self.fleet.device, name), what=name).state == "quarantined":
                 self.readmit(name)
 
         def quiet() -> bool:
@@ -292,17 +293,24 @@ class Scene:
         self.until(lambda: _quietly(quiet), what="empty spools after healing")
 
     def end_agents(self) -> int:
-        """Stop the agents so that their leases close; the nano-dollars that are still lent."""
-        for attempt in range(STOP_ROUNDS):
-            for name in self.agents:
-                self.fleet.children.stop(self.fleet.agents[name].child)
-            lent = self._lent_at_last()
-            if not lent or attempt == STOP_ROUNDS - 1:
-                return lent
+        """Stop the agents so that their leases close; the nano-dollars that are still lent.
+
+        An agent gives its link only a moment to hand over the closes. What did not get through
+        does after another start.
+        """
+        self._stop_agents()
+        for _ in range(STOP_ROUNDS - 1):
+            if not self._lent_at_last():
+                break
             for name in self.agents:
                 self.fleet.restart_agent(self.fleet.agents[name])
             self.heal()
-        raise AssertionError("unreachable")
+            self._stop_agents()
+        return self._lent_at_last()
+
+    def _stop_agents(self) -> None:
+        for name in self.agents:
+            self.fleet.children.stop(self.fleet.agents[name].child)
 
     def _lent_at_last(self) -> int:
         with suppress(AssertionError):
@@ -315,14 +323,17 @@ class Scene:
         return int(budget.outstanding_nanos)
 
     def close(self) -> None:
-        """End every process and give the small disk back."""
-        self.stopped.set()
+        """End every process and give the small disk back; what it held is kept in the folder."""
         for child in self.fleet.children._children:
             if child.exit_code is None:
                 os.kill(child.pid, signal.SIGCONT)
         self.fleet.close()
         if self.small_disk:
-            subprocess.run(["umount", str(self.folder / "disk")], check=True)
+            disk = self.folder / "disk"
+            try:
+                shutil.copytree(disk / "state", self.folder / "disk-state")
+            finally:
+                subprocess.run(["umount", str(disk)], check=True)
 
     def agent(self, name: str) -> Agent:
         """A running agent."""

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.adapters.sql_backup import backup, restore
 from coordinator.adapters.sql_store import SqlStore
-from coordinator.records import SettingKey
+from coordinator.records import PutSetting, SettingKey
 from shared.errors import StoreError
 from tests.contract.store_suite import WINDOW, ledger_row
 from tests.fakes.postgres_server import postgres_programs, running_postgres
@@ -61,6 +61,22 @@ def test_a_backup_of_running_books_comes_back_whole_and_begins_a_recovery(
     store.close()
     with pytest.raises(StoreError, match="exists already"):
         backup(url, out, progress=quiet)
+
+
+def test_a_restore_is_noticed_by_a_standby_with_a_mark_of_its_own(url: str, tmp_path: Path) -> None:
+    """The restored books themselves begin the recovery, wherever they are opened next."""
+    out = tmp_path / "books.backup"
+    store = SqlStore(url, mark_file=tmp_path / "epoch")
+    store.open()
+    store.commit([WINDOW])
+    backup(url, out, progress=quiet)
+    store.close()
+    restore(url, out, mark_file=tmp_path / "another-host", progress=quiet)
+    store = SqlStore(url, mark_file=tmp_path / "a-third-host")
+    store.open()
+    assert "restored from a backup" in store.load().settings[SettingKey.RECOVERY]
+    store.commit([PutSetting(SettingKey.RECOVERY, "")])
+    store.close()
 
 
 def test_what_is_no_backup_is_refused_and_the_books_stay(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from edge_agent.books import (
     AppendSpool,
@@ -41,21 +41,36 @@ class BooksState:
     table: SelectionTable | None = None
     config: DeviceConfig | None = None
 
-    def check(self, effects: Sequence[BookEffect]) -> None:
-        """Raise `StoreError` if these effects must fail, before any of them is applied."""
+    def copy(self) -> BooksState:
+        """The same rows, which never change, in books of their own."""
+        return replace(
+            self,
+            meta=dict(self.meta),
+            leases=dict(self.leases),
+            reservations=dict(self.reservations),
+            spool=dict(self.spool),
+        )
+
+    def check(self, effects: Sequence[BookEffect], *, encodes: bool = True) -> None:
+        """Raise `StoreError` if these effects must fail, before any of them is applied.
+
+        With `encodes`, also what cannot be put on the wire fails, as it does on a real disk.
+        """
         last = self.spool_last
         reserved = set(self.reservations)
         for effect in effects:
             match effect:
                 case AppendSpool(record):
-                    record_to_bytes(record)
+                    if encodes:
+                        record_to_bytes(record)
                     if record.sequence != last + 1:
                         raise StoreError(f"record {record.sequence} does not follow {last}")
                     last = record.sequence
                 case TrimSpool(through):
                     last = max(last, through)
                 case CompactSpool(first, record):
-                    record_to_bytes(record)
+                    if encodes:
+                        record_to_bytes(record)
                     if not first <= record.sequence <= last:
                         raise StoreError(f"{first} to {record.sequence} are not in the spool")
                 case PutReservation(row):
@@ -64,9 +79,9 @@ class BooksState:
                     reserved.add(row.id)
                 case DropReservation(reservation_id):
                     reserved.discard(reservation_id)
-                case PutTable(table):
+                case PutTable(table) if encodes:
                     encode_table(table)
-                case PutConfig(config):
+                case PutConfig(config) if encodes:
                     encode_config(config)
 
     def apply(self, effect: BookEffect) -> None:
@@ -120,7 +135,7 @@ class MemoryDisk:
         """Fall back to what was synced, and the first `survivors` commits after it."""
         self._reach(survivors, self._synced)
         self._unsynced.clear()
-        self.state = deepcopy(self._synced)
+        self.state = self._synced.copy()
         self.held = False
 
     def _reach(self, count: int, state: BooksState) -> None:
@@ -135,9 +150,13 @@ class MemoryBooks(Books):
 
     Attributes
     ----------
+    encodes : bool
+        Whether every record is encoded, so that what no disk could take fails.
     fail_with : Exception or None
         What the next commits raise, such as a `BooksFullError`, until it is None again.
     """
+
+    encodes = True
 
     def __init__(self, disk: MemoryDisk | None = None) -> None:
         self.disk = disk or MemoryDisk()
@@ -184,13 +203,14 @@ class MemoryBooks(Books):
             self._full = failure
         if failure is not None:
             raise failure
-        self.disk.state.check(effects)
+        self.disk.state.check(effects, encodes=self.encodes)
         self.disk.commit(effects, sync=sync)
 
     async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
         self._refuse_if_closed()
-        spool = self.disk.state.spool
-        return [spool[number] for number in sorted(spool) if number > after][:limit]
+        state = self.disk.state
+        numbers = range(max(after + 1, min(state.spool, default=0)), state.spool_last + 1)
+        return list(islice((state.spool[n] for n in numbers if n in state.spool), limit))
 
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
         self._refuse_if_closed()

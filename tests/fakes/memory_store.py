@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from coordinator.booking import raised_in
 from coordinator.engine import CoordinatorEngine
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
@@ -147,6 +148,12 @@ def book_batch(
     """Let an engine book a batch, with what the store holds of it, as the service does."""
     requests, numbers = engine.unremembered(device_id, records)
     earlier = store.earlier(device_id, request_ids=requests, lease_numbers=numbers)
+    found = (
+        store.decisions(limit=1, device_id=device_id, request_id=request_id)
+        for request_id in raised_in(records)
+    )
+    adjusted = tuple(decision.outcome.outcome for page in found for decision in page)
+    earlier = replace(earlier, adjusted=adjusted)
     return engine.batch(device_id, records, earlier=earlier, unix_ms=unix_ms)
 
 
@@ -303,9 +310,7 @@ class MemoryStore(Store):
         for row in database.ledger:
             sums.take(row)
         progress(sums.rows, len(database.ledger))
-        return sums.differences(
-            windows=database.windows.values(), leases=database.leases.values()
-        )
+        return sums.differences(windows=database.windows.values(), leases=database.leases.values())
 
     def prune(self, *, position: int, limit: int) -> int:
         database = self._open_database()

@@ -47,6 +47,8 @@ TURN_MS: Final = 100
 BYTES_PER_TOKEN: Final = 4
 BODY_BYTES: Final = 200
 FAILS_AFTER_MS: Final = 200
+LEASE_WAIT_MS: Final = 400
+"""How long a request waits for a lease, as in the agent's service."""
 SOFTWARE: Final = "simulated"
 READY: Final = ArmCondition()
 BROKEN: Final = ArmCondition(problem="model_broken")
@@ -114,6 +116,7 @@ class Device:
         self._sent_through = 0
         self._turn_due = False
         self.window_of_lease: dict[int, int] = {}
+        self._waiting: dict[str, Ask] = {}
         self._workers = Workers(scenario, device_class=device_class)
         self.engine = AgentEngine(
             incarnation=self.incarnation,
@@ -128,20 +131,8 @@ class Device:
 
     def ask(self, ask: Ask) -> None:
         """A client's request arrives."""
-        engine = self.engine
-        task = engine.task_class(ask.task_class)
-        facts = RequestFacts(
-            request_id=ask.id,
-            task_class=ask.task_class,
-            arrived_unix_ms=ask.arrived_ms,
-            deadline_ms=self._scenario.task_classes[ask.task_class].deadline,
-            body_bytes=BODY_BYTES + BYTES_PER_TOKEN * ask.prompt_tokens,
-            messages=1,
-            prompt_bytes=BYTES_PER_TOKEN * ask.prompt_tokens,
-            privacy_local=task.privacy_local,
-        )
-        engine.begin(
-            facts,
+        self.engine.begin(
+            self._facts(ask),
             conditions=self._conditions(),
             now_ms=self._queue.now_ms,
             uniform=self._rng.random(),
@@ -149,10 +140,33 @@ class Device:
         self._attempt(ask)
         self._soon()
 
+    def _facts(self, ask: Ask) -> RequestFacts:
+        return RequestFacts(
+            request_id=ask.id,
+            task_class=ask.task_class,
+            arrived_unix_ms=ask.arrived_ms,
+            deadline_ms=self._scenario.task_classes[ask.task_class].deadline,
+            body_bytes=BODY_BYTES + BYTES_PER_TOKEN * ask.prompt_tokens,
+            messages=1,
+            prompt_bytes=BYTES_PER_TOKEN * ask.prompt_tokens,
+            privacy_local=self.engine.task_class(ask.task_class).privacy_local,
+        )
+
+    def worst_case_nanos(self, ask: Ask, *, arm: str) -> int:
+        """The most that a request can cost on an arm; 0 for an arm that is gone."""
+        found = self.engine.config.arm(arm)
+        return self._facts(ask).worst_case_nanos(found) if found is not None else 0
+
     def _attempt(self, ask: Ask) -> None:
         plan, effects = self.engine.next_attempt(ask.id)
         if effects:
             self._commit(effects)
+        if self.engine.waits_for_lease(ask.id):
+            if ask.id not in self._waiting:
+                self._waiting[ask.id] = ask
+                self._queue.after(LEASE_WAIT_MS, self._wait_is_over, ask)
+            return
+        self._waiting.pop(ask.id, None)
         ask.started_ms = self._queue.now_ms
         if plan is None:
             self._finish(ask, RequestStatus.REFUSED, None)
@@ -161,6 +175,18 @@ class Device:
             self._work()
         else:
             self._call(ask, plan)
+
+    def _lease_news(self) -> None:
+        """The coordinator's word on a lease: who waited for it tries again."""
+        for ask in list(self._waiting.values()):
+            self._attempt(ask)
+            self._soon()
+
+    def _wait_is_over(self, ask: Ask) -> None:
+        if ask.id in self._waiting:
+            self.engine.give_up_waiting(ask.id)
+            self._attempt(ask)
+            self._soon()
 
     def _call(self, ask: Ask, plan: AttemptPlan) -> None:
         if plan.arm.id in self._truth.dead:
@@ -283,6 +309,7 @@ class Device:
                 )
                 poll_ms = max(message.retry_after_ms, self._scenario.network.poll)
                 self._queue.after(poll_ms, self._turn)
+                self._lease_news()
             case LeaseRecalled(number, reason):
                 self._commit(engine.gate.recalled(number, boot_ms=now_ms, reason=reason))
                 self._soon()
@@ -312,6 +339,7 @@ class Device:
             effects += outbox.renumber(records, acked=acked)
         self._commit(effects, sync=True)
         self.engine.token_synced(message.resume_token)
+        self.engine.gate.on_demand = True
         self._commit(outbox.ack(acked, unix_ms=self._queue.now_ms))
         self._sent_through, self._welcomed = acked, True
         self._uplink.token_synced(self, message.resume_token)
@@ -331,6 +359,7 @@ class Device:
         self._commit(effects, sync=True)
         self.engine.gate.synced(effects)
         self._queue.after(message.duration_ms + 1, self._expired)
+        self._lease_news()
         self._soon()
 
     def _expired(self) -> None:

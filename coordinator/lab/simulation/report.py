@@ -44,6 +44,8 @@ class Figures:
         Requests that lost a paid arm for want of a lease.
     lease_lost_weight : float
         The share of all table weight that was lost so.
+    lease_refused_share : float
+        Requests that lost a paid arm for want of a lease although the money was free.
     refused_share : float
         Requests without an answer.
     choice_loss_share : float
@@ -71,6 +73,7 @@ class Figures:
     unspent_share: float
     lease_lost_share: float
     lease_lost_weight: float
+    lease_refused_share: float
     refused_share: float
     choice_loss_share: float
     unspent_loss_share: float
@@ -134,6 +137,7 @@ def judge(
         unspent_share=unspent / budget,
         lease_lost_share=float((columns["lease_lost"] > 0.0).sum()) / max(1, requests),
         lease_lost_weight=float(columns["lease_lost"].sum()) / max(1, requests),
+        lease_refused_share=float(columns["lease_refused"].sum()) / max(1, requests),
         refused_share=float((columns["arm"] < 0).sum()) / max(1, requests),
         choice_loss_share=_choice_loss(tally.regimes, best=best, columns=columns),
         unspent_loss_share=best.optima[-1].money_price * unspent / max(1e-9, best.reward),
@@ -249,6 +253,7 @@ def summary(figures: Sequence[Figures]) -> dict[str, Any]:
         "stranded_share": float(np.mean([each.stranded_share for each in figures])),
         "unspent_share": float(np.mean([each.unspent_share for each in figures])),
         "lease_lost_share": float(np.mean([each.lease_lost_share for each in figures])),
+        "lease_refused_share": float(np.mean([each.lease_refused_share for each in figures])),
         "return_share_worst": None if not back or None in back else max(b or 0.0 for b in back),
         "returned": all(share is not None for share in back),
         "requests_per_s": float(np.mean([each.requests_per_s for each in figures])),

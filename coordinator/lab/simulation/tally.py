@@ -18,10 +18,12 @@ COLUMNS = (
     "hit",
     "cost_nanos",
     "lease_lost",
+    "lease_refused",
 )
 """Of a request: absolute slot, context, arm that answered (-1: none), its expected reward, the
-probability of a hit after the wait it had, whether it hit, its cost, and the share of the table's
-weight that fell away because no lease covered it."""
+probability of a hit after the wait it had, whether it hit, its cost, the share of the table's
+weight that fell away because no lease covered it, and whether it did although the budget had the
+money free when the request ended."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -42,8 +42,8 @@ FIRST_WINDOW: Final = 1_000
 CONNECT_MS: Final = 2_000
 """Requests of the very first slot leave the fleet this long to connect."""
 RECONNECT_MS: Final = 5_000
-HEARTBEAT_MS: Final = 30_000
-"""Often enough for every device to count as alive (`UP_WITHIN_MS` of the engine)."""
+HEARTBEAT_MS: Final = 60_000
+"""Just often enough for every device to count as alive (`UP_WITHIN_MS` of the engine)."""
 OPERATOR: Final = "simulation"
 LEASE_REASONS: Final = frozenset({"no_lease", "lease_too_small", "watermark_not_synced"})
 
@@ -250,8 +250,9 @@ class World:
                 cost += attempt.cost_nanos
                 self._billed[device.window_of_lease[attempt.lease_number]] += attempt.cost_nanos
         lost = _lease_lost(device, outcome) if outcome.fallouts else 0.0
+        refused = bool(outcome.fallouts) and self._lease_refused(device, ask, outcome)
         self.tally.rows.append(
-            (ask.slot, ask.context, arm, reward, hit_expected, outcome.hit, cost, lost)
+            (ask.slot, ask.context, arm, reward, hit_expected, outcome.hit, cost, lost, refused)
         )
         logged = self._logbook is not None and ask.slot >= (self.windows - 1) * self.scenario.slots
         if logged and self._logbook is not None:
@@ -263,6 +264,14 @@ class World:
             self.queue.after(delay_ms, self._grade, device, ask, outcome.arm, value)
             if logged and self._logbook is not None:
                 self._logbook.graded(ask.id, value)
+
+    def _lease_refused(self, device: Device, ask: Ask, outcome: Outcome) -> bool:
+        """Whether a paid arm lacked a lease while the budget could have lent its worst case."""
+        window = self.centre.engine.window
+        lacked = [each.arm for each in outcome.fallouts if each.reason in LEASE_REASONS]
+        return window is not None and any(
+            device.worst_case_nanos(ask, arm=arm) <= window.free_nanos for arm in lacked
+        )
 
     def _grade(self, device: Device, ask: Ask, arm: str, value: float) -> None:
         device.grade(ask, arm=arm, reward=value)

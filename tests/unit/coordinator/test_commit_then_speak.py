@@ -8,9 +8,10 @@ import pytest
 
 from coordinator.engine import CoordinatorEngine
 from coordinator.messages import Acked, HelloReceived, LeaseSent, Message, Welcomed
+from coordinator.outbox import Outbox
 from coordinator.records import DeviceRow
 from coordinator.registry import digest
-from coordinator.service import CoordinatorService, Outbox
+from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
 from shared.decision.types import (
     Attempt,

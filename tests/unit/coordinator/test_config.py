@@ -186,3 +186,38 @@ def test_the_schema_describes_every_key() -> None:
     assert schema["additionalProperties"] is False
     assert schema["properties"]["drain"]["default"] == "10s"
     assert schema["properties"]["listen"]["default"] == "127.0.0.1:7481"
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://hooks.example.com/t/1", True),
+        ("http://127.0.0.1:9000", True),
+        ("env:HOOK_URL", True),
+        ("https://ann:secret@example.com/", False),
+        ("ftp://example.com/", False),
+        ("hooks.example.com", False),
+    ],
+)
+def test_a_webhook_is_a_url_without_a_password_or_a_reference(url: str, good: bool) -> None:
+    """What holds a secret belongs in a reference."""
+    if good:
+        assert url == load(None, {"alerts": {"webhook_url": url}}).alerts.webhook_url
+    else:
+        assert ["alerts.webhook_url"] == list(problems(None, alerts={"webhook_url": url}))
+
+
+def test_the_webhooks_secrets_come_by_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret in the file is refused; a reference that leads nowhere is found by --check."""
+    assert ["alerts.webhook_secret"] == list(problems(None, alerts={"webhook_secret": "hush"}))
+    config = load(None, {"alerts": {"webhook_url": "env:HOOK", "webhook_secret": "env:HOOK_KEY"}})
+    keys = {problem.key for problem in check(config)}
+    assert {"alerts.webhook_url", "alerts.webhook_secret"} <= keys
+    monkeypatch.setenv("HOOK", "https://hooks.example.com/t/1")
+    monkeypatch.setenv("HOOK_KEY", "hush")
+    assert ("https://hooks.example.com/t/1", "hush") == config.alerts.resolved()
+    monkeypatch.setenv("HOOK", "nowhere")
+    with pytest.raises(ConfigError, match="webhook_url"):
+        config.alerts.resolved()

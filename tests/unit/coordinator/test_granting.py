@@ -61,3 +61,8 @@ def test_no_lease_exceeds_what_is_free() -> None:
                     free_nanos=free, worst_case_nanos=worst, planned_nanos_per_slot=planned
                 )
                 assert 0 <= found <= free
+
+
+def test_near_the_end_of_a_window_a_lease_is_for_one_request() -> None:
+    """What a device kept in store then would be lost to all."""
+    assert 100 == amount(planned_nanos_per_slot=1_000.0, store=False)

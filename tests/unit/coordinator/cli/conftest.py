@@ -22,7 +22,7 @@ class FakeCoordinator(admin_pb2_grpc.AdminServicer):
     """Answers each method with what a test has put in; remembers what it was asked.
 
     `replies` maps a method to one reply for every call, or to a list of replies for one call
-    each. A pair of status and details is an error.
+    each, or for a stream to all of its messages. A pair of status and details is an error.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,8 @@ class FakeCoordinator(admin_pb2_grpc.AdminServicer):
         self.calls: list[tuple[str, Any]] = []
         self.metadata: dict[str, str] = {}
         for method in admin_pb2.DESCRIPTOR.services_by_name["Admin"].methods:
-            setattr(self, method.name, partial(self._answer, method.name))
+            answer = self._stream if method.server_streaming else self._answer
+            setattr(self, method.name, partial(answer, method.name))
 
     def _answer(self, method: str, request: Message, context: grpc.ServicerContext) -> Message:
         self.calls.append((method, request))
@@ -40,6 +41,16 @@ class FakeCoordinator(admin_pb2_grpc.AdminServicer):
         if isinstance(reply, tuple):
             context.abort(*reply)
         return reply
+
+    def _stream(
+        self, method: str, request: Message, context: grpc.ServicerContext
+    ) -> Iterator[Message]:
+        self.calls.append((method, request))
+        prepared = self.replies.get(method, (grpc.StatusCode.UNIMPLEMENTED, "not prepared"))
+        for reply in prepared if isinstance(prepared, list) else [prepared]:
+            if isinstance(reply, tuple):
+                context.abort(*reply)
+            yield reply
 
     def asked(self, method: str) -> Any:
         """The only request that `method` got."""

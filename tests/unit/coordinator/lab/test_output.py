@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from coordinator.lab.output import (
 from coordinator.lab.paper_workload import load_scenario
 from coordinator.lab.plots import Panel, Series, save_panels
 from shared.errors import ConfigError, TidegateError
+from tests.unit.coordinator.lab.job_cases import interrupt_the_parent
 
 TABLE = make_table("t", columns=("name", "share"), rows=[("a", 0.5)])
 
@@ -81,6 +84,15 @@ def test_panels_become_a_picture_with_logarithms_bands_and_markers(tmp_path: Pat
 def test_work_keeps_the_order_of_its_tasks() -> None:
     """The results stand where their tasks stood."""
     assert [3, 1, 2] == run_jobs(len, tasks=["abc", "a", "ab"], jobs=1, description="lengths")
+
+
+def test_an_interrupt_ends_the_work_of_all_processes() -> None:
+    """At once, however long their work would take."""
+    before = set(multiprocessing.active_children())
+    tasks = [os.getpid(), 0]
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(interrupt_the_parent, tasks=tasks, jobs=2, description="for ever")
+    assert before == set(multiprocessing.active_children())
 
 
 def test_an_error_in_another_process_arrives_as_an_error_of_ours() -> None:

@@ -87,6 +87,30 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, text: str, problem: st
     assert problem in str(refusal.value)
 
 
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+    """A bit flipped in a compressed file, and a cell beyond what CSV readers take."""
+    path = tmp_path / "rewards.csv.gz"
+    damaged = bytearray(gzip.compress((HEADER + ROWS).encode()))
+    damaged[30] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"rewards.csv.gz: cannot be read"):
+        read_matrix(path, columns=COLUMNS)
+    with pytest.raises(ConfigError, match="field larger than field limit"):
+        read_matrix(written(tmp_path, HEADER + "p" * 200_000 + ",c,a,1,0\n"), columns=COLUMNS)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    """Spreadsheets write one."""
+    matrix = read_matrix(written(tmp_path, "\ufeff" + HEADER + ROWS), columns=COLUMNS)
+    assert ("a", "b") == matrix.arms
+
+
+def test_a_column_has_one_meaning(tmp_path: Path) -> None:
+    """A reward read as a cost as well is a slip of the pen."""
+    with pytest.raises(ConfigError, match=r"--columns: .* names a column twice"):
+        read_matrix(written(tmp_path, HEADER + ROWS), columns=(*COLUMNS[:4], "score"))
+
+
 def test_a_deadline_needs_a_latency_column(tmp_path: Path) -> None:
     """Without a sixth name there is nothing to compare it with."""
     with pytest.raises(ConfigError, match="needs a sixth name in --columns"):
@@ -116,6 +140,7 @@ def test_prices_come_in_several_forms(tmp_path: Path, name: str, text: str) -> N
         ('{"a": 1, "b": "cheap"}', "the price of b is 'cheap'"),
         ('{"a": 1, "b": {"per_token": 1}}', "b has none of usd_per_mtok"),
         ('{"models": [{"a": 1}]}', "has an entry without any of arm"),
+        ('[{"id": "a", "price": 1}, {"id": "a", "price": 2}]', "has two prices for a"),
         ("3", "neither a mapping"),
         ("{", "cannot be parsed"),
     ],

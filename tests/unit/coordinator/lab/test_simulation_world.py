@@ -93,6 +93,25 @@ def test_a_dead_provider_answers_nothing_and_everybody_is_served(tmp_path: Path)
     assert (tally.window(0)["arm"] >= 0).all()
 
 
+def test_the_cloud_is_used_again_after_an_outage(tmp_path: Path) -> None:
+    """Calls that were not executed are held against nobody."""
+    tally = play(tmp_path, more=event("cloud_down", at_slot=6, until_slot=10))
+
+    before = answered_by(tally, "cloud", first=2, last=6)
+    after = answered_by(tally, "cloud", first=14, last=18)
+    assert after > 0.6 * before
+
+
+def test_no_money_is_left_in_leases_and_none_is_refused_that_is_there(tmp_path: Path) -> None:
+    """Where the budget binds, it is spent to the end of the window."""
+    tally = play(tmp_path, windows=2)
+    scenario = small(tmp_path)
+    figures, _ = judge(scenario, tally=tally, seed=3)
+
+    assert figures.stranded_share <= 0.02
+    assert figures.lease_refused_share * figures.requests <= 1.0  # of 300
+
+
 @pytest.mark.parametrize("kind", ["link_down", "coordinator_down"])
 def test_devices_answer_while_they_are_cut_off(tmp_path: Path, kind: str) -> None:
     """Without a coordinator the last table and the local model go on, and all is told later."""

@@ -1,0 +1,153 @@
+"""A device's disk and the coordinator's database, as things that crash, fill up and are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coordinator.records import PutSetting, SettingKey, StoreEffect
+from coordinator.recovery import Recovery
+from edge_agent.books import AppendSpool, BookEffect
+from shared.decision.types import Outcome
+from tests.fakes.memory_books import BooksState, MemoryBooks, MemoryDisk
+from tests.fakes.memory_store import MemoryDatabase, MemoryStore
+
+
+class Died(BaseException):
+    """A process ended in the middle of what it did; not an `Exception`, so nobody handles it."""
+
+
+class Fuse:
+    """Ends a process at one of its next commits, before or after the commit is durable."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._after = False
+
+    def light(self, commits: int, *, after: bool) -> None:
+        """Burn down over so many commits."""
+        self._left, self._after = commits, after
+
+    def put_out(self) -> None:
+        """Nobody dies any more."""
+        self._left = 0
+
+    def around(self, commit: Callable[[], None]) -> None:
+        """Do a commit, and die before or after it if it is the one."""
+        if not self._left:
+            commit()
+            return
+        self._left -= 1
+        if self._left:
+            commit()
+            return
+        if self._after:
+            commit()
+        raise Died
+
+
+Watch = Callable[["SimDisk", Sequence[BookEffect], bool], None]
+
+
+class SimDisk(MemoryDisk):
+    """A disk that tells its checker of every commit.
+
+    Attributes
+    ----------
+    outcomes : dict of str to Outcome
+        What the spool has taken and not lost since, whatever became of the records.
+    sent_through : int
+        The highest sequence that was ever put on the wire from this disk.
+    """
+
+    def __init__(self, watch: Watch, *, fuse: Fuse, owner: str) -> None:
+        super().__init__()
+        self.watch, self.fuse, self.owner = watch, fuse, owner
+        self.outcomes: dict[str, Outcome] = {}
+        self._loose: list[list[str]] = []
+        self.sent_through = 0
+
+    def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
+        self.fuse.around(lambda: self._commit(effects, sync=sync))
+
+    def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
+        self.watch(self, effects, sync)
+        super().commit(effects, sync=sync)
+        fresh = []
+        for effect in effects:
+            if isinstance(effect, AppendSpool) and isinstance(effect.record.body, Outcome):
+                outcome = effect.record.body
+                self.outcomes[outcome.request_id] = outcome
+                fresh.append(outcome.request_id)
+        self._loose.append(fresh)
+        if sync:
+            self._loose.clear()
+
+    def lose_power(self, *, survivors: int = 0) -> None:
+        """Fall back to what was synced; outcomes of lost commits are lost as well."""
+        for lost in self._loose[survivors:]:
+            for request_id in lost:
+                self.outcomes.pop(request_id, None)
+        self._loose.clear()
+        super().lose_power(survivors=survivors)
+
+    @property
+    def synced(self) -> BooksState:
+        """What a loss of power leaves."""
+        return self._synced
+
+    def copied(self) -> SimDisk:
+        """The same contents on another disk, all of them synced."""
+        copy = SimDisk(self.watch, fuse=Fuse(), owner=self.owner)
+        copy.state, copy._synced = self.state.copy(), self.state.copy()
+        copy.outcomes = dict(self.outcomes)
+        copy.sent_through = self.sent_through
+        return copy
+
+
+class SimBooks(MemoryBooks):
+    """The books on a `SimDisk`. Records are not encoded: the wire has its own tests."""
+
+    encodes = False
+
+
+@dataclass
+class Mark:
+    """How far the books had come, kept outside the database (rule C_5)."""
+
+    epoch: int = 0
+    ledger_id: int = 0
+
+
+class SimStore(MemoryStore):
+    """A store that tells its checker of every commit, and may die around it."""
+
+    def __init__(
+        self,
+        database: MemoryDatabase,
+        *,
+        mark: Mark,
+        watch: Callable[[Sequence[StoreEffect]], None],
+        fuse: Fuse,
+    ) -> None:
+        super().__init__(database)
+        self._mark, self._watch, self._fuse = mark, watch, fuse
+
+    def open(self) -> None:
+        """Become the writer; books that are behind their mark begin a recovery."""
+        database, mark = self.database, self._mark
+        behind = database.epoch < mark.epoch or len(database.ledger) < mark.ledger_id
+        database.epoch = max(database.epoch, mark.epoch)
+        super().open()
+        mark.epoch, mark.ledger_id = database.epoch, len(database.ledger)
+        if behind:
+            recovery = Recovery("the database is behind its mark: it was restored from a backup")
+            database.apply(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
+
+    def commit(self, effects: Sequence[StoreEffect]) -> None:
+        def commit() -> None:
+            super(SimStore, self).commit(effects)
+            self._watch(effects)
+
+        if effects:
+            self._fuse.around(commit)

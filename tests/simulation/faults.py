@@ -1,0 +1,364 @@
+"""What goes wrong, and how a careful operator mends it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from edge_agent.books import MetaKey
+from shared.errors import TidegateError
+from tests.simulation.device import Device
+from tests.simulation.disk import SimDisk
+from tests.simulation.provider import Fate
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
+BUDGET_SHARES = (150, 110, 80, 60)
+WORST_NANOS = 1_700_000
+RISE_WAIT_MS = 2_000
+
+
+class Faults:
+    """Plays one kind of fault after the other on a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.copies: dict[str, tuple[SimDisk, str]] = {}
+        self.rising = self.over = False
+        self.rise_at = 0
+
+    def play(self, kind: str, device: Device, rng: random.Random) -> None:
+        """Let it happen now, if it can."""
+        action: Callable[[Device, random.Random], bool] = getattr(self, f"_{kind}")
+        if action(device, rng):
+            self.world.seen[kind] += 1
+
+    # The network.
+
+    def _message_lost(self, device: Device, rng: random.Random) -> bool:
+        self.world.network.lose = 1
+        return False  # it counts when it hits a message
+
+    def _message_repeated(self, device: Device, rng: random.Random) -> bool:
+        self.world.network.repeat = rng.randint(1, 4)
+        return False
+
+    def _message_delayed(self, device: Device, rng: random.Random) -> bool:
+        self.world.network.delay = rng.randint(1, 3)
+        return False
+
+    def _message_reordered(self, device: Device, rng: random.Random) -> bool:
+        self.world.network.swap = rng.randint(1, 2)
+        return False
+
+    def _grant_repeated_late(self, device: Device, rng: random.Random) -> bool:
+        """A grant that the device has had arrives once more, after whatever happened since."""
+        if device.line is None or not device.alive or not device.grants:
+            return False
+        line, old = device.line, rng.choice(device.grants[-4:])
+        device.guard(lambda: device.take(line, old))
+        return True
+
+    def _line_cut(self, device: Device, rng: random.Random) -> bool:
+        if device.line is None:
+            return False
+        device.hang_up()
+        return True
+
+    def _partition(self, device: Device, rng: random.Random) -> bool:
+        device.hang_up()
+        device.cut_off_until = self.world.now + rng.choice([1_000, 4_000, 12_000])
+        return True
+
+    # Devices.
+
+    def _device_killed(self, device: Device, rng: random.Random) -> bool:
+        device.kill()
+        self.world.revive(device)
+        return True
+
+    def _power_lost(self, device: Device, rng: random.Random) -> bool:
+        device.kill(power=True)
+        self.world.revive(device)
+        return True
+
+    def _device_reboots(self, device: Device, rng: random.Random) -> bool:
+        device.kill()
+        device.reboot()
+        self.world.revive(device)
+        return True
+
+    def _device_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
+        device.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
+        return True
+
+    def _disk_full(self, device: Device, rng: random.Random) -> bool:
+        if not device.alive:
+            return False
+        device.fill_disk(True)
+        self.world.at(
+            self.world.now + rng.randint(200, 2_500), None, lambda: device.fill_disk(False)
+        )
+        return True
+
+    def _suspend(self, device: Device, rng: random.Random) -> bool:
+        if device.asleep_until > self.world.now:
+            return False
+        ms = rng.choice([500, 3_000, 10_000])
+        device.asleep_until = self.world.now + ms
+        device.slept_ms += ms
+        # House-keeping is the first thing that happens after waking up.
+        self.world.at(device.asleep_until, None, lambda: device.guard(device.tidy))
+        if rng.random() < 0.5 and device.line is not None:
+            device.line.cut(self.world.now)
+        return True
+
+    def _device_clock_steps(self, device: Device, rng: random.Random) -> bool:
+        device.wall_ms += rng.choice([-3_600_000, -5_000, 5_000, 3_600_000])
+        return True
+
+    def _client_gone(self, device: Device, rng: random.Random) -> bool:
+        busy = [d for d in self.world.devices if d.alive and d.calls and d.asleep_until == 0]
+        if not busy:
+            return False
+        chosen = rng.choice(busy)
+        chosen.guard(lambda: chosen.client_gone(rng))
+        return True
+
+    # Disks.
+
+    def _disk_copied(self, device: Device, rng: random.Random) -> bool:
+        if device.alive and not device.full:
+            token = device.disk.state.meta.get(MetaKey.RESUME_TOKEN, "")
+            self.copies[device.name] = (device.disk.copied(), token)
+        return False
+
+    def _disk_restored(self, device: Device, rng: random.Random) -> bool:
+        """An older copy takes the disk's place, after a session that has seen what came since."""
+        copy, token = self.copies.get(device.name, (None, ""))
+        row = self.world.centre.database.devices[device.id]
+        now = device.disk.synced.meta.get(MetaKey.RESUME_TOKEN, "")
+        unknown = not row.resume_digest or not token or token == now
+        if copy is None or unknown or device.id in self.world.lossy or device.full:
+            return False
+        if self.world.centre.knows_token(device.id, token):
+            return False
+        device.kill()
+        device.reboot()
+        device.disk = copy.copied()
+        device.fuse = device.disk.fuse
+        self.world.checker.disk_lost(device.disk)
+        self.world.lossy.add(device.id)
+        self.world.revive(device)
+        return True
+
+    def _clone(self, device: Device, rng: random.Random) -> bool:
+        """A stopped device's disk is copied, and both start."""
+        if device.id in self.world.lossy or not device.alive or device.full:
+            return False
+        device.kill()
+        twin = Device(self.world, device.id, name=f"{device.id}-twin", disk=device.disk.copied())
+        self.world.checker.disk_lost(twin.disk)
+        self.world.lossy.add(device.id)
+        self.world.revive(device)
+        self.world.add(twin)
+        return True
+
+    # The coordinator.
+
+    def _coordinator_restarts(self, device: Device, rng: random.Random) -> bool:
+        centre = self.world.centre
+        centre.stop()
+        centre.zombie = None
+        centre.start()
+        return True
+
+    def _coordinator_away(self, device: Device, rng: random.Random) -> bool:
+        centre = self.world.centre
+        centre.stop()
+        centre.zombie = None
+        self.world.at(self.world.now + rng.randint(500, 3_000), None, centre.start_again)
+        return True
+
+    def _coordinator_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
+        self.world.centre.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
+        return True
+
+    def _coordinator_clock_steps(self, device: Device, rng: random.Random) -> bool:
+        self.world.centre.wall_ms += rng.choice([-5_000, -1_000, 1_000, 5_000])
+        return True
+
+    def _database_unwritable(self, device: Device, rng: random.Random) -> bool:
+        centre = self.world.centre
+        centre.cannot_write = True
+
+        def again() -> None:
+            centre.cannot_write = False
+
+        self.world.at(self.world.now + rng.randint(100, 800), None, again)
+        return True
+
+    def _takeover(self, device: Device, rng: random.Random) -> bool:
+        centre = self.world.centre
+        if not centre.up or centre.cannot_write:
+            return False
+        centre.take_over()
+        return True
+
+    def _database_backed_up(self, device: Device, rng: random.Random) -> bool:
+        self.world.centre.backup()
+        return False
+
+    def _database_restored(self, device: Device, rng: random.Random) -> bool:
+        centre = self.world.centre
+        if not centre.backups or not centre.up:
+            return False
+        centre.restore(rng.choice(centre.backups)[0])
+        self.world.at(self.world.now + rng.randint(100, 500), None, centre.start_again)
+        self.world.at(self.world.now + rng.randint(1_000, 3_000), None, self._recover)
+        return True
+
+    def _recover(self) -> None:
+        """`tidectl ledger recover`."""
+        centre, world = self.world.centre, self.world
+        if centre.up and centre.engine.recovery is not None:
+            centre.operate(lambda e, now: e.recover_ledger(actor="op", unix_ms=now))
+        elif not centre.up:
+            world.at(world.now + 500, None, self._recover)
+
+    # The operator.
+
+    def _budget_set(self, device: Device, rng: random.Random) -> bool:
+        nanos = rng.choice(BUDGET_SHARES) * WORST_NANOS
+        return self.world.order(nanos)
+
+    def _price_rises(self, device: Device, rng: random.Random) -> bool:
+        """A rise entered ahead: first an end of the old price, then the new one (rule A_3)."""
+        world, centre = self.world, self.world.centre
+        if self.rising or not centre.up:
+            return False
+        self.rising = True
+        self.rise_at = world.now + 4_000 + RISE_WAIT_MS
+        ends = centre.unix_ms() + 4_000
+        until = datetime.fromtimestamp(ends // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        world.toml_now = world.toml(valid_until=until)
+        centre.configure(world.toml_now)
+        world.at(self.rise_at - RISE_WAIT_MS - 500, None, self._enter_new_price)
+        world.at(self.rise_at, None, self._rise)
+        return True
+
+    def _enter_new_price(self) -> None:
+        """The successor is entered before the old price ends."""
+        world = self.world
+        world.price_usd = f"{float(world.price_usd) * 1.2:.3f}"
+        world.toml_now = world.toml()
+        world.centre.configure(world.toml_now)
+
+    def _rise(self) -> None:
+        """From here on the provider bills it; leases of the old price are over."""
+        world = self.world
+        per_mtok = round(float(world.price_usd) * 1e9)
+        world.provider.prices["large"] = (per_mtok, world.provider.prices["large"][1])
+        self.rising = False
+
+    def _spend_paused(self, device: Device, rng: random.Random) -> bool:
+        centre, world = self.world.centre, self.world
+        world.at(world.now + rng.randint(300, 1_500), None, lambda: self._pause(False))
+        return centre.operate(lambda e, now: e.set_spend_paused(True, actor="op", unix_ms=now))
+
+    def _pause(self, paused: bool) -> None:
+        self.world.centre.operate(
+            lambda e, now: e.set_spend_paused(paused, actor="op", unix_ms=now)
+        )
+
+    def _arm_disabled(self, device: Device, rng: random.Random) -> bool:
+        arm = rng.choice(["large", "small"])
+        self.world.at(self.world.now + rng.randint(300, 1_500), None, self._enable_arms)
+        return self.world.centre.operate(
+            lambda e, now: e.set_arm_enabled(arm, False, actor="op", unix_ms=now)
+        )
+
+    def _enable_arms(self) -> None:
+        for arm in sorted(self.world.centre.engine.disabled_arms):
+            self.world.centre.operate(
+                lambda e, now, arm=arm: e.set_arm_enabled(arm, True, actor="op", unix_ms=now)
+            )
+
+    def _device_written_off(self, device: Device, rng: random.Random) -> bool:
+        """The operator gives a silent device up; it may come back all the same."""
+        centre = self.world.centre
+        if not centre.up or device.id in centre.engine.sessions:
+            return False
+        known = centre.database.devices[device.id].lease_number_max
+        lent = [n for (name, n) in self.world.checker.granted if name == device.id]
+        if max(lent, default=0) > known:
+            return False  # lent after the backup: only the device knows of it
+        return centre.write_off(device.id)
+
+    def _provider(self, device: Device, rng: random.Random) -> bool:
+        fate = Fate.OVERRUN if rng.random() < 0.012 else rng.choice(FATES)
+        self.world.fates.append(fate)
+        return False
+
+    # Mending.
+
+    def end(self) -> None:
+        """No more faults."""
+        world = self.world
+        self.over = True
+        world.fates.clear()
+        world.network.lose = world.network.repeat = world.network.delay = world.network.swap = 0
+        world.centre.fuse.put_out()
+        world.centre.cannot_write = False
+        world.centre.zombie = None
+        for device in world.devices:
+            device.cut_off_until = 0
+            device.asleep_until = min(device.asleep_until, world.now)
+            device.fuse.put_out()
+            if device.alive:
+                device.fill_disk(False)
+
+    def mend(self) -> None:
+        """What an operator does about alarms."""
+        world, centre = self.world, self.world.centre
+        if not centre.up:
+            centre.start()
+        if centre.stored_toml != world.toml_now:
+            centre.configure(world.toml_now)
+        if centre.engine.spend_paused:
+            self._pause(False)
+        self._enable_arms()
+        if centre.engine.recovery is not None and not centre.engine.recovery.confirmed_by:
+            self._recover()
+        if self.over:
+            self._restart_shut_arms()
+        for device_id in centre.quarantined:
+            for device in world.devices:
+                if device.id == device_id and device.name != device_id:
+                    device.gone = True  # the clone is found and switched off
+                    device.kill()
+            try:
+                centre.operate(lambda e, now, d=device_id: e.readmit(d, actor="op", unix_ms=now))
+            except TidegateError:
+                continue
+            for device in world.present():
+                if device.id == device_id:
+                    device.hang_up()
+
+    def _restart_shut_arms(self) -> None:
+        """An overrun closes its arm on its device until the fleet has closed it everywhere.
+
+        A device that was away while that was so must be started again to open it.
+        """
+        world = self.world
+        enabled = not world.centre.engine.disabled_arms
+        for device in world.present():
+            if device.alive and enabled and device.engine.gate._overrun_arms:
+                if not device.engine.outbox.waiting and not device.calls:
+                    world.seen["restarted_to_open_an_arm"] += 1
+                    device.kill()
+                    world.revive(device)

@@ -1,0 +1,129 @@
+"""The provider: what it does with a paid call, and its own account of what it billed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from edge_agent.engine import AttemptPlan
+from shared.decision.types import SettleKind
+
+
+class Fate(StrEnum):
+    """What becomes of a paid call."""
+
+    ANSWERED = "answered"
+    SLOW = "provider_slow"  # an answer long after its lease was recalled: usage comes late
+    ABORTED = "provider_aborted"  # the stream broke: billed, and nobody will know how much
+    SILENT = "provider_no_usage"  # a whole answer without its usage
+    DEAD = "provider_dead"  # never connected: nothing is billed
+    REFUSED = "provider_refused"  # a status that is not billed
+    OVERRUN = "provider_overrun"  # more is billed than the worst case allows
+
+
+KNOWN_FREE = (Fate.DEAD, Fate.REFUSED)
+UNKNOWN = (Fate.ABORTED, Fate.SILENT)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """One line of the provider's account. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    listed_nanos : int
+        The same tokens at the price that the device was told: an upper bound.
+    beyond_nanos : int
+        What exceeds the true worst case: the provider's own fault (rule S_4).
+    """
+
+    device: str
+    request_id: str
+    arm: str
+    reservation_id: str
+    lease_number: int
+    nanos: int
+    beyond_nanos: int
+    listed_nanos: int
+    fate: Fate
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def settle(self) -> SettleKind:
+        """How its device must settle it (rule S_2)."""
+        if self.fate in KNOWN_FREE:
+            return SettleKind.RELEASED
+        return SettleKind.UNKNOWN if self.fate in UNKNOWN else SettleKind.REPORTED
+
+
+@dataclass
+class Provider:
+    """Sells tokens at its own price list.
+
+    Attributes
+    ----------
+    prices : dict of arm to (input, output)
+        Nano-dollars per million tokens, as really billed.
+    """
+
+    prices: dict[str, tuple[int, int]]
+    bills: dict[str, list[Bill]] = field(default_factory=lambda: defaultdict(list))
+    on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
+    beyond_on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
+    calls: int = 0
+
+    def execute(
+        self,
+        rng: random.Random,
+        *,
+        fate: Fate,
+        device: str,
+        request_id: str,
+        plan: AttemptPlan,
+        tokens_max: tuple[int, int],
+    ) -> Bill:
+        """Do a call, and bill it now, whatever its device will come to know."""
+        self.calls += 1
+        prompt = rng.randint(1, tokens_max[0])
+        completion = rng.randint(0, tokens_max[1])
+        if fate is Fate.OVERRUN:
+            prompt, completion = tokens_max[0] + rng.randint(1, 200), tokens_max[1]
+        if rng.random() < 0.2:  # the worst case does happen
+            prompt, completion = max(prompt, tokens_max[0]), tokens_max[1]
+        nanos = 0 if fate in KNOWN_FREE else self._price(plan.arm.id, prompt, completion)
+        worst = self._price(plan.arm.id, *tokens_max)
+        bill = Bill(
+            device=device,
+            request_id=request_id,
+            arm=plan.arm.id,
+            reservation_id=plan.reservation_id,
+            lease_number=plan.lease_number,
+            nanos=nanos,
+            beyond_nanos=max(0, nanos - worst),
+            listed_nanos=0 if fate in KNOWN_FREE else _listed(plan, prompt, completion),
+            fate=fate,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+        )
+        self.bills[request_id].append(bill)
+        self.on_lease[device, bill.lease_number] += nanos
+        self.beyond_on_lease[device, bill.lease_number] += bill.beyond_nanos
+        return bill
+
+    def _price(self, arm: str, prompt: int, completion: int) -> int:
+        return _rounded_up(self.prices[arm], prompt, completion)
+
+
+def _listed(plan: AttemptPlan, prompt: int, completion: int) -> int:
+    price = plan.price
+    if price is None:
+        return 0
+    rates = (price.input_nanos_per_mtok, price.output_nanos_per_mtok)
+    return _rounded_up(rates, prompt, completion)
+
+
+def _rounded_up(rates: tuple[int, int], prompt: int, completion: int) -> int:
+    return -(-(prompt * rates[0] + completion * rates[1]) // 1_000_000)

@@ -1,0 +1,81 @@
+"""What happens in a run: a list of operations, made from a seed and played by the world."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+DEVICES = 4
+FAULTS: dict[str, float] = {
+    "message_lost": 9,
+    "message_repeated": 18,
+    "message_delayed": 18,
+    "message_reordered": 10,
+    "grant_repeated_late": 5,
+    "line_cut": 10,
+    "partition": 4,
+    "device_killed": 2,
+    "device_dies_in_commit": 2,
+    "power_lost": 1.5,
+    "device_reboots": 0.5,
+    "disk_full": 2.5,
+    "suspend": 3,
+    "device_clock_steps": 3,
+    "coordinator_restarts": 2,
+    "coordinator_dies_in_commit": 3,
+    "coordinator_away": 1,
+    "coordinator_clock_steps": 1,
+    "database_unwritable": 1,
+    "takeover": 1,
+    "client_gone": 20,
+    "budget_set": 3,
+    "price_rises": 1,
+    "spend_paused": 0.7,
+    "arm_disabled": 0.7,
+    "device_written_off": 1.5,
+    "provider": 55,
+}
+"""Kinds of fault, with their weights."""
+DISK_FAULTS = {"disk_copied": 6.0, "disk_restored": 4.0, "clone": 1.0}
+DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 2.5}
+FAULT_SHARE = 0.42
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Attributes
+    ----------
+    wait_ms : int
+        What passes before it.
+    seed : int
+        For whatever it draws, so that leaving another operation out does not change this one.
+    """
+
+    wait_ms: int
+    kind: str
+    device: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"+{self.wait_ms} ms {self.kind} d{self.device} #{self.seed}"
+
+
+def make_trace(seed: int, *, steps: int) -> list[Op]:
+    """A run of `steps` requests, with faults in between.
+
+    Restored databases and restored or cloned disks never meet in one run: together they can undo
+    the very sessions by which the protocol tells one from the other.
+    """
+    rng = random.Random(f"trace {seed}")
+    weights = {**FAULTS, **(DATABASE_FAULTS if seed % 2 else DISK_FAULTS)}
+    kinds, shares = list(weights), list(weights.values())
+    ops: list[Op] = []
+    for _ in range(steps):
+        wait_ms = rng.choice([0, 0, 5, 30, 80, 250])
+        ops.append(Op(wait_ms, "ask", rng.randrange(DEVICES), rng.getrandbits(32)))
+        if rng.random() < FAULT_SHARE:
+            kind = rng.choices(kinds, shares)[0]
+            ops.append(Op(rng.randint(0, 60), kind, rng.randrange(DEVICES), rng.getrandbits(32)))
+    return ops

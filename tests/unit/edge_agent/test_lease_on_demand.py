@@ -1,0 +1,173 @@
+"""Requests that wait for a lease where money is scarce (rule L_6)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_agent import answering
+from edge_agent.engine import AgentEngine
+from edge_agent.gate import HOARD_MS_MAX, LeaseWish
+from shared.decision.types import LeaseStatus
+from tests.fakes.samples import WORST_CASE_NANOS
+from tests.unit.edge_agent.test_request_flow import (
+    an_engine,
+    attempt,
+    begin,
+    finish,
+    lend,
+)
+from tests.unit.edge_agent.test_running_requests import Agent, ask, read, words
+
+
+def a_connected_engine() -> AgentEngine:
+    """An engine whose driver lets requests wait for leases, without one."""
+    engine = an_engine(lease=False)
+    engine.gate.on_demand = True
+    return engine
+
+
+def waiting_engine() -> AgentEngine:
+    """An engine with one request that drew the paid arm and has no lease."""
+    engine = a_connected_engine()
+    begin(engine)
+    assert (None, []) == engine.next_attempt("r1")
+    return engine
+
+
+def held(engine: AgentEngine) -> tuple[LeaseStatus, ...]:
+    """The leases after the house-keeping of a moment when stores are given back."""
+    engine.tick(boot_ms=HOARD_MS_MAX, unix_ms=HOARD_MS_MAX)
+    return engine.gate.leases()
+
+
+def test_a_request_waits_for_the_lease_that_it_lacks() -> None:
+    """The wish asks for its worst case; with the lease the drawn arm is called."""
+    engine = waiting_engine()
+    assert engine.waits_for_lease("r1")
+    assert LeaseWish(0, WORST_CASE_NANOS) == engine.gate.wish(now_ms=0.0)
+    lend(engine, amount=WORST_CASE_NANOS)
+    assert "cloud" == attempt(engine).arm.id
+    assert not engine.waits_for_lease("r1")
+
+
+def test_a_request_that_waited_lost_no_candidate() -> None:
+    """Its propensity is that of the whole row, which is what it was drawn from."""
+    engine = waiting_engine()
+    lend(engine, amount=WORST_CASE_NANOS)
+    attempt(engine)
+    outcome, _ = finish(engine)
+    assert ((), 900_000) == (outcome.fallouts, outcome.propensity_ppm)
+
+
+def test_a_wish_for_a_waiting_request_does_not_wait_itself() -> None:
+    """Only one at a time; the gap between wishes is for those that fill a store."""
+    engine = waiting_engine()
+    assert engine.gate.wish(now_ms=0.0) is not None
+    assert engine.gate.wish(now_ms=100.0) is None
+    lend(engine, 1, amount=WORST_CASE_NANOS)
+    attempt(engine)
+    begin(engine, "r2")
+    engine.next_attempt("r2")
+    assert engine.gate.wish(now_ms=100.0) is not None
+
+
+def test_a_refused_request_takes_the_next_arm_at_once() -> None:
+    """And until the coordinator may be asked again, later ones do not wait either."""
+    engine = waiting_engine()
+    engine.gate.wish(now_ms=0.0)
+    engine.gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
+    assert "tiny" == attempt(engine).arm.id
+    begin(engine, "r2")
+    assert "tiny" == attempt(engine, "r2").arm.id
+
+
+def test_nobody_waits_for_a_coordinator_that_is_not_heard() -> None:
+    """One request has waited in vain; the next lease or refusal ends the silence."""
+    engine = waiting_engine()
+    engine.give_up_waiting("r1")
+    assert "tiny" == attempt(engine).arm.id
+    begin(engine, "r2")
+    assert "tiny" == attempt(engine, "r2").arm.id
+    lend(engine, amount=WORST_CASE_NANOS // 2)
+    begin(engine, "r3")
+    engine.next_attempt("r3")
+    assert engine.waits_for_lease("r3")
+
+
+def test_where_money_is_scarce_nothing_is_kept_in_store() -> None:
+    """A lease of a single worst case that nobody uses goes back, and none is asked for ahead."""
+    engine = waiting_engine()
+    lend(engine, amount=WORST_CASE_NANOS)
+    attempt(engine)
+    finish(engine)
+    assert () == held(engine)
+    assert engine.gate.wish(now_ms=5_000.0) is None
+
+
+def test_where_money_is_plenty_a_store_is_kept() -> None:
+    """A lease with room for many requests stays, and is renewed ahead."""
+    engine = waiting_engine()
+    lend(engine, amount=20 * WORST_CASE_NANOS)
+    attempt(engine)
+    finish(engine)
+    assert 1 == len(held(engine))
+    for number in range(2, 12):
+        begin(engine, f"r{number}")
+        attempt(engine, f"r{number}")
+        engine.gate.synced(engine.gate.raised_watermarks())
+    assert engine.gate.wish(now_ms=5_000.0) is not None
+
+
+def test_a_refused_store_is_no_refused_request() -> None:
+    """A wish ahead of need that was refused leaves the next request free to ask."""
+    engine = a_connected_engine()
+    engine.gate.wish(now_ms=0.0)
+    engine.gate.refused("nothing to spare", now_ms=0.0, retry_after_ms=60_000.0)
+    begin(engine)
+    engine.next_attempt("r1")
+    assert engine.waits_for_lease("r1")
+
+
+def test_a_client_that_leaves_no_longer_needs_a_lease() -> None:
+    """The wish is forgotten with its request."""
+    engine = waiting_engine()
+    finish(engine, None)
+    assert not engine.gate.is_needed("r1")
+
+
+async def test_a_running_request_goes_on_when_its_lease_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The coordinator is heard, and the paid arm answers."""
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    monkeypatch.setattr(agent.service.lease_news, "wait", agent.lend)
+    answer = await agent.chat(ask())
+    await read(answer)
+    assert "cloud" == answer.head.arm
+
+
+async def test_a_running_request_does_not_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without any news the local arm answers."""
+    monkeypatch.setattr(answering, "LEASE_WAIT_S", 0.0)
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    answer = await agent.chat(ask())
+    assert "local" == words(await read(answer))
+
+
+async def test_news_wake_everybody_who_waits() -> None:
+    """And nobody who comes later."""
+    news = answering.LeaseNews()
+    waiting = [asyncio.create_task(news.wait()) for _ in range(2)]
+    await asyncio.sleep(0)
+    news.tell()
+    await asyncio.gather(*waiting)
+    later = asyncio.create_task(news.wait())
+    await asyncio.sleep(0)
+    assert not later.done()
+    later.cancel()
