@@ -80,7 +80,8 @@ class CoordinatorEngine(Operating):
             # A longer window that would have begun before the end of the last one is cut short.
             start = max(start, current.end_unix_ms)
         window_id = start
-        if current is not None:
+        if current is not None and self.recovery is None:
+            # A lease that was presented and has ended since must not be taken for an unknown one.
             self.account.forget_before(current.id)
         planner.close_slots(self.slot_of(start) - 1)
         planner.begin_window()

@@ -77,6 +77,10 @@ class EstimateBook:
         self._deadlines[task_class] = float(deadline_ms)
         self._cached = None
 
+    def deadline_ms(self, task_class: str) -> float | None:
+        """A task class's stated deadline."""
+        return self._deadlines.get(task_class)
+
     def reprice(self, arm: str, *, factor: float, exact: bool = True) -> None:
         """Take over a known change of price: what requests would have cost at the new one.
 

@@ -23,6 +23,8 @@ WEIGHT_STEP_PPM: Final = 1_000
 REWARD_STEP_PPM: Final = 10_000
 COST_STEPS_PER_E: Final = 20.0
 LATENCY_MS_MAX: Final = 2**31
+LATENCY_KNOWN_AFTER: Final = 20
+"""Outcomes of an arm in a context, twice what the pooled latencies are worth."""
 
 
 @dataclass
@@ -190,6 +192,11 @@ def table_rows(
     mine = [i for i, context in enumerate(planned.contexts) if context[0] == device_class]
     contexts = [planned.contexts[index] for index in mine]
     quantiles = estimates.latency_quantiles(contexts, arms=planned.arms)
+    deadlines = [estimates.deadline_ms(task_class) for _, task_class in contexts]
+    limits = np.array([limit if limit else np.inf for limit in deadlines])
+    quantiles[..., 0] = np.minimum(
+        quantiles[..., 0], _latency_limits(planned.estimates, rows=mine, deadline_ms=limits)
+    )
     return tuple(
         TableRow(
             context[1],
@@ -200,6 +207,20 @@ def table_rows(
         )
         for at, (row, context) in enumerate(zip(mine, contexts, strict=True))
     )
+
+
+def _latency_limits(
+    estimates: Estimates, *, rows: list[int], deadline_ms: FloatArray
+) -> FloatArray:
+    """The most that a table may say of an arm's usual latency, shape (rows, A).
+
+    A device passes over an arm whose usual latency is above the deadline, and then nothing more is
+    learned of it. So what is borrowed from other contexts must not rule an arm out before it was
+    tried, nor may latencies of a crowded hour while half of the answers may well be in time.
+    """
+    hits, booked = estimates.covering[0].upper[rows], estimates.outcomes[rows]
+    limit = np.where(hits > 0.5, deadline_ms[:, None], np.inf)
+    return np.where(booked < LATENCY_KNOWN_AFTER, 0.5 * deadline_ms[:, None], limit)
 
 
 def _table_arm(planned: PlannedSlot, *, row: int, column: int, quantiles: FloatArray) -> TableArm:

@@ -471,9 +471,9 @@ class Checker:
             row.outcome.request_id for row in database.learned if isinstance(row, BookedOutcome)
         )
         counted = Counter[str]()
-        for row in database.learned:
-            if isinstance(row, BookedCounts):
-                counted[row.device_id] += row.requests
+        for told in database.learned:
+            if isinstance(told, BookedCounts):
+                counted[told.device_id] += told.requests
         for device, disk in disks:
             if device in self.lossy:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,10 @@ class Device:
         """Runs on in suspend (rule L_3)."""
         return self.world.now - self.booted_ms
 
+    def boot_id(self) -> str:
+        """Another after every boot."""
+        return f"{self.name}/{self.boots}"
+
     # The process.
 
     def start(self) -> None:
@@ -156,7 +161,7 @@ class Device:
             self.books.fail_with = BooksFullError("no space")
         self.engine = AgentEngine(
             incarnation=self.incarnation,
-            boot_id=f"{self.name}/{self.boots}",
+            boot_id=self.boot_id(),
             snapshot=self.books.load(),
             fallback=ALONE,
             unix_ms=self.unix_ms(),
@@ -346,7 +351,7 @@ class Device:
     def heard_of_lease(self) -> None:
         """A lease has come, or was refused: whoever waits for one looks again."""
         for request_id in list(self.waiting):
-            self.world.at(self.world.now, self, lambda r=request_id: self.look_again(r))
+            self.world.at(self.world.now, self, partial(self.look_again, request_id))
 
     def look_again(self, request_id: str, *, in_vain: bool = False) -> None:
         """A request that waits for a lease tries again, for the last time if it was in vain."""

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edge_agent.books import MetaKey
-from shared.errors import TidegateError
 from tests.simulation.device import Device
 from tests.simulation.disk import SimDisk
 from tests.simulation.provider import Fate
@@ -189,6 +188,8 @@ class Faults:
         return True
 
     def _coordinator_clock_steps(self, device: Device, rng: random.Random) -> bool:
+        if self.rising:
+            return False  # the end of a price is a time on the coordinator's clock
         self.world.centre.wall_ms += rng.choice([-5_000, -1_000, 1_000, 5_000])
         return True
 
@@ -284,9 +285,12 @@ class Faults:
 
     def _enable_arms(self) -> None:
         for arm in sorted(self.world.centre.engine.disabled_arms):
-            self.world.centre.operate(
-                lambda e, now, arm=arm: e.set_arm_enabled(arm, True, actor="op", unix_ms=now)
-            )
+            self._enable(arm)
+
+    def _enable(self, arm: str) -> None:
+        self.world.centre.operate(
+            lambda e, now: e.set_arm_enabled(arm, True, actor="op", unix_ms=now)
+        )
 
     def _device_written_off(self, device: Device, rng: random.Random) -> bool:
         """The operator gives a silent device up; it may come back all the same."""
@@ -341,13 +345,13 @@ class Faults:
                 if device.id == device_id and device.name != device_id:
                     device.gone = True  # the clone is found and switched off
                     device.kill()
-            try:
-                centre.operate(lambda e, now, d=device_id: e.readmit(d, actor="op", unix_ms=now))
-            except TidegateError:
-                continue
+            self._readmit(device_id)
             for device in world.present():
                 if device.id == device_id:
                     device.hang_up()
+
+    def _readmit(self, device_id: str) -> None:
+        self.world.centre.operate(lambda e, now: e.readmit(device_id, actor="op", unix_ms=now))
 
     def _restart_shut_arms(self) -> None:
         """An overrun closes its arm on its device until the fleet has closed it everywhere.
@@ -357,8 +361,8 @@ class Faults:
         world = self.world
         enabled = not world.centre.engine.disabled_arms
         for device in world.present():
-            if device.alive and enabled and device.engine.gate._overrun_arms:
-                if not device.engine.outbox.waiting and not device.calls:
-                    world.seen["restarted_to_open_an_arm"] += 1
-                    device.kill()
-                    world.revive(device)
+            shut = device.alive and enabled and bool(device.engine.gate._overrun_arms)
+            if shut and not device.engine.outbox.waiting and not device.calls:
+                world.seen["restarted_to_open_an_arm"] += 1
+                device.kill()
+                world.revive(device)

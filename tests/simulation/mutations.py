@@ -13,6 +13,7 @@ import coordinator.engine
 import coordinator.lending
 from coordinator.account import BudgetAccount
 from coordinator.engine import CoordinatorEngine
+from coordinator.granting import lease_amount_nanos
 from coordinator.messages import Acked
 from coordinator.records import LedgerKind
 from coordinator.recovery import Recovery
@@ -141,12 +142,12 @@ def _unknown_price_is_zero() -> Patches:
         config = config_for(self, device_class)
         if config is None:
             return None
-        arms = []
-        for arm in config.arms:
-            if arm.id == "small" and arm.cloud is not None:
-                arm = replace(arm, cloud=replace(arm.cloud, price=Price(0, 0)))
-            arms.append(arm)
-        return replace(config, arms=tuple(arms))
+        small = config.arm("small")
+        assert small is not None
+        assert small.cloud is not None
+        free = replace(small, cloud=replace(small.cloud, price=Price(0, 0)))
+        arms = tuple(free if arm.id == "small" else arm for arm in config.arms)
+        return replace(config, arms=arms)
 
     return [(CoordinatorEngine, "device_config", wrong)]
 
@@ -391,7 +392,7 @@ def _budget_rolls_over() -> Patches:
 
 @_defect("C_1, I1")
 def _lend_twice_what_is_free() -> Patches:
-    amount = coordinator.lending.lease_amount_nanos
+    amount = lease_amount_nanos
 
     def wrong(*, free_nanos: int, **more: Any) -> int:
         return amount(free_nanos=2 * free_nanos + 10_000_000, **more)

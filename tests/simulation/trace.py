@@ -13,12 +13,12 @@ FAULTS: dict[str, float] = {
     "message_reordered": 10,
     "grant_repeated_late": 5,
     "line_cut": 10,
-    "partition": 4,
-    "device_killed": 2,
-    "device_dies_in_commit": 2,
+    "partition": 3,
+    "device_killed": 1.5,
+    "device_dies_in_commit": 1.5,
     "power_lost": 1.5,
     "device_reboots": 0.5,
-    "disk_full": 2.5,
+    "disk_full": 2,
     "suspend": 3,
     "device_clock_steps": 3,
     "coordinator_restarts": 2,
@@ -30,14 +30,14 @@ FAULTS: dict[str, float] = {
     "client_gone": 20,
     "budget_set": 3,
     "price_rises": 1,
-    "spend_paused": 0.7,
-    "arm_disabled": 0.7,
-    "device_written_off": 1.5,
+    "spend_paused": 0.5,
+    "arm_disabled": 0.5,
+    "device_written_off": 3,
     "provider": 55,
 }
 """Kinds of fault, with their weights."""
 DISK_FAULTS = {"disk_copied": 6.0, "disk_restored": 4.0, "clone": 1.0}
-DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 2.5}
+DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.5}
 FAULT_SHARE = 0.42
 
 

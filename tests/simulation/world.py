@@ -1,4 +1,4 @@
-"""Everything that there is, driven by one seed: clock, network, disks, provider, clients, faults."""
+"""Everything there is, driven by one seed: clock, network, disks, provider, clients, faults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import edge_agent.outbox
 from edge_agent.engine import AttemptPlan
@@ -186,7 +187,7 @@ class World:
             return
         self.result.requests += 1
         chance = rng.random()
-        arm = "large" if pinned or chance < 0.65 else ("small" if chance < 0.9 else "")
+        arm = "large" if pinned or chance < 0.65 else ("small" if chance < 0.93 else "")
         wanted = Wanted(
             request_id=f"q{self.result.requests}",
             pinned=arm,
@@ -194,7 +195,8 @@ class World:
             body_bytes=rng.choice([200, 200, 120]),
             judged=rng.random() < 0.03,
         )
-        device.guard(lambda: device.tidy() or device.ask(wanted))
+        device.guard(device.tidy)
+        device.guard(lambda: device.ask(wanted))
 
     def admitted(self, device: Device, wanted: Wanted) -> None:
         """A request has reached an agent."""
@@ -222,7 +224,6 @@ class World:
         fate = self.fates.pop() if self.fates else Fate.ANSWERED
         if fate is not Fate.ANSWERED:
             self.seen[str(fate)] += 1
-        row = device.disk.state.reservations.get(plan.reservation_id)
         tokens = (wanted.body_bytes + 16 + 64, plan.max_tokens)
         bill = self.provider.execute(
             self.rng,
@@ -232,7 +233,6 @@ class World:
             plan=plan,
             tokens_max=tokens,
         )
-        del row
         self.checker.paid_call(
             bill, disk=device.disk, incarnation=device.incarnation, name=device.name
         )
@@ -368,12 +368,8 @@ class World:
 @contextmanager
 def small_spools() -> Iterator[None]:
     """Spools overflow early, so that compaction is played."""
-    before = edge_agent.outbox.SPOOL_RECORDS_MAX
-    edge_agent.outbox.SPOOL_RECORDS_MAX = SPOOL_MAX  # type: ignore[misc]
-    try:
+    with patch.object(edge_agent.outbox, "SPOOL_RECORDS_MAX", SPOOL_MAX):
         yield
-    finally:
-        edge_agent.outbox.SPOOL_RECORDS_MAX = before  # type: ignore[misc]
 
 
 def simulate(
