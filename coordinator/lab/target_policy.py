@@ -195,8 +195,9 @@ def estimates_of(log: LogArrays, *, use: BoolArray) -> Estimates:
     reward = float(log.reward[graded].mean()) if graded.any() else 0.5
     hit = float(log.hit[use].mean()) if use.any() else 0.5
     for column, arm in enumerate(log.arms):
-        # Prices are public: what an arm costs may be taken from the whole log.
-        cost = cost_nanos[log.drawn == column]
+        drawn = log.drawn == column
+        # Prices are public: of an arm that these requests never drew, the others tell the cost.
+        cost = cost_nanos[drawn & use] if (drawn & use).any() else cost_nanos[drawn]
         book.set_prior(
             arm,
             prior=ArmPrior(

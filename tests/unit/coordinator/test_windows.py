@@ -163,7 +163,12 @@ def test_the_version_of_the_prices_survives_a_restart() -> None:
 def test_a_second_grade_for_a_request_is_passed_over() -> None:
     """The first one counts; a faulty device must not stop the others."""
     one = Coordinator()
-    grade = Feedback("r1", "other", "cloud", 500_000, "user", 0)
-    bodies: tuple[SpoolBody, ...] = (outcome("r1"), grade, grade)
+    first = Feedback("r1", "other", "cloud", 500_000, "user", 0)
+    bodies: tuple[SpoolBody, ...] = (outcome("r1"), first, replace(first, reward_ppm=900_000))
     records = [SpoolRecord(at, "inc", body) for at, body in enumerate(bodies, 1)]
     one.do(one.engine.batch("d1", records, unix_ms=one.now))
+    (decision,) = one.store.decisions(limit=9)
+    assert decision.feedback is not None
+    assert 500_000 == decision.feedback.feedback.reward_ppm
+    assert one.engine.planner is not None
+    assert 0.5 == one.engine.planner.totals.reward_mean
