@@ -133,6 +133,9 @@ class CoordinatorLink:
                 heartbeat_s = await self._welcome(call)
                 self._session.on_connected(True)
                 await self._exchange(call, heartbeat_s=heartbeat_s)
+            if asyncio.get_running_loop().time() - begun_s < SESSION_LASTED_S:
+                # In order, and soon: a copy of this device may have taken its place.
+                raise LinkDown("the coordinator ended the session")
         except grpc.aio.AioRpcError as error:
             if error.code() in REFUSED_FOR_GOOD:
                 raise
