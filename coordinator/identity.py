@@ -54,13 +54,8 @@ def close_unseen(
 
     A device syncs a lease's number before it spends on it (rule L_1), and a session that has ended
     delivers nothing more. So a lease above the highest number that the device has seen was never
-    spent on, and never will be: its hello is the close. The same holds for a lower one that it
-    does not hold, once all that it has spooled is booked, its closes included: books that were
-    restored may have such a lease open again.
+    spent on, and never will be: its hello is the close.
     """
-    held = {lease.lease_number for lease in hello.leases}
-    is_told = hello.last_sequence <= device.acked_sequence
     for lease in account.open_leases(device.id):
-        if lease.number > hello.lease_number_max or (is_told and lease.number not in held):
-            final = lease.booked_nanos
-            account.close(device.id, lease.number, final=final, at=unix_ms, note="never arrived")
+        if lease.number > hello.lease_number_max:
+            account.close(device.id, lease.number, final=0, at=unix_ms, note="never arrived")

@@ -193,7 +193,7 @@ def table_rows(
     contexts = [planned.contexts[index] for index in mine]
     quantiles = estimates.latency_quantiles(contexts, arms=planned.arms)
     deadlines = [estimates.deadline_ms(task_class) for _, task_class in contexts]
-    limits = np.array([limit if limit else np.inf for limit in deadlines])
+    limits = np.array([limit or np.inf for limit in deadlines])
     quantiles[..., 0] = np.minimum(
         quantiles[..., 0], _latency_limits(planned.estimates, rows=mine, deadline_ms=limits)
     )

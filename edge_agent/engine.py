@@ -295,8 +295,8 @@ class AgentEngine:
         self._stop_waiting(self._requests[request_id], in_vain=True)
 
     def _stop_waiting(self, request: _Request, *, in_vain: bool = False) -> None:
-        if request.patient:
-            request.patient = False
+        if self.gate.is_needed(request.facts.request_id):
+            request.patient = False  # it has had its wait
             self.gate.needs_no_more(request.facts.request_id, in_vain=in_vain)
 
     def attempt_failed(self, request_id: str, end: AttemptEnd, *, now_ms: float) -> Effects:

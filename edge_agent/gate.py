@@ -175,6 +175,9 @@ class Gate:
             task_class=facts.task_class,
             arrived_unix_ms=facts.arrived_unix_ms,
         )
+        if self.on_demand:
+            # Room for two more at once: whoever comes before the next sync goes without.
+            self._leases.make_room(2 * self._worst_case_nanos)
         effects = self._changes()
         if isinstance(row, ReservationRow):
             return row, "", effects
@@ -213,8 +216,9 @@ class Gate:
     def granted(self, granted: LeaseGranted, *, incarnation: str, boot_ms: int) -> Effects:
         """A lease arrived; once its effects are synced, call `synced` (rule L_1)."""
         worst_case = self._worst_case_nanos
-        if self.on_demand and not worst_case:
-            worst_case = granted.amount_nanos  # no request yet: the first must not lack a sync
+        if self.on_demand:
+            # Large requests, and the first one of all, must not lack a sync.
+            worst_case = 2 * worst_case or granted.amount_nanos
         if incarnation != self._incarnation or not self._leases.grant(
             granted, boot_ms=boot_ms, worst_case_nanos=worst_case
         ):

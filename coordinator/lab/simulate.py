@@ -164,7 +164,7 @@ def _show(result: dict[str, Any], *, format_: Format) -> None:
         ("overrun, nano-dollars", str(result["overrun_nanos_max"])),
         ("stranded in leases at the end", percent(result["stranded_share"])),
         ("requests that lacked a lease", percent(result["lease_lost_share"])),
-        ("  although the money was free", percent(result["lease_refused_share"])),
+        ("  while the budget lasted", percent(result["lease_refused_share"])),
         ("requests simulated a second", f"{result['requests_per_s']:.0f}"),
     ]
     if changes:

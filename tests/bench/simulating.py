@@ -61,7 +61,7 @@ def fleet_stranded() -> Figure:
 
 
 def fleet_lease_refusals() -> Figure:
-    """Requests, at worst, that lost a paid arm for want of a lease although money was free."""
+    """Requests, at worst, that lost a paid arm for want of a lease while the budget lasted."""
     worst = max(each.lease_refused_share for pair in _stationary() for each in pair)
     return _figure("fleet requests refused a lease", 100.0 * worst, target=0.1)
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import coordinator.state
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import FleetConfig, parse_fleet
 from coordinator.messages import HeartbeatAnswered
@@ -76,9 +75,9 @@ arms = ["tiny", "large", "small"]
 
 
 @lru_cache(maxsize=512)
-def fleet_config(toml: str, *, now_unix_ms: int) -> FleetConfig:
+def fleet_config(toml: str, **options: Any) -> FleetConfig:
     """`parse_fleet`, which depends on nothing else, remembered: a restart reads the same text."""
-    return parse_fleet(toml, now_unix_ms=now_unix_ms)
+    return parse_fleet(toml, **options)
 
 
 class Centre:
@@ -119,7 +118,6 @@ class Centre:
 
     def begin_anew(self) -> None:
         """What is stored is what counts; every session ends."""
-        coordinator.state.parse_fleet = fleet_config  # type: ignore[attr-defined]
         for line in self.lines.values():
             line.cut(self.world.now)
         self.lines.clear()
@@ -220,7 +218,6 @@ class Centre:
             self.tokens += 1
             token = f"token-{self.tokens}"
             checker.hello_number_max = body.lease_number_max
-            checker.hello_leases = frozenset(lease.lease_number for lease in body.leases)
             done = self.change(
                 kind, lambda e: e.hello(device_id, body, resume_token=token, unix_ms=now)
             )

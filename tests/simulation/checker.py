@@ -118,7 +118,6 @@ class Checker:
     cause: str = ""
     subject: str = ""
     hello_number_max: int = 0
-    hello_leases: frozenset[int] = frozenset()
     now_ms: int = 0
     used_reservations: set[str] = field(default_factory=set)
     reserved: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
@@ -378,10 +377,7 @@ class Checker:
         self.lease_rows[row.device_id, row.lease_number][str(row.kind)] += row.amount_nanos
         if row.kind == "release" and row.amount_nanos:
             key = (row.device_id, row.lease_number)
-            unseen = self.cause == "hello" and (
-                row.lease_number > self.hello_number_max
-                or (self.restored and row.lease_number not in self.hello_leases)
-            )
+            unseen = self.cause == "hello" and row.lease_number > self.hello_number_max
             # In the same way a device that is shut out closes leases that it never saw.
             allowed = unseen or key in self.closes_sent or self.assumed_unspent
             self._holds(allowed, "C_6", f"{row} gives money back without the device's close")

@@ -311,9 +311,6 @@ class Device:
 
     def _granted(self, message: LeaseSent) -> None:
         self.grants.append(message)
-        seen = self.world.checker.granted.get((self.id, message.lease_number))
-        if seen is not None and seen.delivered_ms < 0:
-            seen.delivered_ms = self.world.now
         granted = LeaseGranted(
             number=message.lease_number,
             window_id=message.window_id,
@@ -322,6 +319,9 @@ class Device:
             price_version=message.price_version,
         )
         at_once(self.session.granted(granted, incarnation=message.incarnation))
+        seen = self.world.checker.granted.get((self.id, message.lease_number))
+        if seen is not None and seen.delivered_ms < 0:
+            seen.delivered_ms = self.world.now
 
     # Requests.
 

@@ -353,6 +353,21 @@ class Faults:
     def _readmit(self, device_id: str) -> None:
         self.world.centre.operate(lambda e, now: e.readmit(device_id, actor="op", unix_ms=now))
 
+    def write_off_stranded(self) -> None:
+        """Restored books may have a lease open whose grant its device never saw, or will see.
+
+        No device closes it, so an operator has to: while the device is away, as all write-offs.
+        """
+        world, centre = self.world, self.world.centre
+        for lease in centre.engine.account.open_leases():
+            for device in world.present():
+                held = {status.lease_number for status in device.engine.gate.leases()}
+                if device.id == lease.device_id and lease.number not in held:
+                    device.hang_up()
+                    device.cut_off_until = world.now + 2_500
+                    world.run(1_500)
+                    world.seen["stranded_lease_written_off"] += centre.write_off(device.id)
+
     def _restart_shut_arms(self) -> None:
         """An overrun closes its arm on its device until the fleet has closed it everywhere.
 

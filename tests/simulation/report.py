@@ -51,8 +51,8 @@ class Report:
                     {"seed": result.seed, "invariant": found.rule, "what": str(found)}
                 )
 
-    def to_json(self, *, elapsed_s: float, jobs: int) -> dict[str, Any]:
-        """As it is printed."""
+    def to_json(self, *, cpu_s: float) -> dict[str, Any]:
+        """As it is printed; `cpu_s` is the processor time that it took."""
         requests = max(1, self.requests)
         return {
             "seeds": self.seeds,
@@ -68,6 +68,6 @@ class Report:
                 "served_share": round(self.served / max(1, self.candidates), 4),
                 "spent_share": round(self.spent_nanos / max(1, self.spendable_nanos), 4),
             },
-            "requests_per_s_per_core": round(self.requests / max(1e-9, elapsed_s) / jobs, 1),
+            "requests_per_s_per_core": round(self.requests / max(1e-9, cpu_s), 1),
             "violations": self.violations,
         }

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.fleet_config import parse_fleet
-from coordinator.records import BookedCounts, LeaseEnd
+from coordinator.records import BookedCounts, LeaseEnd, LedgerRow
+from coordinator.recovery import Recovery, presented_lease
 from shared.decision.types import (
     CostAdjustment,
     LeaseClose,
+    LeaseStatus,
     RequestStatus,
     SettleKind,
     SpoolSummary,
@@ -20,7 +22,7 @@ from shared.errors import LostLeadershipError, TidegateError
 from tests.fakes.memory_store import book_batch
 from tests.simulation.provider import Fate
 from tests.simulation.scene import Scene
-from tests.simulation.world import WORST_NANOS, small_spools
+from tests.simulation.world import WINDOW_MS, WORST_NANOS, small_spools
 
 
 @pytest.fixture
@@ -142,6 +144,26 @@ def test_c_5_restored_books_lend_nothing_before_all_have_spoken(scene: Scene) ->
     )
     scene.until(lambda: scene.centre.engine.recovery is None)
     scene.until(lambda: scene.pay(scene.devices[3]) in scene.paid_requests, ms=20_000)
+
+
+def test_c_5_a_presented_lease_is_booked_once(scene: Scene) -> None:
+    """Also when it ends while the books still recover, and new windows begin after that."""
+    engine, window = scene.centre.engine, scene.window()
+    status = LeaseStatus(99, window.id, 500, 0, 0, 500, closing=False)
+    engine.recovery = Recovery("restored", waiting=("d2",))
+    engine.sessions["d1"].leases = (status,)
+    engine.account.adopt(
+        presented_lease(
+            status, device_id="d1", incarnation="d1.1", window_id=window.id, unix_ms=scene.now
+        )
+    )
+    engine.account.close("d1", 99, final=0, at=scene.now, note="by its device")
+    engine.account.take_changes()
+    again = []
+    for windows in range(1, 4):
+        later = engine.tick(unix_ms=window.start_unix_ms + windows * WINDOW_MS + 1)
+        again += [e for e in later.effects if isinstance(e, LedgerRow) and e.lease_number == 99]
+    assert [] == again
 
 
 def test_c_5_a_writer_that_was_taken_over_grants_nothing(scene: Scene) -> None:

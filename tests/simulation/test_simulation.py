@@ -15,7 +15,7 @@ from tests.simulation.shrink import fails, shrunk
 from tests.simulation.trace import DATABASE_FAULTS, DISK_FAULTS, FAULTS, make_trace
 from tests.simulation.world import Result, simulate
 
-SEEDS = range(24)
+SEEDS = range(16)
 STEPS = 300
 
 

@@ -117,6 +117,7 @@ class Device:
         self._turn_due = False
         self.window_of_lease: dict[int, int] = {}
         self._waiting: dict[str, Ask] = {}
+        self._exhausted_until_ms = 0
         self._workers = Workers(scenario, device_class=device_class)
         self.engine = AgentEngine(
             incarnation=self.incarnation,
@@ -131,6 +132,7 @@ class Device:
 
     def ask(self, ask: Ask) -> None:
         """A client's request arrives."""
+        ask.exhausted = self._queue.now_ms < self._exhausted_until_ms
         self.engine.begin(
             self._facts(ask),
             conditions=self._conditions(),
@@ -151,11 +153,6 @@ class Device:
             prompt_bytes=BYTES_PER_TOKEN * ask.prompt_tokens,
             privacy_local=self.engine.task_class(ask.task_class).privacy_local,
         )
-
-    def worst_case_nanos(self, ask: Ask, *, arm: str) -> int:
-        """The most that a request can cost on an arm; 0 for an arm that is gone."""
-        found = self.engine.config.arm(arm)
-        return self._facts(ask).worst_case_nanos(found) if found is not None else 0
 
     def _attempt(self, ask: Ask) -> None:
         plan, effects = self.engine.next_attempt(ask.id)
@@ -309,6 +306,10 @@ class Device:
                 )
                 poll_ms = max(message.retry_after_ms, self._scenario.network.poll)
                 self._queue.after(poll_ms, self._turn)
+                if message.exhausted:
+                    self._exhausted_until_ms = now_ms + message.retry_after_ms
+                    for ask in self._waiting.values():
+                        ask.exhausted = True
                 self._lease_news()
             case LeaseRecalled(number, reason):
                 self._commit(engine.gate.recalled(number, boot_ms=now_ms, reason=reason))

@@ -45,7 +45,7 @@ class Figures:
     lease_lost_weight : float
         The share of all table weight that was lost so.
     lease_refused_share : float
-        Requests that lost a paid arm for want of a lease although the money was free.
+        Those of them for which the budget was not exhausted.
     refused_share : float
         Requests without an answer.
     choice_loss_share : float

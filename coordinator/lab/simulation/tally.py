@@ -22,8 +22,8 @@ COLUMNS = (
 )
 """Of a request: absolute slot, context, arm that answered (-1: none), its expected reward, the
 probability of a hit after the wait it had, whether it hit, its cost, the share of the table's
-weight that fell away because no lease covered it, and whether it did although the budget had the
-money free when the request ended."""
+weight that fell away because no lease covered it, and whether it did although the coordinator had
+not just said that the budget is exhausted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -15,7 +15,13 @@ SERVICE_MEMORY: Final = 0.1
 
 @dataclass(slots=True)
 class Ask:
-    """One request of the world."""
+    """One request of the world.
+
+    Attributes
+    ----------
+    exhausted : bool
+        The coordinator has just said that the budget cannot lend any more.
+    """
 
     id: str
     slot: int
@@ -26,6 +32,7 @@ class Ask:
     started_ms: int = 0
     waited_ms: int = 0
     first_ms: int = 0
+    exhausted: bool = False
 
 
 class Workers:

@@ -250,7 +250,7 @@ class World:
                 cost += attempt.cost_nanos
                 self._billed[device.window_of_lease[attempt.lease_number]] += attempt.cost_nanos
         lost = _lease_lost(device, outcome) if outcome.fallouts else 0.0
-        refused = bool(outcome.fallouts) and self._lease_refused(device, ask, outcome)
+        refused = lost > 0.0 and not ask.exhausted
         self.tally.rows.append(
             (ask.slot, ask.context, arm, reward, hit_expected, outcome.hit, cost, lost, refused)
         )
@@ -264,14 +264,6 @@ class World:
             self.queue.after(delay_ms, self._grade, device, ask, outcome.arm, value)
             if logged and self._logbook is not None:
                 self._logbook.graded(ask.id, value)
-
-    def _lease_refused(self, device: Device, ask: Ask, outcome: Outcome) -> bool:
-        """Whether a paid arm lacked a lease while the budget could have lent its worst case."""
-        window = self.centre.engine.window
-        lacked = [each.arm for each in outcome.fallouts if each.reason in LEASE_REASONS]
-        return window is not None and any(
-            device.worst_case_nanos(ask, arm=arm) <= window.free_nanos for arm in lacked
-        )
 
     def _grade(self, device: Device, ask: Ask, arm: str, value: float) -> None:
         device.grade(ask, arm=arm, reward=value)

@@ -266,3 +266,33 @@ def test_a_new_price_is_known_before_the_first_bill() -> None:
     one.reconfigure(dearer, disabled_arms=frozenset())
     after = one.estimates.estimates([CONTEXT], arms=["cloud"]).packing[0].mean[0, 0]
     assert after == pytest.approx(10.0 * before)
+
+
+def test_borrowed_latencies_do_not_keep_an_arm_from_being_tried() -> None:
+    """An arm that is slow elsewhere has half of the deadline here until it was seen."""
+    one = planner()
+    slow = outcome("tiny", task_class="elsewhere", attempts=(Attempt("tiny", 900_000),))
+    for _ in range(100):
+        one.learn(slow, device_class="edge", slot=0)
+    config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
+    deadline_ms = config.task_classes["other"].task.deadline_ms
+    one.close_slots(2)
+    plan(one)
+    row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")
+    assert row is not None
+    usual = {arm.arm: arm.latency_p50_ms for arm in row.arms}
+    assert deadline_ms // 2 == usual["tiny"]
+
+
+def test_latencies_of_its_own_may_rule_an_arm_out() -> None:
+    """Once it was tried often enough and nearly always came late, its latency is told."""
+    one = planner()
+    late = outcome("tiny", attempts=(Attempt("tiny", 900_000),), hit=False)
+    for _ in range(100):
+        one.learn(late, device_class="edge", slot=0)
+    one.close_slots(2)
+    plan(one)
+    row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")
+    assert row is not None
+    usual = {arm.arm: arm.latency_p50_ms for arm in row.arms}
+    assert usual["tiny"] > 500_000

@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from edge_agent import answering
-from edge_agent.engine import AgentEngine
+from edge_agent.candidates import ArmCondition
+from edge_agent.engine import AgentEngine, AttemptEnd
 from edge_agent.gate import HOARD_MS_MAX, LeaseWish
-from shared.decision.types import LeaseStatus
-from tests.fakes.samples import WORST_CASE_NANOS
+from shared.decision.table import TableArm
+from shared.decision.types import LeaseStatus, SettleKind
+from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, local_arm
 from tests.unit.edge_agent.test_request_flow import (
     an_engine,
     attempt,
@@ -130,6 +132,28 @@ def test_a_refused_store_is_no_refused_request() -> None:
     assert engine.waits_for_lease("r1")
 
 
+def test_a_fallback_may_wait_for_its_lease_too() -> None:
+    """Once for each request: the first arm failed without having waited."""
+    other = cloud_arm("other")
+    engine = an_engine(
+        cloud_arm(),
+        other,
+        local_arm(),
+        rows=(TableArm("cloud", 900_000), TableArm("other", 90_000), TableArm("tiny", 10_000)),
+    )
+    engine.gate.on_demand = True
+    ready = {"cloud": ArmCondition(), "other": ArmCondition(), "tiny": ArmCondition()}
+    begin(engine, conditions=ready)
+    attempt(engine)
+    engine.gate.recalled(1, boot_ms=0, reason="a test")
+    gone = AttemptEnd(10, SettleKind.RELEASED, error="connect_failed")
+    engine.attempt_failed("r1", gone, now_ms=0.0)
+    engine.next_attempt("r1")
+    assert engine.waits_for_lease("r1")
+    engine.give_up_waiting("r1")
+    assert "tiny" == attempt(engine).arm.id
+
+
 def test_a_client_that_leaves_no_longer_needs_a_lease() -> None:
     """The wish is forgotten with its request."""
     engine = waiting_engine()
@@ -171,3 +195,24 @@ async def test_news_wake_everybody_who_waits() -> None:
     await asyncio.sleep(0)
     assert not later.done()
     later.cancel()
+
+
+def test_a_first_lease_covers_the_first_request_at_once() -> None:
+    """Nothing is known of requests yet; the first one must not lack a sync."""
+    engine = a_connected_engine()
+    lend(engine, amount=2 * WORST_CASE_NANOS)
+    begin(engine)
+    assert "cloud" == attempt(engine).arm.id
+
+
+def test_requests_at_once_do_not_lack_a_sync() -> None:
+    """After each reservation the watermark is asked to have room for two more."""
+    engine = a_connected_engine()
+    begin(engine)
+    engine.next_attempt("r1")
+    lend(engine, amount=20 * WORST_CASE_NANOS)
+    attempt(engine)
+    engine.gate.synced(engine.gate.raised_watermarks())
+    for name in ("r2", "r3"):
+        begin(engine, name)
+        assert "cloud" == attempt(engine, name).arm.id
