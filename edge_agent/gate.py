@@ -5,6 +5,7 @@ Pure: every method returns the effects that the books must commit, in order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ LEASE_REQUEST_GAP_MS = 500
 LEASE_LOW_WORST_CASES = 4
 SCARCE_WORST_CASES = 2
 HOARD_MS_MAX = 2_000
+STORE_AGAIN_MS = 10_000
 EVERYTHING_NANOS = 2**63 - 1
 
 
@@ -93,6 +95,7 @@ class Gate:
         self._worst_case_nanos = 0
         self._least_case_nanos = 0
         self.on_demand = False
+        self._store_again_ms = math.inf
         self.refusals = 0
         self._scarce = False
         self._silent = False
@@ -227,6 +230,7 @@ class Gate:
         self._heard()
         self._granted_boot_ms = boot_ms
         self._scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
+        self._store_again_ms = math.inf
         number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
         return [number_max, *self._changes()]
 
@@ -235,7 +239,9 @@ class Gate:
         self._heard()
         self.refused_because = reason
         if self.on_demand and not self._asked_for_need:
-            self._scarce = True  # nothing to keep in store; a request that needs it may still ask
+            # Nothing to keep in store for now; a request that needs it may still ask.
+            self._scarce = True
+            self._store_again_ms = now_ms + max(STORE_AGAIN_MS, retry_after_ms)
             return
         self.refusals += 1
         self._wait_until_ms = now_ms + retry_after_ms
@@ -298,7 +304,7 @@ class Gate:
         if needed and self._leases.refusal(needed) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
             return LeaseWish(available_nanos=available, worst_case_nanos=needed)
-        if recently or self._asks_on_demand:
+        if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
             LEASE_LOW_WORST_CASES * self._worst_case_nanos,
