@@ -323,9 +323,7 @@ def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     if kind == "outcome":  # nearly all of them are
         outcome = message.outcome
         body: SpoolBody = outcome_from_pb(outcome)
-        return SpoolRecord(
-            message.sequence, message.incarnation, body, outcome.SerializeToString()
-        )
+        return SpoolRecord(message.sequence, message.incarnation, body, outcome.SerializeToString())
     return SpoolRecord(message.sequence, message.incarnation, _body_from_pb(message, kind))
 
 

@@ -17,7 +17,7 @@ from tests.fakes.memory_store import MemoryStore
 from tests.fakes.samples import fleet_toml
 
 MODEL = Path(__file__).parents[3] / "coordinator" / "forecast" / "models" / "demand.onnx"
-FLEET = fleet_toml().replace("[policy]\n", "[policy]\nforecaster = \"onnx\"\n")
+FLEET = fleet_toml().replace("[policy]\n", '[policy]\nforecaster = "onnx"\n')
 
 
 def settings_with(path: Path | str, folder: Path) -> Path:
