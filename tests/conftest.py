@@ -1,7 +1,11 @@
-"""What every test shares: how Hypothesis draws its examples."""
+"""What every test shares: how Hypothesis draws its examples, and logging that stays as it is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # The machine that runs the tests may be slow and shared, so no example has a time limit.
@@ -17,3 +21,11 @@ settings.register_profile(
     "explore", settings.get_profile("ci"), derandomize=False, max_examples=1_000
 )
 settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A program that a test runs in this process sets up logging; the next test is spared that."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
