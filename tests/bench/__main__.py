@@ -64,8 +64,9 @@ def main() -> int:
     console = Console()
     figures: list[Figure] = []
     for name in options.only:
-        for benchmark in BENCHMARKS[name]:
-            console.print(f"measuring {name}: {benchmark.__name__} ...", highlight=False)
+        of = len(BENCHMARKS[name])
+        for number, benchmark in enumerate(BENCHMARKS[name], start=1):
+            console.print(f"measuring {name}, {number} of {of} ...", highlight=False)
             try:
                 found = benchmark()
             except ConfigError as error:
