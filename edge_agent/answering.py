@@ -167,13 +167,14 @@ class RequestRun:
         try:
             async with asyncio.timeout(LEASE_WAIT_S):
                 while self._engine.waits_for_lease(request_id):
-                    await self._lease_news.wait()
-                    plan, more = self._engine.next_attempt(request_id)
-                    effects += more
+                    if effects:  # at once: a row that is kept back would overwrite newer ones
+                        await self._bookkeeper.commit_or_keep(effects)
+                    else:
+                        await self._lease_news.wait()
+                    plan, effects = self._engine.next_attempt(request_id)
         except TimeoutError:
             self._engine.give_up_waiting(request_id)
-            plan, more = self._engine.next_attempt(request_id)
-            effects += more
+            plan, effects = self._engine.next_attempt(request_id)
         return plan, effects
 
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:

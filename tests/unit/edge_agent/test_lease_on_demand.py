@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from edge_agent import answering
+from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd
 from edge_agent.gate import HOARD_MS_MAX, LeaseWish
@@ -170,6 +172,34 @@ async def test_a_running_request_goes_on_when_its_lease_comes(
     monkeypatch.setattr(agent.service.lease_news, "wait", agent.lend)
     answer = await agent.chat(ask())
     await read(answer)
+    assert "cloud" == answer.head.arm
+
+
+async def test_what_a_refusal_changed_is_committed_before_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kept back until the lease comes, a lease's row would overwrite a newer one."""
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    attempt_next = agent.engine.next_attempt
+    changes: list[BookEffect] = [PutMeta(MetaKey.BOOT_ID, "changed")]
+
+    def refused_with_changes(request_id: str) -> tuple[Any, list[BookEffect]]:
+        plan, effects = attempt_next(request_id)
+        more, changes[:] = list(changes), []
+        return plan, [*effects, *more]
+
+    seen: list[str | None] = []
+
+    async def wait() -> None:
+        seen.append(agent.books.load().meta.get(MetaKey.BOOT_ID))
+        await agent.lend()
+
+    monkeypatch.setattr(agent.engine, "next_attempt", refused_with_changes)
+    monkeypatch.setattr(agent.service.lease_news, "wait", wait)
+    answer = await agent.chat(ask())
+    await read(answer)
+    assert ["changed"] == seen
     assert "cloud" == answer.head.arm
 
 
