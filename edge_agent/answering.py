@@ -183,8 +183,10 @@ class RequestRun:
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
-            await self._failed(ArmFailed("books_full", "the reservation could not be written"))
-            return False
+            if plan.arm.cloud is not None:  # a local answer needs nothing of the disk (rule O_3)
+                full = ArmFailed("books_full", "the reservation could not be written")
+                await self._failed(full)
+                return False
         call = ChatCall(
             request_id=self._request.request_id,
             arm=plan.arm,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BooksSnapshot
-from edge_agent.engine import AgentEngine
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.ports import (
     ArmFailed,
     ChatCall,
@@ -436,6 +436,26 @@ async def test_with_a_full_disk_the_local_arm_answers() -> None:
     assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
     second = await agent.chat(ask("r2"))
     assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_what_a_refused_paid_arm_left_to_write_does_not_fail_the_local_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk is found to be full only now: the local answer needs nothing of it (rule O_3)."""
+    agent = Agent()
+    attempt_next = agent.engine.next_attempt
+
+    def with_changes(request_id: str) -> tuple[AttemptPlan | None, list[BookEffect]]:
+        plan, effects = attempt_next(request_id)
+        return plan, [*effects, PutMeta(MetaKey.BOOT_ID, "changed")]
+
+    monkeypatch.setattr(agent.engine, "next_attempt", with_changes)
+    agent.books.fail_with = BooksFullError("no space")
+    answer = await agent.chat(ask())
+    assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
+    agent.books.fail_with = None
+    await agent.service.tidy()
+    assert "changed" == agent.books.disk.state.meta[MetaKey.BOOT_ID]
 
 
 async def test_what_a_full_disk_kept_back_is_written_later_in_order() -> None:
