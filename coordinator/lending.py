@@ -44,6 +44,7 @@ class Lending:
         frozen: str,
         available_nanos: int,
         worst_case_nanos: int,
+        asked_boot_ms: int,
         unix_ms: int,
     ) -> Reaction:
         """Grant a lease, or refuse it with the reason.
@@ -56,6 +57,8 @@ class Lending:
             Why nobody gets a lease now; empty normally.
         available_nanos, worst_case_nanos : int
             What the device still holds, and its largest reservation lately.
+        asked_boot_ms : int
+            When it asked, on its own clock: the lease's duration counts from there.
         """
         problem, retry_after_ms = self._problem(device, window=window, unix_ms=unix_ms)
         if frozen:
@@ -104,6 +107,7 @@ class Lending:
             amount_nanos=amount,
             duration_ms=duration_ms,
             price_version=price_version,
+            asked_boot_ms=asked_boot_ms,
         )
         effects = [*self._account.take_changes(), device]
         return Reaction(effects=effects, sends=[(device.id, sent)])

@@ -159,9 +159,9 @@ class RequestRun:
             self.delivered.put_nowait(_END)
 
     async def _next_attempt(self) -> tuple[AttemptPlan | None, list[Any]]:
-        """Pass the gate; where only a lease is missing, wait for it once (rule L_6)."""
+        """The next arm that may answer; where only a lease is missing, wait for it once (L_6)."""
         request_id = self._request.request_id
-        plan, effects = self._engine.next_attempt(request_id)
+        plan, effects = self._pass_the_gate()
         if not self._engine.waits_for_lease(request_id):
             return plan, effects
         try:
@@ -171,11 +171,14 @@ class RequestRun:
                         await self._bookkeeper.commit_or_keep(effects)
                     else:
                         await self._lease_news.wait()
-                    plan, effects = self._engine.next_attempt(request_id)
+                    plan, effects = self._pass_the_gate()
         except TimeoutError:
             self._engine.give_up_waiting(request_id)
-            plan, effects = self._engine.next_attempt(request_id)
+            plan, effects = self._pass_the_gate()
         return plan, effects
+
+    def _pass_the_gate(self) -> tuple[AttemptPlan | None, list[Any]]:
+        return self._engine.next_attempt(self._request.request_id, boot_ms=self._clock.boot_ms())
 
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
         """Try one arm; True when the request has ended with it."""

@@ -50,10 +50,11 @@ EVERYTHING_NANOS = 2**63 - 1
 
 @dataclass(frozen=True)
 class LeaseWish:
-    """A request for more allowance. Amounts in nano-dollars."""
+    """A request for more allowance. Amounts in nano-dollars; when, on the boot-time clock."""
 
     available_nanos: int
     worst_case_nanos: int
+    asked_boot_ms: int
 
 
 class Gate:
@@ -156,9 +157,9 @@ class Gate:
         return str(refusal or "")
 
     def reserve(
-        self, facts: RequestFacts, *, arm: Arm
+        self, facts: RequestFacts, *, arm: Arm, boot_ms: int
     ) -> tuple[ReservationRow | None, str, Effects]:
-        """Hold the worst case of one attempt.
+        """Hold the worst case of one attempt, on a lease whose time is not over (rule L_3).
 
         Returns
         -------
@@ -166,6 +167,7 @@ class Gate:
             Either a reservation, which may be acted on once the effects are committed, or the
             reason why there is none.
         """
+        self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         problem = self.problem(facts, arm=arm)
         if problem and problem != "watermark_not_synced":
             return None, problem, []
@@ -292,7 +294,7 @@ class Gate:
         self.quarantined = reason
         return [PutMeta(MetaKey.QUARANTINED, reason)]
 
-    def wish(self, *, now_ms: float) -> LeaseWish | None:
+    def wish(self, *, now_ms: float, boot_ms: int) -> LeaseWish | None:
         """Ask for a lease when what is left is low (rule L_6)."""
         if self.spend_paused or self.quarantined or self.books_problem or self.stopping:
             return None
@@ -303,7 +305,7 @@ class Gate:
         needed = max(self._needs.values(), default=0)
         if needed and self._leases.refusal(needed) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            return LeaseWish(available_nanos=available, worst_case_nanos=needed)
+            return LeaseWish(available, needed, boot_ms)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
@@ -314,7 +316,7 @@ class Gate:
         if available > low and not fragmented:
             return None
         self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
-        return LeaseWish(available_nanos=available, worst_case_nanos=self._worst_case_nanos)
+        return LeaseWish(available, self._worst_case_nanos, boot_ms)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
         """Whether a lease that is missing may come within a round trip, so that waiting is sound.

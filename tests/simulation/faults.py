@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from edge_agent.books import MetaKey
 from tests.simulation.device import Device
 from tests.simulation.disk import SimDisk
-from tests.simulation.provider import Fate
+from tests.simulation.provider import WORST_NANOS, Fate
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
 BUDGET_SHARES = (150, 110, 80, 60)
-WORST_NANOS = 1_700_000
 RISE_WAIT_MS = 2_000
 
 
@@ -56,7 +55,7 @@ class Faults:
 
     def _grant_repeated_late(self, device: Device, rng: random.Random) -> bool:
         """A grant that the device has had arrives once more, after whatever happened since."""
-        if device.line is None or not device.alive or not device.grants:
+        if device.line is None or not device.is_awake or not device.grants:
             return False
         line, old = device.line, rng.choice(device.grants[-4:])
         device.guard(lambda: device.take(line, old))
@@ -93,7 +92,7 @@ class Faults:
 
     def _device_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
         device.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
-        return True
+        return False  # it counts when it dies
 
     def _disk_full(self, device: Device, rng: random.Random) -> bool:
         if not device.alive:
@@ -105,13 +104,9 @@ class Faults:
         return True
 
     def _suspend(self, device: Device, rng: random.Random) -> bool:
-        if device.asleep_until > self.world.now:
+        if not device.is_awake:
             return False
-        ms = rng.choice([500, 3_000, 10_000])
-        device.asleep_until = self.world.now + ms
-        device.slept_ms += ms
-        # House-keeping is the first thing that happens after waking up.
-        self.world.at(device.asleep_until, None, lambda: device.guard(device.tidy))
+        device.suspend(rng.choice([500, 3_000, 10_000]))
         if rng.random() < 0.5 and device.line is not None:
             device.line.cut(self.world.now)
         return True
@@ -121,11 +116,13 @@ class Faults:
         return True
 
     def _client_gone(self, device: Device, rng: random.Random) -> bool:
-        busy = [d for d in self.world.devices if d.alive and d.calls and d.asleep_until == 0]
-        if not busy:
+        """Of a paid call, or of a request that waits for a lease."""
+        present = [d for d in self.world.devices if d.is_awake]
+        clients = [(d, r) for d in present for r in (*d.answering.calls, *d.answering.waiting)]
+        if not clients:
             return False
-        chosen = rng.choice(busy)
-        chosen.guard(lambda: chosen.client_gone(rng))
+        chosen, request_id = rng.choice(clients)
+        chosen.guard(lambda: chosen.answering.client_gone(request_id))
         return True
 
     # Disks.
@@ -185,7 +182,7 @@ class Faults:
 
     def _coordinator_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
         self.world.centre.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
-        return True
+        return False  # it counts when it dies
 
     def _coordinator_clock_steps(self, device: Device, rng: random.Random) -> bool:
         if self.rising:
@@ -366,7 +363,7 @@ class Faults:
                     device.hang_up()
                     device.cut_off_until = world.now + 2_500
                     world.run(1_500)
-                    world.seen["stranded_lease_written_off"] += centre.write_off(device.id)
+                    world.noted["stranded_lease_written_off"] += centre.write_off(device.id)
 
     def _restart_shut_arms(self) -> None:
         """An overrun closes its arm on its device until the fleet has closed it everywhere.
@@ -377,7 +374,7 @@ class Faults:
         enabled = not world.centre.engine.disabled_arms
         for device in world.present():
             shut = device.alive and enabled and bool(device.engine.gate._overrun_arms)
-            if shut and not device.engine.outbox.waiting and not device.calls:
-                world.seen["restarted_to_open_an_arm"] += 1
+            if shut and not device.engine.outbox.waiting and not device.answering.calls:
+                world.noted["restarted_to_open_an_arm"] += 1
                 device.kill()
                 world.revive(device)

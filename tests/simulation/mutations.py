@@ -29,8 +29,8 @@ from tests.fakes.memory_store import MemoryStore
 from tests.simulation.centre import Centre
 from tests.simulation.device import Device
 from tests.simulation.disk import SimBooks
-from tests.simulation.provider import Fate
-from tests.simulation.world import Result, simulate
+from tests.simulation.provider import Bill, Fate
+from tests.simulation.world import Result, World, simulate
 
 LEASE_DURATION_MS = 8_000
 Patches = Sequence[tuple[Any, str, Any]]
@@ -169,11 +169,11 @@ def _money_as_float() -> Patches:
 def _without_gate(skips: Callable[[Any], bool]) -> Patches:
     next_attempt = AgentEngine.next_attempt
 
-    def wrong(self: AgentEngine, request_id: str) -> Any:
+    def wrong(self: AgentEngine, request_id: str, *, boot_ms: int) -> Any:
         request = self._requests[request_id]
         paid = [a for name in request.queue if (a := self.config.arm(name)) and a.cloud]
         if not paid or not skips(request):
-            return next_attempt(self, request_id)
+            return next_attempt(self, request_id, boot_ms=boot_ms)
         request.queue.remove(paid[0].id)
         cloud = paid[0].cloud
         assert cloud is not None
@@ -201,23 +201,23 @@ def _judges_skip_the_gate() -> Patches:
 
 @_defect("S_1")
 def _sdk_retries() -> Patches:
-    call = Device.call
+    buy = World.buy
 
-    def wrong(self: Device, wanted: Any, plan: AttemptPlan) -> None:
-        call(self, wanted, plan)
-        made = self.calls.get(wanted.request_id)
-        if made is not None and made.bill.fate in (Fate.DEAD, Fate.REFUSED, Fate.ABORTED):
-            self.world.buy(self, wanted, plan)
+    def wrong(self: World, device: Device, wanted: Any, plan: AttemptPlan) -> Bill:
+        bill = buy(self, device, wanted, plan)
+        if bill.fate in (Fate.DEAD, Fate.REFUSED, Fate.ABORTED):
+            buy(self, device, wanted, plan)
+        return bill
 
-    return [(Device, "call", wrong)]
+    return [(World, "buy", wrong)]
 
 
 @_defect("L_2")
 def _call_before_commit() -> Patches:
     next_attempt = AgentEngine.next_attempt
 
-    def wrong(self: AgentEngine, request_id: str) -> Any:
-        plan, effects = next_attempt(self, request_id)
+    def wrong(self: AgentEngine, request_id: str, *, boot_ms: int) -> Any:
+        plan, effects = next_attempt(self, request_id, boot_ms=boot_ms)
         return plan, ([] if plan is not None and plan.price is not None else effects)
 
     return [(AgentEngine, "next_attempt", wrong)]

@@ -20,9 +20,9 @@ from shared.decision.types import (
 )
 from shared.errors import LostLeadershipError, TidegateError
 from tests.fakes.memory_store import book_batch
-from tests.simulation.provider import Fate
+from tests.simulation.provider import WORST_NANOS, Fate
 from tests.simulation.scene import Scene
-from tests.simulation.world import WINDOW_MS, WORST_NANOS, small_spools
+from tests.simulation.world import WINDOW_MS, small_spools
 
 
 @pytest.fixture
@@ -279,10 +279,8 @@ def test_l_3_a_lease_expires_in_suspend(scene: Scene) -> None:
     """The boot clock runs on: after a long sleep there is nothing to spend."""
     scene.pay(scene.device)
     assert scene.device.engine.gate.available_nanos > 0
-    scene.device.asleep_until = scene.now + 9_000
-    scene.device.slept_ms += 9_000
+    scene.device.suspend(9_000)
     scene.run(9_000)
-    scene.device.guard(scene.device.tidy)
     assert 0 == scene.device.engine.gate.available_nanos
 
 
@@ -410,7 +408,7 @@ def test_s_5_when_the_client_goes_the_arm_decides(
 ) -> None:
     """`drain` reads on and knows the usage; `cancel` does not, and pays in full."""
     request = scene.pay(scene.device, arm=arm, wait_ms=0)
-    scene.device.guard(lambda: scene.device.client_gone(random.Random(1)))
+    scene.device.guard(lambda: scene.device.answering.client_gone(request))
     scene.run(1_000)
     outcome = scene.outcome(scene.device, request)
     assert (RequestStatus.ABORTED, settle) == (outcome.status, outcome.attempts[0].settle)
@@ -421,7 +419,7 @@ def test_o_1_a_batch_that_comes_twice_is_booked_once(scene: Scene) -> None:
     scene.centre.fuse.light(1, after=True)
     request = scene.pay(scene.device)
     scene.run(4_000)
-    assert 1 == scene.seen["coordinator_crashed_in_commit"]
+    assert 1 == scene.seen["coordinator_dies_in_commit"]
     assert request in scene.checker.booked
     records = [scene.device.disk.state.spool[n] for n in sorted(scene.device.disk.state.spool)]
     before = len(scene.centre.database.learned)

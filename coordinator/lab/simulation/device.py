@@ -155,7 +155,7 @@ class Device:
         )
 
     def _attempt(self, ask: Ask) -> None:
-        plan, effects = self.engine.next_attempt(ask.id)
+        plan, effects = self.engine.next_attempt(ask.id, boot_ms=self._queue.now_ms)
         if effects:
             self._commit(effects)
         if self.engine.waits_for_lease(ask.id):
@@ -402,7 +402,8 @@ class Device:
             outbox.sent(through)
             self._sent_through = through
             self._uplink.batch(self, records)
-        wish = self.engine.gate.wish(now_ms=self._queue.now_ms)
+        now_ms = self._queue.now_ms
+        wish = self.engine.gate.wish(now_ms=now_ms, boot_ms=now_ms)
         if wish is not None:
             self._uplink.lease_wish(self, wish.available_nanos, wish.worst_case_nanos)
 

@@ -36,7 +36,7 @@ def waiting_engine() -> AgentEngine:
     """An engine with one request that drew the paid arm and has no lease."""
     engine = a_connected_engine()
     begin(engine)
-    assert (None, []) == engine.next_attempt("r1")
+    assert (None, []) == engine.next_attempt("r1", boot_ms=0)
     return engine
 
 
@@ -50,7 +50,7 @@ def test_a_request_waits_for_the_lease_that_it_lacks() -> None:
     """The wish asks for its worst case; with the lease the drawn arm is called."""
     engine = waiting_engine()
     assert engine.waits_for_lease("r1")
-    assert LeaseWish(0, WORST_CASE_NANOS) == engine.gate.wish(now_ms=0.0)
+    assert LeaseWish(0, WORST_CASE_NANOS, 7) == engine.gate.wish(now_ms=0.0, boot_ms=7)
     lend(engine, amount=WORST_CASE_NANOS)
     assert "cloud" == attempt(engine).arm.id
     assert not engine.waits_for_lease("r1")
@@ -68,19 +68,19 @@ def test_a_request_that_waited_lost_no_candidate() -> None:
 def test_a_wish_for_a_waiting_request_does_not_wait_itself() -> None:
     """Only one at a time; the gap between wishes is for those that fill a store."""
     engine = waiting_engine()
-    assert engine.gate.wish(now_ms=0.0) is not None
-    assert engine.gate.wish(now_ms=100.0) is None
+    assert engine.gate.wish(now_ms=0.0, boot_ms=7) is not None
+    assert engine.gate.wish(now_ms=100.0, boot_ms=7) is None
     lend(engine, 1, amount=WORST_CASE_NANOS)
     attempt(engine)
     begin(engine, "r2")
-    engine.next_attempt("r2")
-    assert engine.gate.wish(now_ms=100.0) is not None
+    engine.next_attempt("r2", boot_ms=0)
+    assert engine.gate.wish(now_ms=100.0, boot_ms=7) is not None
 
 
 def test_a_refused_request_takes_the_next_arm_at_once() -> None:
     """And until the coordinator may be asked again, later ones do not wait either."""
     engine = waiting_engine()
-    engine.gate.wish(now_ms=0.0)
+    engine.gate.wish(now_ms=0.0, boot_ms=7)
     engine.gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
     assert "tiny" == attempt(engine).arm.id
     begin(engine, "r2")
@@ -96,7 +96,7 @@ def test_nobody_waits_for_a_coordinator_that_is_not_heard() -> None:
     assert "tiny" == attempt(engine, "r2").arm.id
     lend(engine, amount=WORST_CASE_NANOS // 2)
     begin(engine, "r3")
-    engine.next_attempt("r3")
+    engine.next_attempt("r3", boot_ms=0)
     assert engine.waits_for_lease("r3")
 
 
@@ -107,7 +107,7 @@ def test_where_money_is_scarce_nothing_is_kept_in_store() -> None:
     attempt(engine)
     finish(engine)
     assert () == held(engine)
-    assert engine.gate.wish(now_ms=5_000.0) is None
+    assert engine.gate.wish(now_ms=5_000.0, boot_ms=7) is None
 
 
 def test_where_money_is_plenty_a_store_is_kept() -> None:
@@ -121,16 +121,16 @@ def test_where_money_is_plenty_a_store_is_kept() -> None:
         begin(engine, f"r{number}")
         attempt(engine, f"r{number}")
         engine.gate.synced(engine.gate.raised_watermarks())
-    assert engine.gate.wish(now_ms=5_000.0) is not None
+    assert engine.gate.wish(now_ms=5_000.0, boot_ms=7) is not None
 
 
 def test_a_refused_store_is_no_refused_request() -> None:
     """A wish ahead of need that was refused leaves the next request free to ask."""
     engine = a_connected_engine()
-    engine.gate.wish(now_ms=0.0)
+    engine.gate.wish(now_ms=0.0, boot_ms=7)
     engine.gate.refused("nothing to spare", now_ms=0.0, retry_after_ms=60_000.0)
     begin(engine)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     assert engine.waits_for_lease("r1")
 
 
@@ -150,7 +150,7 @@ def test_a_fallback_may_wait_for_its_lease_too() -> None:
     engine.gate.recalled(1, boot_ms=0, reason="a test")
     gone = AttemptEnd(10, SettleKind.RELEASED, error="connect_failed")
     engine.attempt_failed("r1", gone, now_ms=0.0)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     assert engine.waits_for_lease("r1")
     engine.give_up_waiting("r1")
     assert "tiny" == attempt(engine).arm.id
@@ -184,8 +184,8 @@ async def test_what_a_refusal_changed_is_committed_before_the_wait(
     attempt_next = agent.engine.next_attempt
     changes: list[BookEffect] = [PutMeta(MetaKey.BOOT_ID, "changed")]
 
-    def refused_with_changes(request_id: str) -> tuple[Any, list[BookEffect]]:
-        plan, effects = attempt_next(request_id)
+    def refused_with_changes(request_id: str, *, boot_ms: int) -> tuple[Any, list[BookEffect]]:
+        plan, effects = attempt_next(request_id, boot_ms=boot_ms)
         more, changes[:] = list(changes), []
         return plan, [*effects, *more]
 
@@ -239,7 +239,7 @@ def test_requests_at_once_do_not_lack_a_sync() -> None:
     """After each reservation the watermark is asked to have room for two more."""
     engine = a_connected_engine()
     begin(engine)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     lend(engine, amount=20 * WORST_CASE_NANOS)
     attempt(engine)
     engine.gate.synced(engine.gate.raised_watermarks())

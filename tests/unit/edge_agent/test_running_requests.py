@@ -445,8 +445,10 @@ async def test_what_a_refused_paid_arm_left_to_write_does_not_fail_the_local_one
     agent = Agent()
     attempt_next = agent.engine.next_attempt
 
-    def with_changes(request_id: str) -> tuple[AttemptPlan | None, list[BookEffect]]:
-        plan, effects = attempt_next(request_id)
+    def with_changes(
+        request_id: str, *, boot_ms: int
+    ) -> tuple[AttemptPlan | None, list[BookEffect]]:
+        plan, effects = attempt_next(request_id, boot_ms=boot_ms)
         return plan, [*effects, PutMeta(MetaKey.BOOT_ID, "changed")]
 
     monkeypatch.setattr(agent.engine, "next_attempt", with_changes)
