@@ -31,13 +31,13 @@ LEASE_WAIT_S: Final = 0.4
 
 
 class LeaseNews:
-    """Wakes the requests that wait for a lease when the coordinator has spoken."""
+    """Wakes the requests that wait for a lease when one may have room for them."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
 
     def tell(self) -> None:
-        """A lease has come, or was refused."""
+        """A lease has come, was refused, or has room again."""
         heard, self._heard = self._heard, asyncio.Event()
         heard.set()
 
@@ -288,6 +288,7 @@ class RequestRun:
             self._request.request_id, end, now_ms=self._clock.monotonic_ms()
         )
         self._plan = None
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
 
     async def _fail_for_good(self, failure: ArmFailed) -> None:
@@ -330,8 +331,14 @@ class RequestRun:
         self._plan = None
         self.cost_nanos = outcome.cost_nanos
         self._on_outcome(outcome)
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
         return outcome
+
+    def _tell_who_waits(self) -> None:
+        """What was reserved here beyond its cost may do for another request."""
+        if self._engine.gate.anybody_waits:
+            self._lease_news.tell()
 
     def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
         now_ms = self._clock.monotonic_ms()

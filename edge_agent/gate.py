@@ -340,6 +340,11 @@ class Gate:
         """Whether a request waits for a lease."""
         return request_id in self._needs
 
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether some request waits for a lease."""
+        return bool(self._needs)
+
     def needs_no_more(self, request_id: str, *, in_vain: bool = False) -> None:
         """A request no longer waits; in vain, if its time was over."""
         self._needs.pop(request_id, None)

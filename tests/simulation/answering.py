@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 LEASE_WAIT_MS = 400
 """As `edge_agent.answering.LEASE_WAIT_S`."""
-SEND_GAP_MS = 100
-"""As `edge_agent.adapters.coordinator_link.SEND_GAP_S`."""
 LOOKS_MAX = 8
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
 GRADED_SHARE = 0.05
@@ -95,20 +93,18 @@ class Answering:
     # A lease that may come (rule L_6).
 
     def heard_of_lease(self) -> None:
-        """A lease has come, or was refused: whoever waits for one looks again."""
+        """A lease has come, was refused, or has room again: whoever waits for one looks again."""
         for request_id in list(self.waiting):
             self._world.at(self._world.now, self._device, partial(self._look_again, request_id))
 
     def _wait(self, request_id: str) -> None:
         """Until there is news, or the time is over; the link soon asks for a lease."""
         world, device = self._world, self._device
-        if request_id in self.waiting:
-            return
-        self.waiting[request_id] = device.monotonic_ms()
-        self.clients.waits(device.name, request_id)
-        world.at(world.now + LEASE_WAIT_MS, device, partial(self._time_is_over, request_id))
-        gap_ms = self.wanted[request_id].dice.between(1, SEND_GAP_MS)
-        world.at(world.now + gap_ms, device, device.talk)
+        if request_id not in self.waiting:
+            self.waiting[request_id] = device.monotonic_ms()
+            self.clients.waits(device.name, request_id)
+            world.at(world.now + LEASE_WAIT_MS, device, partial(self._time_is_over, request_id))
+        device.talk_soon()
 
     def _time_is_over(self, request_id: str) -> None:
         """It has waited for so long that it goes on without; a sleeping machine's clock stands."""
@@ -224,13 +220,16 @@ class Answering:
     def _failed(self, request_id: str, end: AttemptEnd) -> None:
         """An attempt failed before the client saw any of it."""
         now_ms = self._device.monotonic_ms()
-        self.keep(self._engine.attempt_failed(request_id, end, now_ms=now_ms))
+        effects = self._engine.attempt_failed(request_id, end, now_ms=now_ms)
+        self.heard_of_lease()
+        self.keep(effects)
 
     def _finish(self, request_id: str, *, status: RequestStatus, end: AttemptEnd | None) -> None:
         """Settle and spool."""
         outcome, effects = self._engine.finish(
             request_id, status=status, end=end, ttft_ms=1, latency_ms=10
         )
+        self.heard_of_lease()
         self.keep(effects)
         wanted = self.wanted.pop(request_id)
         self.clients.ended(request_id)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 HOUSE_KEEPING_MS = 250
+SEND_GAP_MS = 100
+"""As `edge_agent.adapters.coordinator_link.SEND_GAP_S`."""
 ALONE = DeviceConfig(
     version=0,
     device_class="pi",
@@ -145,6 +147,7 @@ class Device:
             on_lease_news=self.answering.heard_of_lease,
         )
         self.alive = True
+        self._talks_at = 0
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
 
@@ -240,6 +243,18 @@ class Device:
         if world.now >= line.heartbeat_at:
             line.heartbeat_at = world.now + 2_000
             world.network.up(line, "heartbeat", self.engine.gate.leases())
+
+    def talk_soon(self) -> None:
+        """The link's next round, which is never further away than its gap."""
+        if self._talks_at <= self.world.now:
+            self._talks_at = self.world.now + self.rng.randint(1, SEND_GAP_MS)
+            self.world.at(self._talks_at, self, self._talk_now)
+
+    def _talk_now(self) -> None:
+        self.talk()
+        if self.answering.waiting:
+            self._talks_at = self.world.now + SEND_GAP_MS
+            self.world.at(self._talks_at, self, self._talk_now)
 
     def take(self, line: Line, message: Message) -> None:
         """A message has arrived."""

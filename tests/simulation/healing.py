@@ -29,8 +29,8 @@ class Health:
     Attributes
     ----------
     watched : dict of str to bool
-        Requests of the window; True for those that came while budget was left: enough for a worst
-        case of each device that nobody has borrowed, by the checker's account.
+        Requests of the window; True for those that came while budget was left: until what nobody
+        has borrowed, by the checker's account, does not suffice for a worst case of each device.
     """
 
     def __init__(self, world: World) -> None:
@@ -119,10 +119,10 @@ def _healthy_window(world: World) -> None:
         raise Violated("liveness", "there is no window")
     checker = world.checker
     billed_before = checker.billed[window.id]
-    enough = len(world.present()) * WORST_NANOS
+    enough, has_budget = len(world.present()) * WORST_NANOS, True
     while world.centre.unix_ms() < window.end_unix_ms - BEFORE_END_MS:
         world.run(dice.choice(GAPS_MS))
-        has_budget = world.budget_nanos - sum(checker.sums[window.id]) >= enough
+        has_budget &= world.budget_nanos - sum(checker.sums[window.id]) >= enough
         name = f"h{world.result.requests + 1}"
         world.health.watched[name] = has_budget
         world.ask(

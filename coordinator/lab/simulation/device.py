@@ -174,7 +174,7 @@ class Device:
             self._call(ask, plan)
 
     def _lease_news(self) -> None:
-        """The coordinator's word on a lease: who waited for it tries again."""
+        """A lease has come, was refused, or has room again: who waits for one tries again."""
         for ask in list(self._waiting.values()):
             self._attempt(ask)
             self._soon()
@@ -202,6 +202,7 @@ class Device:
         now_ms = self._queue.now_ms
         self._commit(self.engine.attempt_failed(ask.id, end, now_ms=now_ms))
         self._attempt(ask)
+        self._lease_news()
         self._soon()
 
     def _work(self) -> None:
@@ -240,6 +241,7 @@ class Device:
             ask.id, status=status, end=end, ttft_ms=ask.first_ms, latency_ms=latency_ms
         )
         self._commit(effects)
+        self._lease_news()
         self._on_outcome(self, ask, outcome)
         self._soon()
 
