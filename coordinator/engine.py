@@ -354,6 +354,7 @@ class CoordinatorEngine(Operating):
         *,
         available_nanos: int,
         worst_case_nanos: int,
+        needed_nanos: int = 0,
         asked_boot_ms: int = 0,
         unix_ms: int,
     ) -> Reaction:
@@ -361,6 +362,8 @@ class CoordinatorEngine(Operating):
 
         Parameters
         ----------
+        needed_nanos : int
+            The worst cases of all requests that wait for it; 0 if it asks ahead.
         asked_boot_ms : int
             When, on its boot-time clock; the lease's duration counts from there. 0: not known.
         """
@@ -379,6 +382,7 @@ class CoordinatorEngine(Operating):
             else (self.recovery.refusal if self.recovery else ""),
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos,
+            needed_nanos=needed_nanos,
             asked_boot_ms=asked_boot_ms,
             unix_ms=unix_ms,
         )

@@ -44,6 +44,7 @@ class Lending:
         frozen: str,
         available_nanos: int,
         worst_case_nanos: int,
+        needed_nanos: int,
         asked_boot_ms: int,
         unix_ms: int,
     ) -> Reaction:
@@ -55,8 +56,9 @@ class Lending:
             The device's expected spend in the coming slot.
         frozen : str
             Why nobody gets a lease now; empty normally.
-        available_nanos, worst_case_nanos : int
-            What the device still holds, and its largest reservation lately.
+        available_nanos, worst_case_nanos, needed_nanos : int
+            What the device still holds, its largest reservation lately, and what the requests
+            that wait for a lease need together.
         asked_boot_ms : int
             When it asked, on its own clock: the lease's duration counts from there.
         """
@@ -79,6 +81,7 @@ class Lending:
             lease_slots=config.link.lease_slots,
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
+            needed_nanos=needed_nanos,
             devices=len(self._sessions),
             store=store,
         )

@@ -217,6 +217,7 @@ class CoordinatorService:
         *,
         available_nanos: int,
         worst_case_nanos: int,
+        needed_nanos: int = 0,
         asked_boot_ms: int = 0,
     ) -> None:
         """Grant or refuse a lease."""
@@ -225,6 +226,7 @@ class CoordinatorService:
                 device_id,
                 available_nanos=available_nanos,
                 worst_case_nanos=worst_case_nanos,
+                needed_nanos=needed_nanos,
                 asked_boot_ms=asked_boot_ms,
                 unix_ms=self._clock.unix_ms(),
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edge_agent.books import (
     BookEffect,
@@ -26,6 +25,7 @@ from shared.decision.lease import (
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
+    LeaseWish,
     ReservationRow,
     Settlement,
 )
@@ -48,15 +48,6 @@ HOARD_MS_MAX = 2_000
 STORE_AGAIN_MS = 10_000
 EVERYTHING_NANOS = 2**63 - 1
 UNTOLD = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class LeaseWish:
-    """A request for more allowance. Amounts in nano-dollars; when, on the boot-time clock."""
-
-    available_nanos: int
-    worst_case_nanos: int
-    asked_boot_ms: int
 
 
 class Gate:
@@ -331,10 +322,10 @@ class Gate:
         if now_ms < self._wait_until_ms or (recently and (self._asking or not self._needs)):
             return None
         available = self._leases.available_nanos()
-        needed = max(self._needs.values(), default=0)
-        if needed and self._leases.refusal(needed) is not None:
+        largest = max(self._needs.values(), default=0)
+        if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            return LeaseWish(available, needed, boot_ms)
+            return LeaseWish(available, largest, sum(self._needs.values()), boot_ms)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
@@ -345,7 +336,7 @@ class Gate:
         if available > low and not fragmented:
             return None
         self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
-        return LeaseWish(available, self._worst_case_nanos, boot_ms)
+        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
         """Whether a lease that is missing may come within a round trip, so that waiting is sound.

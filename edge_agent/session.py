@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
-from edge_agent.gate import LeaseWish
 from edge_agent.ports import Books
 from edge_agent.service import AgentService
 from shared.clock import Clock
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError

@@ -162,6 +162,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     device_id,
                     available_nanos=request.available_nanos,
                     worst_case_nanos=request.worst_case_nanos,
+                    needed_nanos=request.needed_nanos,
                     asked_boot_ms=request.asked_boot_ms,
                 )
             case "resume_token_synced":

@@ -251,6 +251,7 @@ class CoordinatorLink:
                 request = fleet_pb2.LeaseRequest(
                     available_nanos=wish.available_nanos,
                     worst_case_nanos=wish.worst_case_nanos,
+                    needed_nanos=wish.needed_nanos,
                     asked_boot_ms=wish.asked_boot_ms,
                 )
                 await call.write(fleet_pb2.DeviceMessage(lease_request=request))

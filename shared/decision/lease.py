@@ -65,6 +65,26 @@ class ReservationRow:
 
 
 @dataclass(frozen=True)
+class LeaseWish:
+    """A request for more allowance. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    worst_case_nanos : int
+        Of one request: with less it is of no use.
+    needed_nanos : int
+        Of all requests that wait for it together; 0 if it is asked for ahead.
+    asked_boot_ms : int
+        When, on the boot-time clock.
+    """
+
+    available_nanos: int
+    worst_case_nanos: int
+    needed_nanos: int
+    asked_boot_ms: int
+
+
+@dataclass(frozen=True)
 class LeaseGranted:
     """A grant as it arrived from the coordinator.
 

@@ -82,6 +82,7 @@ class Answering:
             max_tokens=wanted.max_tokens,
         )
         self.clients.asked(device.name, request_id)
+        device.soon()
         self._engine.begin(
             facts,
             conditions=CONDITIONS,
@@ -104,7 +105,7 @@ class Answering:
             self.waiting[request_id] = device.monotonic_ms()
             self.clients.waits(device.name, request_id)
             world.at(world.now + LEASE_WAIT_MS, device, partial(self._time_is_over, request_id))
-        device.talk_soon()
+        device.soon()
 
     def _time_is_over(self, request_id: str) -> None:
         """It has waited for so long that it goes on without; a sleeping machine's clock stands."""
@@ -183,6 +184,7 @@ class Answering:
         if self.calls.get(call.request_id) is not call:
             return
         del self.calls[call.request_id]
+        self._device.soon()
         bill, settle = call.bill, call.bill.settle
         reported = settle is SettleKind.REPORTED
         end = AttemptEnd(

@@ -37,9 +37,10 @@ from tests.simulation.network import Line
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-HOUSE_KEEPING_MS = 250
-SEND_GAP_MS = 100
-"""As `edge_agent.adapters.coordinator_link.SEND_GAP_S`."""
+ROUND_MS = 100
+"""As `edge_agent.service.HOUSE_KEEPING_S`, and the link's `SEND_GAP_S`."""
+IDLE_ROUND_MS = 500
+"""What a device does that has nothing to do can wait for so long."""
 ALONE = DeviceConfig(
     version=0,
     device_class="pi",
@@ -147,9 +148,9 @@ class Device:
             on_lease_news=self.answering.heard_of_lease,
         )
         self.alive = True
-        self._talks_at = 0
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
+        self._next_round(self.rng.randint(1, ROUND_MS))
 
     def kill(self, *, power: bool = False) -> None:
         """End the process, or cut the power: what was not synced is lost, but for some of it."""
@@ -171,8 +172,6 @@ class Device:
         """The machine sleeps, and with it the monotonic clock."""
         self.asleep_until = self.world.now + ms
         self.slept_ms += ms
-        # House-keeping is the first thing that happens after waking up.
-        self.world.at(self.asleep_until, None, lambda: self.guard(self.tidy))
 
     def guard(self, act: Callable[[], None]) -> None:
         """Do something if it can, and come back after a death in the middle of it."""
@@ -192,8 +191,26 @@ class Device:
             self.line.cut(self.world.now, late_ms=self.rng.choice([0, 0, 100, 400]))
             self.line = None
         self.redial_at = self.world.now + self.rng.randint(100, 800)
+        if self.alive:
+            self.world.at(self.redial_at, self, self.soon)
 
     # House-keeping and the link.
+
+    def soon(self) -> None:
+        """The next round is never further away than production's, while anything happens."""
+        if self._round_at > self.world.now + ROUND_MS:
+            self._next_round(self.rng.randint(1, ROUND_MS))
+
+    def _next_round(self, in_ms: int) -> None:
+        self._round_at = self.world.now + in_ms
+        self.world.at(self._round_at, self, self._round)
+
+    def _round(self) -> None:
+        if self.world.now < self._round_at:
+            return  # another one has taken its place
+        self.tidy()
+        self.talk()
+        self._next_round(ROUND_MS if self.answering.waiting else IDLE_ROUND_MS)
 
     def tidy(self) -> None:
         """One round of house-keeping, as `AgentService.tidy` does it."""
@@ -244,22 +261,12 @@ class Device:
             line.heartbeat_at = world.now + 2_000
             world.network.up(line, "heartbeat", self.engine.gate.leases())
 
-    def talk_soon(self) -> None:
-        """The link's next round, which is never further away than its gap."""
-        if self._talks_at <= self.world.now:
-            self._talks_at = self.world.now + self.rng.randint(1, SEND_GAP_MS)
-            self.world.at(self._talks_at, self, self._talk_now)
-
-    def _talk_now(self) -> None:
-        self.talk()
-        if self.answering.waiting:
-            self._talks_at = self.world.now + SEND_GAP_MS
-            self.world.at(self._talks_at, self, self._talk_now)
-
     def take(self, line: Line, message: Message) -> None:
         """A message has arrived."""
         if self.line is not line:
             return
+        if type(message) is not Acked:
+            self.soon()
         try:
             self._obey(line, message)
         except BooksFullError:

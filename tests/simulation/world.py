@@ -19,7 +19,7 @@ from tests.simulation.answering import Wanted
 from tests.simulation.centre import FLEET, Centre, fleet_config
 from tests.simulation.checker import Checker, Violated
 from tests.simulation.clients import Clients
-from tests.simulation.device import HOUSE_KEEPING_MS, Device, new_device
+from tests.simulation.device import Device, new_device
 from tests.simulation.dice import Dice
 from tests.simulation.disk import Died
 from tests.simulation.faults import Faults
@@ -72,7 +72,6 @@ class World:
         self.faults = Faults(self)
         for device in self.devices:
             device.start()
-            self._keep_house(device)
         self._tick()
         self._supervise()
 
@@ -110,16 +109,6 @@ class World:
                     device.guard(act)
         self.now = self.checker.now_ms = until
 
-    def _keep_house(self, device: Device) -> None:
-        def keep() -> None:
-            if device.gone:
-                return
-            device.guard(device.tidy)
-            device.guard(device.talk)
-            self.at(self.now + HOUSE_KEEPING_MS, None, keep)
-
-        self.at(self.now + device.rng.randint(0, HOUSE_KEEPING_MS), None, keep)
-
     def _tick(self) -> None:
         self.centre.tick()
         self.at(self.now + TICK_MS, None, self._tick)
@@ -134,7 +123,6 @@ class World:
         """One more device: a clone."""
         self.devices.append(device)
         device.start()
-        self._keep_house(device)
 
     def revive(self, device: Device) -> None:
         """A supervisor starts a dead process again."""

@@ -27,7 +27,7 @@ from coordinator.messages import (
 from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.reward import reward_ppm
 from shared.decision.types import (
     Arm,
@@ -69,7 +69,7 @@ class Uplink(Protocol):
         """Records of the spool."""
         ...
 
-    def lease_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
+    def lease_wish(self, device: Device, wish: LeaseWish) -> None:
         """A request for an allowance."""
         ...
 
@@ -352,6 +352,7 @@ class Device:
             amount_nanos=message.amount_nanos,
             duration_ms=message.duration_ms,
             price_version=message.price_version,
+            asked_boot_ms=message.asked_boot_ms,
         )
         self.window_of_lease[message.lease_number] = message.window_id
         effects = self.engine.gate.granted(granted, incarnation=message.incarnation, boot_ms=now_ms)
@@ -403,7 +404,7 @@ class Device:
         now_ms = self._queue.now_ms
         wish = self.engine.gate.wish(now_ms=now_ms, boot_ms=now_ms)
         if wish is not None:
-            self._uplink.lease_wish(self, wish.available_nanos, wish.worst_case_nanos)
+            self._uplink.lease_wish(self, wish)
 
     def _commit(self, effects: list[BookEffect], *, sync: bool = False) -> None:
         if effects:

@@ -17,8 +17,9 @@ from edge_agent.books import (
     PutMeta,
     PutReservation,
 )
-from edge_agent.gate import Gate, LeaseWish
+from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
+from shared.decision.lease import LeaseWish
 from shared.decision.types import CostAdjustment, LeaseClose, Outcome, RequestStatus, SettleKind
 from tests.fakes.memory_books import BooksState
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, facts, granted
@@ -78,7 +79,7 @@ def test_a_reservation_is_the_worst_case_and_is_to_be_committed() -> None:
 def test_a_copy_leaves_nothing_to_the_leases_of_its_original() -> None:
     """The original may be spending on them, and its requests are its own to report (rule D_2)."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts(), arm=ARM)[2]
+    effects += gate.reserve(facts(), arm=ARM, boot_ms=0)[2]
     books = replace(snapshot_of(effects), place="there")
     copy = gate_of(books, incarnation="inc-2")
     assert copy.copied
@@ -96,7 +97,7 @@ def test_a_copy_leaves_nothing_to_the_leases_of_its_original() -> None:
 def test_books_that_stay_where_they_are_are_no_copy() -> None:
     """A restart in the same boot settles what was reserved, and gives the rest back."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts(), arm=ARM)[2]
+    effects += gate.reserve(facts(), arm=ARM, boot_ms=0)[2]
     later = gate_of(snapshot_of(effects), incarnation="inc-2")
     assert not later.copied
     _, close = spooled(later.recover())
@@ -106,7 +107,7 @@ def test_books_that_stay_where_they_are_are_no_copy() -> None:
 def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
     """Until a configuration comes that was made with knowledge of it (rule S_4)."""
     gate, effects = open_gate()
-    row, _, reserved = gate.reserve(facts(), arm=ARM)
+    row, _, reserved = gate.reserve(facts(), arm=ARM, boot_ms=0)
     assert row is not None
     cost = WORST_CASE_NANOS + 1
     effects += reserved
@@ -271,13 +272,15 @@ def test_a_pause_and_a_quarantine_are_kept_across_starts() -> None:
 
 def test_a_device_asks_when_its_money_is_low() -> None:
     """At once without a lease, then not while half of the newest one is left (rule L_6)."""
-    assert LeaseWish(0, 0, 7) == gate_of().wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, 0, 0, 7) == gate_of().wish(now_ms=0.0, boot_ms=7)
     gate, _ = open_gate()
     assert gate.wish(now_ms=0.0, boot_ms=7) is None
     for _ in range(10):
         gate.reserve(facts(), arm=ARM, boot_ms=0)
         gate.synced(gate.raised_watermarks())
-    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 7) == gate.wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 0, 7) == gate.wish(
+        now_ms=0.0, boot_ms=7
+    )
     assert gate.wish(now_ms=499.0, boot_ms=7) is None
     assert gate.wish(now_ms=500.0, boot_ms=7) is not None
 

@@ -11,7 +11,9 @@ from edge_agent import answering
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd
-from edge_agent.gate import HOARD_MS_MAX, LeaseWish
+from edge_agent.gate import HOARD_MS_MAX
+from edge_agent.ports import Usage
+from shared.decision.lease import LeaseWish
 from shared.decision.table import TableArm
 from shared.decision.types import LeaseStatus, SettleKind
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, local_arm
@@ -22,7 +24,7 @@ from tests.unit.edge_agent.test_request_flow import (
     finish,
     lend,
 )
-from tests.unit.edge_agent.test_running_requests import Agent, ask, read, words
+from tests.unit.edge_agent.test_running_requests import Agent, Play, ask, read, words
 
 
 def a_connected_engine() -> AgentEngine:
@@ -50,10 +52,21 @@ def test_a_request_waits_for_the_lease_that_it_lacks() -> None:
     """The wish asks for its worst case; with the lease the drawn arm is called."""
     engine = waiting_engine()
     assert engine.waits_for_lease("r1")
-    assert LeaseWish(0, WORST_CASE_NANOS, 7) == engine.gate.wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, WORST_CASE_NANOS, WORST_CASE_NANOS, 7) == engine.gate.wish(
+        now_ms=0.0, boot_ms=7
+    )
     lend(engine, amount=WORST_CASE_NANOS)
     assert "cloud" == attempt(engine).arm.id
     assert not engine.waits_for_lease("r1")
+
+
+def test_requests_that_wait_together_are_asked_for_together() -> None:
+    """Or the later ones would wait for one round trip after the other."""
+    engine = waiting_engine()
+    begin(engine, "r2")
+    engine.next_attempt("r2", boot_ms=0)
+    wish = engine.gate.wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, WORST_CASE_NANOS, 2 * WORST_CASE_NANOS, 7) == wish
 
 
 def test_a_request_that_waited_lost_no_candidate() -> None:
@@ -201,6 +214,28 @@ async def test_what_a_refusal_changed_is_committed_before_the_wait(
     await read(answer)
     assert ["changed"] == seen
     assert "cloud" == answer.head.arm
+
+
+async def test_a_running_request_goes_on_when_another_one_leaves_room() -> None:
+    """The reservation of the first one was larger than its cost: nobody has to be asked."""
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    await agent.lend(amount=WORST_CASE_NANOS + 50)
+    agent.cloud.play = Play(
+        until=asyncio.Event(), usage=Usage(prompt_tokens=0, completion_tokens=0)
+    )
+    first = await agent.chat(ask())
+    second = asyncio.create_task(agent.chat(ask("r2")))
+    for _ in range(100):
+        if agent.engine.gate.anybody_waits:
+            break
+        await asyncio.sleep(0)
+    assert agent.engine.gate.anybody_waits
+    assert agent.cloud.play.until is not None
+    agent.cloud.play.until.set()
+    await read(first)
+    assert "cloud" == (await second).head.arm
+    await read(await second)
 
 
 async def test_a_running_request_does_not_wait_for_long(

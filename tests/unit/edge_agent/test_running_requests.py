@@ -172,9 +172,10 @@ class Agent:
             on_outcome=self.outcomes.put_nowait,
         )
 
-    async def lend(self) -> None:
+    async def lend(self, *, amount: int = 20 * WORST_CASE_NANOS) -> None:
         """Grant a lease and sync it."""
-        effects = self.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+        lease = granted(amount=amount)
+        effects = self.engine.gate.granted(lease, incarnation="i1", boot_ms=0)
         await self.keeper.commit([*self.engine.recover(), *effects], sync=True)
         self.engine.gate.synced(effects)
 
