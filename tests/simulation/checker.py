@@ -99,7 +99,7 @@ class Checker:
     unheard : set of str
         Devices that have not said hello since the database was restored.
     lossy : set of str
-        Devices whose disk was restored or copied: of their outcomes, some may be lost.
+        Devices whose disk was restored or copied.
     ordered : set of int
         What the operator may have set a window's budget to, in nano-dollars.
     cause : str
@@ -259,8 +259,8 @@ class Checker:
 
     def _closed_at(self, disk: SimDisk, close: LeaseClose) -> None:
         """A final figure covers all that was billed, whatever was lost since (rules L_4, L_5)."""
-        if disk.owner in self.lossy:
-            return  # two disks, or an older one, tell of one lease: quarantine settles it
+        if disk.is_stale:
+            return  # it knows less than was: quarantine settles it
         key = (disk.owner, close.lease_number)
         billed = self.provider.on_lease[key] - self.provider.beyond_on_lease[key]
         self._holds(
@@ -476,14 +476,19 @@ class Checker:
         for told in database.learned:
             if isinstance(told, BookedCounts):
                 counted[told.device_id] += told.requests
+        spooled: dict[str, set[str]] = defaultdict(set)
         for device, disk in disks:
-            if device in self.lossy:
-                continue
-            missing = [request for request in disk.outcomes if not booked[request]]
+            spooled[device].update(disk.outcomes)
+        for device, requests in spooled.items():
+            missing = [request for request in requests if not booked[request]]
+            # Some that a summary speaks of were on a disk that is lost, or are told by a copy too.
+            told_of = len(missing) == counted[device] or (
+                device in self.lossy and len(missing) < counted[device]
+            )
             self._holds(
-                len(missing) == counted[device],
+                told_of,
                 "P5",
-                f"{device} spooled {len(disk.outcomes)} outcomes; {len(missing)} are not booked, "
+                f"{device} spooled {len(requests)} outcomes; {len(missing)} are not booked, "
                 f"summaries speak of {counted[device]}: {missing[:3]}",
             )
         twice = [request for request, times in booked.items() if times > 1]

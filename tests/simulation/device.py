@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,14 @@ async def _nothing(_: object) -> None:
 _SERVICE: Any = SimpleNamespace(keep_resident=_nothing, local_arms=lambda: ("tiny",))
 
 
+@dataclass(frozen=True)
+class Boot:
+    """One boot of a machine, and when its clock began."""
+
+    id: str
+    began_ms: int
+
+
 class Device:
     """A device, or a clone of one: its disk stays, its engine comes and goes.
 
@@ -85,8 +94,9 @@ class Device:
         self.world, self.id, self.name, self.disk = world, device_id, name, disk
         self.fuse = disk.fuse
         self.rng = random.Random(f"{name} {world.seed}")
-        self.starts = self.boots = self.slept_ms = self.wall_ms = 0
-        self.booted_ms = world.now
+        self.starts = self.slept_ms = self.wall_ms = 0
+        self.boot = Boot(f"{name}/0", world.now)
+        self._boots = self._round_at = 0
         self.asleep_until = self.cut_off_until = 0
         self.alive = False
         self.gone = False
@@ -112,11 +122,11 @@ class Device:
 
     def boot_ms(self) -> int:
         """Runs on in suspend (rule L_3)."""
-        return self.world.now - self.booted_ms
+        return self.world.now - self.boot.began_ms
 
     def boot_id(self) -> str:
         """Another after every boot."""
-        return f"{self.name}/{self.boots}"
+        return self.boot.id
 
     # The process.
 
@@ -165,8 +175,8 @@ class Device:
 
     def reboot(self) -> None:
         """The boot clock and the boot id begin anew."""
-        self.boots += 1
-        self.booted_ms = self.world.now
+        self._boots += 1
+        self.boot = Boot(f"{self.name}/{self._boots}", self.world.now)
 
     def suspend(self, ms: int) -> None:
         """The machine sleeps, and with it the monotonic clock."""

@@ -27,6 +27,7 @@ class Faults:
         self.world = world
         self.copies: dict[str, tuple[SimDisk, str]] = {}
         self.rising = self.over = False
+        self._places = 0
         self.rise_at = 0
 
     def play(self, kind: str, device: Device, rng: random.Random) -> None:
@@ -134,35 +135,76 @@ class Faults:
         return False
 
     def _disk_restored(self, device: Device, rng: random.Random) -> bool:
-        """An older copy takes the disk's place, after a session that has seen what came since."""
+        """An older image takes the disk's place, after a session that has seen what came since."""
         copy, token = self.copies.get(device.name, (None, ""))
         row = self.world.centre.database.devices[device.id]
         now = device.disk.synced.meta.get(MetaKey.RESUME_TOKEN, "")
         unknown = not row.resume_digest or not token or token == now
-        if copy is None or unknown or device.id in self.world.lossy or device.full:
+        if copy is None or unknown or not self._may_lose(device):
             return False
         if self.world.centre.knows_token(device.id, token):
             return False
+        image = copy.copied()
+        image.is_stale = True
+        return self._put_back(device, image)
+
+    def _disk_copied_back(self, device: Device, rng: random.Random) -> bool:
+        """An older copy of the folder takes its place, whoever has seen what came since."""
+        copy, _ = self.copies.get(device.name, (None, ""))
+        if copy is None or not self._may_lose(device):
+            return False
+        return self._put_back(device, copy.copied(place=self._elsewhere()))
+
+    def _disk_moved(self, device: Device, rng: random.Random) -> bool:
+        """A stopped device goes on from a copy of its folder."""
+        if not self._may_lose(device):
+            return False
+        device.kill()
+        return self._put_back(device, device.disk.copied(place=self._elsewhere()))
+
+    def _may_lose(self, device: Device) -> bool:
+        """Whether its disk can be touched now; once in a run is enough to keep account of."""
+        return device.is_awake and not device.full and device.id not in self.world.lossy
+
+    def _put_back(self, device: Device, disk: SimDisk) -> bool:
         device.kill()
         device.reboot()
-        device.disk = copy.copied()
-        device.fuse = device.disk.fuse
-        self.world.checker.disk_lost(device.disk)
+        device.disk, device.fuse = disk, disk.fuse
+        self.world.checker.disk_lost(disk)
         self.world.lossy.add(device.id)
         self.world.revive(device)
         return True
 
-    def _clone(self, device: Device, rng: random.Random) -> bool:
-        """A stopped device's disk is copied, and both start."""
-        if device.id in self.world.lossy or not device.alive or device.full:
+    def _clone_of_image(self, device: Device, rng: random.Random) -> bool:
+        """An image of a stopped device's disk starts in another machine."""
+        return self._clone(device, stops=True, place=device.disk.place)
+
+    def _clone_of_stopped(self, device: Device, rng: random.Random) -> bool:
+        """A stopped device's folder is copied, and both start."""
+        return self._clone(device, stops=True, place=self._elsewhere(), here=rng.random() < 0.5)
+
+    def _clone_of_running(self, device: Device, rng: random.Random) -> bool:
+        """A running device's folder is copied, token and leases included, and the copy starts."""
+        return self._clone(device, stops=False, place=self._elsewhere(), here=rng.random() < 0.5)
+
+    def _clone(self, device: Device, *, stops: bool, place: str, here: bool = False) -> bool:
+        if not self._may_lose(device):
             return False
-        device.kill()
-        twin = Device(self.world, device.id, name=f"{device.id}-twin", disk=device.disk.copied())
-        self.world.checker.disk_lost(twin.disk)
+        if stops:
+            device.kill()
+            self.world.revive(device)
+        disk = device.disk.copied(place=place)
+        twin = Device(self.world, device.id, name=f"{device.id}-twin", disk=disk)
+        if here:
+            twin.boot = device.boot
+        self.world.checker.disk_lost(disk)
         self.world.lossy.add(device.id)
-        self.world.revive(device)
         self.world.add(twin)
         return True
+
+    def _elsewhere(self) -> str:
+        self._places += 1
+        return f"place {self._places}"
 
     # The coordinator.
 
@@ -338,14 +380,22 @@ class Faults:
         if self.over:
             self._restart_shut_arms()
         for device_id in centre.quarantined:
-            for device in world.devices:
-                if device.id == device_id and device.name != device_id:
-                    device.gone = True  # the clone is found and switched off
-                    device.kill()
-            self._readmit(device_id)
-            for device in world.present():
-                if device.id == device_id:
-                    device.hang_up()
+            self._sort_out(device_id)
+
+    def _sort_out(self, device_id: str) -> None:
+        """One of two is switched off as soon as it has told all, then the other is readmitted."""
+        copies = [device for device in self.world.present() if device.id == device_id]
+        if len(copies) > 1:
+            told = [d for d in copies if d.alive and not d.engine.outbox.waiting]
+            if not told:
+                return
+            found = self.world.rng.choice(told)
+            found.gone = True
+            found.kill()
+            copies.remove(found)
+        self._readmit(device_id)
+        for device in copies:
+            device.hang_up()
 
     def _readmit(self, device_id: str) -> None:
         self.world.centre.operate(lambda e, now: e.readmit(device_id, actor="op", unix_ms=now))

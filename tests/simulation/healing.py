@@ -173,7 +173,9 @@ def _rest(world: World) -> None:
     else:
         waiting = {d.name: d.engine.outbox.waiting for d in world.present()}
         leases = world.centre.engine.account.open_leases()
+        world.result.records_left = sum(waiting.values())
+        world.result.leases_left = len(leases)
         raise Violated("liveness", f"no rest: {waiting} wait, {leases[:2]} are open")
     world.clients.at_rest()
-    disks = [(device.id, device.disk) for device in world.present()]
+    disks = [(device.id, device.disk) for device in world.devices]
     world.checker.at_rest(world.centre.database, disks=disks)

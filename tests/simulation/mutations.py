@@ -31,7 +31,7 @@ from tests.simulation.centre import Centre
 from tests.simulation.device import Device
 from tests.simulation.disk import SimBooks
 from tests.simulation.provider import Bill, Fate
-from tests.simulation.world import Result, World, simulate
+from tests.simulation.world import World, simulate
 
 LEASE_DURATION_MS = 8_000
 Patches = Sequence[tuple[Any, str, Any]]
@@ -66,7 +66,7 @@ class Mutation:
 class Caught:
     """How a mutation was found; seed -1 if it was not."""
 
-    mutation: Mutation
+    mutation: str
     seed: int
     violation: str
 
@@ -87,10 +87,10 @@ def catch(mutation: Mutation, *, seeds: int, steps: int, first: int = 0) -> Caug
     """Run seeds until a checker fails."""
     for seed in range(first, first + seeds):
         with mutation.applied():
-            result: Result = simulate(seed, steps=steps, until_well=True)
+            result = simulate(seed, steps=steps, until_well=True)
         if result.violation is not None:
-            return Caught(mutation, seed, str(result.violation))
-    return Caught(mutation, -1, "")
+            return Caught(mutation.name, seed, str(result.violation))
+    return Caught(mutation.name, -1, "")
 
 
 # What a call costs.
@@ -270,7 +270,7 @@ def _lease_survives_a_reboot() -> Patches:
 @_defect("L_3")
 def _suspend_counts_as_no_time() -> Patches:
     def wrong(self: Device) -> int:
-        return int(self.monotonic_ms()) - self.booted_ms
+        return int(self.monotonic_ms()) - self.boot.began_ms
 
     return [(Device, "boot_ms", wrong)]
 

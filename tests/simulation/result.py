@@ -32,6 +32,8 @@ class Result:
         Candidates that fell back, or were refused, for want of a lease.
     spendable_nanos, spent_nanos : int
         What the healthy window's demand and budget allow, and what was billed in it.
+    records_left, leases_left : int
+        What no spool has got rid of at the end, and what no device has closed.
     """
 
     seed: int
@@ -46,6 +48,8 @@ class Result:
     refused_for_lease: int = 0
     spendable_nanos: int = 0
     spent_nanos: int = 0
+    records_left: int = 0
+    leases_left: int = 0
     violation: Violated | None = None
 
     @property
