@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
+from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import build_app
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
@@ -107,7 +108,8 @@ async def run_agent(settings: AgentConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
-    metrics = AgentMetrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
     async with AsyncExitStack() as stack:
         books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
         stack.push_async_callback(books.close)
@@ -136,7 +138,9 @@ async def run_agent(settings: AgentConfig) -> None:
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
+            limits=settings.limits.to_limits(),
         )
+        registry.register(DeviceCollector(service.device_state))
         link_up = asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         stack.push_async_callback(_cancel, tasks)

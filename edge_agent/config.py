@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from edge_agent.device_limits import DeviceLimits, KindLimits
 from shared.limits import NAME_CHARS_MAX
 from shared.settings import (
     ByteSize,
@@ -132,6 +133,51 @@ class WorkerConfig(_Section):
     )
 
 
+class KindLimitsConfig(_Section):
+    """What closes one kind of arms."""
+
+    temperature_celsius_max: Annotated[float, Field(ge=0.0, le=150.0)] = Field(
+        default=0.0, description="closed from here on, open again 5 degrees below; 0: no limit"
+    )
+    battery_percent_min: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
+        default=0.0, description="closed below it while not on the mains; 0: no limit"
+    )
+    memory_bytes_min: ByteSize = Field(
+        default=0, description="closed while less memory is available; 0: no limit"
+    )
+    power_watts_max: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="closed while the device draws more; 0: no limit"
+    )
+    when_throttled: bool = Field(
+        default=False, description="closed while heat or a weak supply holds the processor back"
+    )
+
+    def to_limits(self) -> KindLimits:
+        """The limits as the agent decides by them."""
+        return KindLimits(
+            temperature_celsius_max=self.temperature_celsius_max,
+            battery_ratio_min=self.battery_percent_min / 100,
+            memory_bytes_min=self.memory_bytes_min,
+            power_watts_max=self.power_watts_max,
+            when_throttled=self.when_throttled,
+        )
+
+
+class LimitsConfig(_Section):
+    """When the device's condition closes its arms."""
+
+    local: KindLimitsConfig = Field(
+        default_factory=KindLimitsConfig, description="for the models of this device"
+    )
+    cloud: KindLimitsConfig = Field(
+        default_factory=KindLimitsConfig, description="for paid calls from this device"
+    )
+
+    def to_limits(self) -> DeviceLimits:
+        """The limits as the agent decides by them."""
+        return DeviceLimits(local=self.local.to_limits(), cloud=self.cloud.to_limits())
+
+
 class LogConfig(_Section):
     """What is logged and how."""
 
@@ -162,6 +208,9 @@ class AgentConfig(FileSettings):
     coordinator: CoordinatorLinkConfig = Field(default_factory=CoordinatorLinkConfig)
     models: tuple[ModelConfig, ...] = Field(default=(), description="local models")
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    limits: LimitsConfig = Field(
+        default_factory=LimitsConfig, description="when the device's condition closes its arms"
+    )
     log: LogConfig = Field(default_factory=LogConfig)
     drain: Duration = Field(
         default=timedelta(seconds=30), description="how long a stop waits for answers under way"

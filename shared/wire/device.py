@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.decision.lease import LeaseGranted
-from shared.decision.types import DeviceState, LeaseStatus
+from shared.decision.types import Battery, DeviceState, LeaseStatus
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
 from shared.wire.spool import fallout_from_pb, fallout_to_pb
@@ -71,6 +71,12 @@ def device_state_to_pb(state: DeviceState) -> types_pb2.DeviceState:
         loaded_arms=state.loaded_arms,
         broken_arms=[fallout_to_pb(fallout) for fallout in state.broken_arms],
         books_state=state.books_state,
+        power_watts=state.power_watts,
+        battery=_battery_to_pb(state.battery) if state.battery is not None else None,
+        memory_total_bytes=state.memory_total_bytes,
+        memory_pressure_ratio=state.memory_pressure_ratio,
+        throttle_reasons=state.throttle_reasons,
+        limited=[fallout_to_pb(fallout) for fallout in state.limited],
     )
 
 
@@ -86,4 +92,18 @@ def device_state_from_pb(message: types_pb2.DeviceState) -> DeviceState:
         loaded_arms=tuple(message.loaded_arms),
         broken_arms=tuple(fallout_from_pb(fallout) for fallout in message.broken_arms),
         books_state=message.books_state,
+        power_watts=message.power_watts,
+        battery=_battery_from_pb(message.battery) if message.HasField("battery") else None,
+        memory_total_bytes=message.memory_total_bytes,
+        memory_pressure_ratio=message.memory_pressure_ratio,
+        throttle_reasons=tuple(message.throttle_reasons),
+        limited=tuple(fallout_from_pb(fallout) for fallout in message.limited),
     )
+
+
+def _battery_to_pb(battery: Battery) -> types_pb2.Battery:
+    return types_pb2.Battery(charge_ratio=battery.charge_ratio, on_mains=battery.on_mains)
+
+
+def _battery_from_pb(message: types_pb2.Battery) -> Battery:
+    return Battery(charge_ratio=message.charge_ratio, on_mains=message.on_mains)

@@ -16,6 +16,7 @@ from shared.decision.types import (
     Arm,
     ArmKind,
     Attempt,
+    Battery,
     Candidate,
     CloudSettings,
     ContextCount,
@@ -138,6 +139,12 @@ STATES = st.builds(
     loaded_arms=st.lists(TEXT, max_size=3).map(tuple),
     broken_arms=st.lists(FALLOUTS, max_size=3).map(tuple),
     books_state=TEXT,
+    power_watts=FLOAT,
+    battery=st.none() | st.builds(Battery, charge_ratio=FLOAT, on_mains=st.booleans()),
+    memory_total_bytes=U64,
+    memory_pressure_ratio=FLOAT,
+    throttle_reasons=st.lists(TEXT, max_size=3).map(tuple),
+    limited=st.lists(FALLOUTS, max_size=3).map(tuple),
 )
 PRICES = st.builds(
     Price,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_the_example_is_valid_and_shows_every_key() -> None:
     assert [model.arm for model in config.models] == ["qwen-0.5b", "qwen-1.5b"]
     for table in config_schema()["$defs"].values():
         for key in table["properties"]:
-            assert f"{key} = " in text, key
+            assert f"{key} = " in text or re.search(rf"^\[[a-z.]*{key}\]", text, re.MULTILINE), key
 
 
 def test_a_model_has_the_fields_of_the_worker(tmp_path: Path) -> None:
