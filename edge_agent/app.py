@@ -29,6 +29,8 @@ from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.candidates import OTHER_CLASS
+from edge_agent.cli import models
+from edge_agent.cli.output import ConfigFile
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
 from edge_agent.ports import LocalModel
@@ -51,10 +53,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="TOML file; see `tidegate-agent example`."),
-]
+cli.add_typer(models.app, name="models")
 BOOKS_FILE = "books.db"
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
@@ -78,7 +77,6 @@ def run(
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
         raise typer.Exit(1 if problems else 0)
     logs.configure(format_=settings.log.format, level=settings.log.level)
-    stamina.instrumentation.set_on_retry_hooks(())  # the link logs an outage once, by itself
     _event_loop(run_agent(settings))
 
 
@@ -239,7 +237,8 @@ def _credential(snapshot: BooksSnapshot) -> Credential | None:
 
 
 def _models(settings: AgentConfig) -> list[LocalModel]:
-    return [LocalModel(**model.model_dump()) for model in settings.models]
+    fields = [model.model_dump(exclude={"source", "sha256"}) for model in settings.placed_models]
+    return [LocalModel(**given) for given in fields]
 
 
 def _fallback(settings: AgentConfig) -> DeviceConfig:
@@ -294,6 +293,7 @@ def _event_loop(main: Any) -> None:
 
 def main() -> None:
     """The console script: errors that were foreseen become one line and exit code 1."""
+    stamina.instrumentation.set_on_retry_hooks(())  # an outage is told once, by who has it
     try:
         cli()
     except TidegateError as error:

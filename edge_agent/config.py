@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_settings import SettingsConfigDict
 
 from edge_agent.device_limits import DeviceLimits, KindLimits
+from edge_agent.model_source import file_name, parse_source
 from shared.limits import NAME_CHARS_MAX
 from shared.settings import (
     ByteSize,
@@ -100,11 +101,44 @@ class CoordinatorLinkConfig(_Section):
         return self.address is not None and self.address.is_loopback and not self.ca_file
 
 
+def _source(value: str) -> str:
+    if value:
+        parse_source(value)
+    return value
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch("([0-9a-fA-F]{64})?", value):
+        raise ValueError("should be a SHA-256 checksum, 64 hexadecimal digits")
+    return value.lower()
+
+
+class LibraryConfig(_Section):
+    """Where `tidegate-agent models pull` keeps what it fetches."""
+
+    folder: str = Field(
+        default="", description="the folder; empty: the folder `models` in state_dir"
+    )
+    disk_bytes_max: ByteSize = Field(
+        default=0, description="for all files in it, begun ones included; 0: no limit"
+    )
+
+
 class ModelConfig(_Section):
     """A model file on this device, bound to a local arm of the fleet."""
 
     arm: Name = Field(description='the local arm that it serves, such as "tiny"')
-    path: Annotated[str, Field(min_length=1)] = Field(description="the GGUF file")
+    path: str = Field(
+        default="", description="the GGUF file; empty: the source's file in the library's folder"
+    )
+    source: Annotated[str, AfterValidator(_source)] = Field(
+        default="",
+        description="where `models pull` gets it: hf://OWNER/REPOSITORY[@REVISION]/FILE, "
+        "https://..., or a path",
+    )
+    sha256: Annotated[str, AfterValidator(_sha256)] = Field(
+        default="", description="the file's checksum, if only this content will do"
+    )
     context_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
         default=2_048, description="prompt and answer together, per sequence"
     )
@@ -120,6 +154,12 @@ class ModelConfig(_Section):
     tokens_per_second_max: Annotated[float, Field(ge=0.0)] = Field(
         default=0.0, description="slow the model down to this; 0: as fast as it can"
     )
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> ModelConfig:
+        if not self.path and not self.source:
+            raise key_error("path", "missing; the GGUF file, or a source to fetch it from")
+        return self
 
 
 class WorkerConfig(_Section):
@@ -207,6 +247,9 @@ class AgentConfig(FileSettings):
     )
     coordinator: CoordinatorLinkConfig = Field(default_factory=CoordinatorLinkConfig)
     models: tuple[ModelConfig, ...] = Field(default=(), description="local models")
+    library: LibraryConfig = Field(
+        default_factory=LibraryConfig, description="where fetched models are kept"
+    )
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     limits: LimitsConfig = Field(
         default_factory=LimitsConfig, description="when the device's condition closes its arms"
@@ -225,6 +268,23 @@ class AgentConfig(FileSettings):
                 "tls.key_file and api_keys, or listen on 127.0.0.1",
             )
         return self
+
+    @property
+    def library_folder(self) -> Path:
+        """Where fetched models are kept."""
+        return Path(self.library.folder) if self.library.folder else self.state_dir / "models"
+
+    @property
+    def placed_models(self) -> tuple[ModelConfig, ...]:
+        """The models, each with the path of its file."""
+        return tuple(
+            model
+            if model.path
+            else model.model_copy(
+                update={"path": str(self.library_folder / file_name(parse_source(model.source)))}
+            )
+            for model in self.models
+        )
 
     @model_validator(mode="after")
     def _one_model_per_arm(self) -> AgentConfig:
@@ -253,8 +313,13 @@ def check(config: AgentConfig) -> tuple[Problem, ...]:
         problems += secret_problem(f"api_keys[{index}]", ref)
     if config.coordinator.join_token:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
-    files = [(f"models[{index}].path", model.path) for index, model in enumerate(config.models)]
-    files += [
+    for index, model in enumerate(config.placed_models):
+        if model.source and not Path(model.path).exists():
+            remedy = f"is not here yet; fetch it: tidegate-agent models pull {model.arm}"
+            problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
+        else:
+            problems += file_problem(f"models[{index}].path", model.path)
+    files = [
         ("tls.cert_file", config.tls.cert_file),
         ("tls.key_file", config.tls.key_file),
         ("coordinator.ca_file", config.coordinator.ca_file),

@@ -17,9 +17,9 @@ def watch(**local: Any) -> LimitWatch:
     return LimitWatch(DeviceLimits(local=KindLimits(**local)))
 
 
-def battery(charge_ratio: float, *, on_mains: bool = False) -> dict[str, Battery]:
+def battery(charge_ratio: float, *, on_mains: bool = False) -> dict[str, Any]:
     """A reading of a battery."""
-    return {"battery": Battery(charge_ratio, on_mains)}
+    return {"battery": Battery(charge_ratio, on_mains=on_mains)}
 
 
 def throttled(*, clear: int) -> list[dict[str, Any]]:
