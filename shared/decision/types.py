@@ -286,6 +286,23 @@ class LeaseStatus:
 
 
 @dataclass(frozen=True)
+class ArmSpeed:
+    """How fast a device runs a local arm, as it has measured: one request at a time."""
+
+    arm: str
+    prompt_tokens_per_s: float
+    completion_tokens_per_s: float
+
+    def latency_ms(self, *, prompt_tokens: int, completion_tokens: int) -> float:
+        """How long a request of so many tokens takes."""
+        seconds = (
+            prompt_tokens / self.prompt_tokens_per_s
+            + completion_tokens / self.completion_tokens_per_s
+        )
+        return 1_000.0 * seconds
+
+
+@dataclass(frozen=True)
 class Battery:
     """What a device runs on without mains; `charge_ratio` is from 0 to 1."""
 

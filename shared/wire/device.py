@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.decision.lease import LeaseGranted
-from shared.decision.types import Battery, DeviceState, IncarnationRange, LeaseStatus
+from shared.decision.types import ArmSpeed, Battery, DeviceState, IncarnationRange, LeaseStatus
 from shared.errors import LimitError, ProtocolError
-from shared.limits import INCARNATIONS_MAX
+from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
 from shared.wire.spool import fallout_from_pb, fallout_to_pb
@@ -60,6 +60,39 @@ def lease_status_from_pb(message: types_pb2.LeaseStatus) -> LeaseStatus:
         reserved_nanos=read_nanos(message.reserved_nanos, field="lease.reserved_nanos"),
         watermark_nanos=read_nanos(message.watermark_nanos, field="lease.watermark_nanos"),
         closing=message.closing,
+    )
+
+
+def speed_to_pb(speed: ArmSpeed) -> fleet_pb2.ArmSpeed:
+    """How fast a device runs an arm."""
+    return fleet_pb2.ArmSpeed(
+        arm=write_id(speed.arm, field="speed.arm"),
+        prompt_tokens_per_s=speed.prompt_tokens_per_s,
+        completion_tokens_per_s=speed.completion_tokens_per_s,
+    )
+
+
+def speeds_from_pb(messages: Sequence[fleet_pb2.ArmSpeed]) -> tuple[ArmSpeed, ...]:
+    """What a device has measured of its arms.
+
+    Raises
+    ------
+    ProtocolError
+        If a speed is none.
+    LimitError
+        If they are too many.
+    """
+    if len(messages) > ARMS_MAX:
+        raise LimitError(f"hello.speeds has {len(messages)} entries, the most is {ARMS_MAX}")
+    for message in messages:
+        for value in (message.prompt_tokens_per_s, message.completion_tokens_per_s):
+            if not 0.0 < value < TOKENS_PER_S_MAX:
+                raise ProtocolError(f"hello.speeds of {message.arm!r}: {value} is no speed")
+    return tuple(
+        ArmSpeed(
+            read_id(m.arm, field="speed.arm"), m.prompt_tokens_per_s, m.completion_tokens_per_s
+        )
+        for m in messages
     )
 
 
