@@ -24,16 +24,18 @@ from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import build_app
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from edge_agent.adapters.model_bench import known_speeds
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.candidates import OTHER_CLASS
 from edge_agent.cli import models
+from edge_agent.cli.bench import bench
+from edge_agent.cli.local_models import local_models
 from edge_agent.cli.output import ConfigFile
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
-from edge_agent.ports import LocalModel
 from edge_agent.service import AgentService
 from edge_agent.session import Credential, FleetSession
 from shared import logs
@@ -54,7 +56,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models.app, name="models")
-BOOKS_FILE = "books.db"
+cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
 
@@ -109,7 +111,7 @@ async def run_agent(settings: AgentConfig) -> None:
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as stack:
-        books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
+        books = _open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
         snapshot = books.load()
         engine = AgentEngine(
@@ -125,7 +127,7 @@ async def run_agent(settings: AgentConfig) -> None:
             books=books,
             bookkeeper=bookkeeper,
             local=LlamaWorker(
-                models=_models(settings),
+                models=local_models(settings),
                 clock=clock,
                 memory_bytes_max=settings.worker.memory_bytes_max or None,
                 hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
@@ -154,6 +156,7 @@ async def run_agent(settings: AgentConfig) -> None:
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
+            speeds=lambda: known_speeds(settings.state_dir, local_models(settings)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
         if settings.coordinator.address is not None:
@@ -234,11 +237,6 @@ def _open_books(path: Path, *, clock: SystemClock) -> SqliteBooks:
 def _credential(snapshot: BooksSnapshot) -> Credential | None:
     secret = snapshot.meta.get(MetaKey.CREDENTIAL)
     return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
-
-
-def _models(settings: AgentConfig) -> list[LocalModel]:
-    fields = [model.model_dump(exclude={"source", "sha256"}) for model in settings.placed_models]
-    return [LocalModel(**given) for given in fields]
 
 
 def _fallback(settings: AgentConfig) -> DeviceConfig:

@@ -31,6 +31,7 @@ from shared.settings import (
 )
 from shared.units import Address
 
+BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 
 
@@ -268,6 +269,11 @@ class AgentConfig(FileSettings):
                 "tls.key_file and api_keys, or listen on 127.0.0.1",
             )
         return self
+
+    @property
+    def books_path(self) -> Path:
+        """The device's books."""
+        return self.state_dir / BOOKS_FILE
 
     @property
     def library_folder(self) -> Path:

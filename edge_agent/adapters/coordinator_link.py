@@ -199,6 +199,7 @@ class CoordinatorLink:
             lease_number_max=facts.lease_number_max,
             leases=[wire.lease_status_to_pb(lease) for lease in facts.leases],
             local_arms=self._session.local_arms(),
+            speeds=[wire.speed_to_pb(speed) for speed in self._session.speeds()],
             table_version=facts.table_version,
             config_version=facts.config_version,
             incarnations=[wire.incarnation_to_pb(each) for each in facts.incarnations],

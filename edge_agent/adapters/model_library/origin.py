@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from edge_agent.adapters.model_library.problem import LibraryError
+from edge_agent.adapters.whole_file import write_whole
 
 _SUFFIX: Final = ".origin.json"
 
@@ -64,23 +64,3 @@ def read_origin(model: Path) -> Origin | None:
 def write_origin(model: Path, origin: Origin) -> None:
     """Keep a model file's record, whole or not at all."""
     write_whole(origin_path(model), json.dumps(asdict(origin), indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all, also after a loss of power."""
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

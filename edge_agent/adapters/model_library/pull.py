@@ -18,8 +18,9 @@ from edge_agent.adapters.model_library.library import (
     parts_of,
     sha256_of,
 )
-from edge_agent.adapters.model_library.origin import Origin, read_origin, sync_folder, write_origin
+from edge_agent.adapters.model_library.origin import Origin, read_origin, write_origin
 from edge_agent.adapters.model_library.problem import LibraryError
+from edge_agent.adapters.sqlite_books_file import sync_path
 from edge_agent.model_source import ModelSource
 from shared.clock import Clock
 
@@ -198,7 +199,7 @@ def _fetch_whole(
     # The record goes first: a file without one would be trusted for nothing but its name.
     write_origin(wanted.path, origin)
     part.replace(wanted.path)
-    sync_folder(wanted.path.parent)
+    sync_path(wanted.path.parent)
     return Pulled(wanted.path, origin, fetched_bytes=fetched, resumed_bytes=have)
 
 
