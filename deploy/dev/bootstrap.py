@@ -7,6 +7,11 @@ Python: nothing but the standard library, no pip packages.
 
 from __future__ import annotations
 
+import sys
+
+if sys.platform == "win32":
+    sys.exit("bootstrap: Tidegate runs on Linux and macOS; on Windows use WSL 2")
+
 import argparse
 import fcntl
 import hashlib
@@ -15,7 +20,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -124,7 +128,9 @@ def llama_wheel_dir(profile: Profile, python: Path) -> Path:
     """
     version = _pinned_version(profile.constraints)
     processor = _processor_features()
-    cmake_args = " ".join((os.environ.get("CMAKE_ARGS", ""), CMAKE_ARGS, *without_amx(processor)))
+    asked = os.environ.get("CMAKE_ARGS", "")
+    own = [CMAKE_ARGS] if "GGML_NATIVE" in asked else [CMAKE_ARGS, *without_amx(processor)]
+    cmake_args = " ".join((asked, *own)).strip()
     python_tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     features = hashlib.sha256(f"{processor}\n{cmake_args}".encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
