@@ -17,7 +17,9 @@ from shared.decision.types import Arm, ArmKind, ArmSpeed
 PROMPT_RUNS: Final = 3
 BATCH_RUNS: Final = 3
 SENSOR_S: Final = 0.5
-PROBE_WORDS: Final = (
+PROBE_WORDS: Final = 8
+ANSWER_TOKENS_MIN: Final = 8
+_WORDS: Final = (
     *("apple", "bridge", "candle", "desert", "engine", "forest", "garden", "harbour", "island"),
     *("jacket", "kettle", "ladder", "meadow", "needle", "orchard", "pencil", "quarry", "river"),
     *("saddle", "tunnel", "umbrella", "valley", "window", "yellow", "zebra"),
