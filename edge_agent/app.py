@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
+from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import build_app
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
@@ -32,8 +32,9 @@ from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.candidates import OTHER_CLASS
 from edge_agent.cli import models
 from edge_agent.cli.bench import bench
-from edge_agent.cli.local_models import local_models
+from edge_agent.cli.doctor import doctor
 from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.parts import link_target, local_models
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
 from edge_agent.service import AgentService
@@ -56,9 +57,17 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models.app, name="models")
+cli.command()(doctor)
 cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
+
+
+@cli.callback()
+def quiet() -> None:
+    """Commands say what they found; only the daemon logs."""
+    logs.configure(format_="console", level="warning")
+    stamina.instrumentation.set_on_retry_hooks(())  # an outage is told once, by who has it
 
 
 @cli.command()
@@ -160,7 +169,7 @@ async def run_agent(settings: AgentConfig) -> None:
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
         if settings.coordinator.address is not None:
-            link = CoordinatorLink(_target(settings), session=session)
+            link = CoordinatorLink(link_target(settings), session=session)
             tasks.append(asyncio.create_task(link.run(), name="link"))
         app = build_app(
             service,
@@ -263,18 +272,6 @@ def _fallback(settings: AgentConfig) -> DeviceConfig:
     )
 
 
-def _target(settings: AgentConfig) -> LinkTarget:
-    link = settings.coordinator
-    return LinkTarget(
-        address=str(link.address),
-        plaintext=link.plaintext,
-        ca_file=_path(link.ca_file),
-        device_name=settings.name,
-        device_class=link.device_class,
-        join_token=lambda: read_secret(link.join_token, key="coordinator.join_token"),
-    )
-
-
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -291,7 +288,6 @@ def _event_loop(main: Any) -> None:
 
 def main() -> None:
     """The console script: errors that were foreseen become one line and exit code 1."""
-    stamina.instrumentation.set_on_retry_hooks(())  # an outage is told once, by who has it
     try:
         cli()
     except TidegateError as error:

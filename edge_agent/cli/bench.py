@@ -16,7 +16,6 @@ from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.model_bench import Measured, measure, save_results
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books_file import lock
-from edge_agent.cli.local_models import local_models
 from edge_agent.cli.output import (
     NONE,
     ConfigFile,
@@ -26,6 +25,7 @@ from edge_agent.cli.output import (
     show_json,
     table,
 )
+from edge_agent.cli.parts import local_models
 from edge_agent.config import AgentConfig, load
 from edge_agent.ports import ArmFailed, LocalModel
 from shared.clock import SystemClock

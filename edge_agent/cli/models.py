@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.adapters.model_library import (
     LibraryError,
     ModelLibrary,
-    Progress,
     Pulled,
     Wanted,
     pull,
@@ -32,7 +30,7 @@ from edge_agent.cli.output import (
     show_json,
     table,
 )
-from edge_agent.cli.progress import Bar, Silence
+from edge_agent.cli.progress import showing
 from edge_agent.config import AgentConfig, ModelConfig, load
 from edge_agent.model_source import file_name, parse_source
 from shared.clock import SystemClock
@@ -75,7 +73,7 @@ def pull_command(
     settings = load(config)
     library, pulled = _library(settings), []
     for arm, wanted in _wanted(settings, what or [], sha256=sha256):
-        with _progress(output) as progress, _going_on(wanted):
+        with showing(output) as progress, _going_on(wanted):
             done = pull(
                 wanted, library=library, clock=SystemClock(), progress=progress, again=again
             )
@@ -121,7 +119,7 @@ def verify_command(
     settings, results = load(config), []
     for model in _models(settings, arms or []):
         path, expected, against = _expected(model)
-        with _progress(output) as progress:
+        with showing(output) as progress:
             try:
                 found, problem = verify(path, sha256=expected, progress=progress), ""
             except LibraryError as error:
@@ -301,13 +299,3 @@ def _going_on(wanted: Wanted) -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def _progress(output: OutputFormat) -> Iterator[Progress]:
-    """A bar on a terminal; nothing elsewhere, and nothing beside JSON."""
-    if output is OutputFormat.JSON or not sys.stderr.isatty():
-        yield Silence()
-        return
-    with Bar() as bar:
-        yield bar

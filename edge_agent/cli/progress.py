@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -18,6 +21,7 @@ from rich.progress import (
 )
 
 from edge_agent.adapters.model_library import Progress
+from edge_agent.cli.output import OutputFormat
 
 
 class Silence(Progress):
@@ -65,3 +69,13 @@ class Bar(Progress):
     def advance(self, done: int) -> None:
         if self._task is not None:
             self._rich.advance(self._task, done)
+
+
+@contextmanager
+def showing(output: OutputFormat) -> Iterator[Progress]:
+    """A bar on a terminal; nothing elsewhere, and nothing beside JSON."""
+    if output is OutputFormat.JSON or not sys.stderr.isatty():
+        yield Silence()
+        return
+    with Bar() as bar:
+        yield bar

@@ -15,7 +15,7 @@ from shared.clock import Clock
 from shared.decision.types import Arm, ArmKind, ArmSpeed
 
 PROMPT_RUNS: Final = 3
-BATCH_RUNS: Final = 3
+BATCH_RUNS_MAX: Final = 10
 SENSOR_S: Final = 0.5
 PROBE_WORDS: Final = 8
 ANSWER_TOKENS_MIN: Final = 8
@@ -171,8 +171,9 @@ async def _generation(bench: _Bench, *, sequences: int, tokens: int) -> float:
 
     Counted is the time in which all of them are being written: a model may end one early.
     """
-    counted, seconds = 0, 0.0
-    for _ in range(BATCH_RUNS):
+    counted, seconds, runs = 0, 0.0, 0
+    while counted < 2 * tokens * sequences and runs < BATCH_RUNS_MAX:
+        runs += 1
         answers = await asyncio.gather(
             *(bench.ask(words=PROBE_WORDS, tokens=tokens) for _ in range(sequences))
         )
