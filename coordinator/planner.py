@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from coordinator.planned import (
 from coordinator.policy import Constraints, Estimates, Forecast, Remaining, make_policy
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from shared.decision.table import SelectionTable
-from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus
+from shared.decision.types import ArmKind, ArmSpeed, Attempt, Outcome, RequestStatus
 
 PAPER_DELTA: Final = 0.01
 NOT_THE_ARMS_FAULT: Final = frozenset(
@@ -126,6 +126,7 @@ class Planner:
                     reward_count=arm.reward_weight,
                 ),
             )
+        self._follow_speeds()
         wanted = [
             (d, t) for d in sorted(config.device_classes) for t in sorted(config.task_classes)
         ]
@@ -182,6 +183,13 @@ class Planner:
         totals.graded += 1
         totals.reward += reward
         self.estimates.record_reward(device_class, task_class, arm, reward=reward)
+
+    def learn_speeds(
+        self, device_id: str, speeds: Iterable[ArmSpeed], *, device_class: str
+    ) -> None:
+        """Take in how fast a device runs its local arms, as far as it has measured them."""
+        self.load.speeds.tell(device_class, device_id, speeds)
+        self._follow_speeds()
 
     def learn_counts(self, context: Context, *, slot: int, requests: int) -> None:
         """Count requests whose details were compacted (rule O_2)."""
@@ -318,6 +326,7 @@ class Planner:
         self._last_demand = counts_of(state["last_demand"])
         self.totals = WindowTotals.from_state(state["totals"])
         self.load = FleetLoad.from_state(state["load"])
+        self._follow_speeds()
         self._last = None
         if state["plan"] is not None:
             self._last = self._planned_again(state["plan"])
@@ -356,6 +365,10 @@ class Planner:
             latency_ms=float(attempt.latency_ms) if answered else None,
             answered=answered,
         )
+
+    def _follow_speeds(self) -> None:
+        """Latencies that were measured stand where the configuration's statements stood."""
+        self.estimates.set_latencies(self.load.measured_latencies(self._config))
 
     def _count(self, context: Context, *, slot: int, requests: int) -> None:
         slot = max(slot, self.slot_closed + 1)
