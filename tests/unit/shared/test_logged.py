@@ -1,0 +1,1 @@
+"""A logged decision as a line of JSON."""
