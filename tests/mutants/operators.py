@@ -14,6 +14,7 @@ from libcst import matchers as m
 from mutmut.mutation.mutators import (
     mutation_operators,
     operator_arg_removal,
+    operator_assignment,
     operator_dict_arguments,
     operator_string,
 )
@@ -39,9 +40,21 @@ def _arguments(node: cst.Call) -> Iterator[cst.CSTNode]:
     for changed in operator_arg_removal(node):
         assert isinstance(changed, cst.Call)
         kept = {id(argument) for argument in changed.args}
-        gone = [argument for argument in node.args if id(argument) not in kept]
-        if not all(isinstance(argument.value, STRINGS) for argument in gone):
+        (gone,) = (argument for argument in node.args if id(argument) not in kept)
+        nullified = len(changed.args) == len(node.args)
+        if not (isinstance(gone.value, STRINGS) or (nullified and _is_false(gone.value))):
             yield changed
+
+
+def _assignment(node: cst.Assign | cst.AnnAssign) -> Iterator[cst.CSTNode]:
+    """Mutmut's assignment of None, unless that is as good as what was assigned."""
+    if not (isinstance(node.value, STRINGS) or _is_false(node.value)):
+        yield from operator_assignment(node)
+
+
+def _is_false(node: cst.CSTNode | None) -> bool:
+    """Whether None in its place would make no difference worth a test; True does, and is tried."""
+    return node is not None and m.matches(node, m.Name("False"))
 
 
 def _statement(node: cst.SimpleStatementLine) -> Iterator[cst.CSTNode]:
@@ -54,7 +67,7 @@ def _statement(node: cst.SimpleStatementLine) -> Iterator[cst.CSTNode]:
 
 
 def _return(node: cst.Return) -> Iterator[cst.CSTNode]:
-    if node.value is not None and not m.matches(node.value, m.Name("None")):
+    if not (node.value is None or _is_false(node.value) or m.matches(node.value, m.Name("None"))):
         yield node.with_changes(value=cst.Name("None"))
 
 
@@ -92,10 +105,16 @@ def _element(node: cst.List | cst.Tuple | cst.Set | cst.Dict) -> Iterator[cst.CS
         yield node.with_changes(elements=rest)
 
 
-# Text is not changed, and arguments that are text are not either.
-_LEFT_OUT = (operator_string, operator_arg_removal, operator_dict_arguments)
+# Text is not changed; the other two are wrapped above.
+_LEFT_OUT = (
+    operator_arg_removal,
+    operator_assignment,
+    operator_dict_arguments,
+    operator_string,
+)
 OPERATORS: tuple[tuple[type | tuple[type, ...], Operator], ...] = (
     *((kind, operator) for kind, operator in mutation_operators if operator not in _LEFT_OUT),
+    ((cst.Assign, cst.AnnAssign), _assignment),
     (cst.Call, _arguments),
     (cst.Call, _extreme),
     (cst.SimpleStatementLine, _statement),
