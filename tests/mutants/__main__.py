@@ -44,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mutant
         for module in modules
         for mutant in mutants(ROOT / module, module=module)
-        if options.function in ("", mutant.function)
+        if not options.function or mutant.function in options.function
     ]
+    if not found:
+        print(f"no mutants of {', '.join(options.function)}", file=sys.stderr)
+        return 2
     progress = Progress(len(found), listed=listed)
     runner = MutantRunner(
         root=ROOT,
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     def tried(key: Key) -> bool:
-        return key[0] in modules and options.function in ("", key[1])
+        return key[0] in modules and (not options.function or key[1] in options.function)
 
     outdated = listed.outdated(progress.survivors(), tried=tried)
     unexplained = [each for each in progress.survivors() if not listed.explains(each)]
@@ -92,7 +95,9 @@ def _options(
     parser.add_argument(
         "module", nargs="*", help="a path, a folder, or a name such as `account`; all without one"
     )
-    parser.add_argument("--function", default="", help="this one only, such as `LeaseBook.grant`")
+    parser.add_argument(
+        "--function", nargs="+", default=(), help="these only, such as `LeaseBook.grant`"
+    )
     parser.add_argument(
         "--survivors", type=Path, default=HERE / "survivors.toml", help="the list with the reasons"
     )

@@ -47,14 +47,19 @@ def _arguments(node: cst.Call) -> Iterator[cst.CSTNode]:
 
 
 def _assignment(node: cst.Assign | cst.AnnAssign) -> Iterator[cst.CSTNode]:
-    """Mutmut's assignment of None, unless that is as good as what was assigned."""
-    if not (isinstance(node.value, STRINGS) or _is_false(node.value)):
+    """Mutmut's assignment of None, unless text or as good as None was assigned."""
+    same = isinstance(node.value, STRINGS) or _is_false(node.value) or _is_none(node.value)
+    if not same:
         yield from operator_assignment(node)
 
 
 def _is_false(node: cst.CSTNode | None) -> bool:
     """Whether None in its place would make no difference worth a test; True does, and is tried."""
     return node is not None and m.matches(node, m.Name("False"))
+
+
+def _is_none(node: cst.CSTNode | None) -> bool:
+    return node is not None and m.matches(node, m.Name("None"))
 
 
 def _statement(node: cst.SimpleStatementLine) -> Iterator[cst.CSTNode]:
@@ -67,7 +72,7 @@ def _statement(node: cst.SimpleStatementLine) -> Iterator[cst.CSTNode]:
 
 
 def _return(node: cst.Return) -> Iterator[cst.CSTNode]:
-    if not (node.value is None or _is_false(node.value) or m.matches(node.value, m.Name("None"))):
+    if not (node.value is None or _is_false(node.value) or _is_none(node.value)):
         yield node.with_changes(value=cst.Name("None"))
 
 
