@@ -1,1 +1,1 @@
-"""A mutation tester for the code that money depends on: `python -m tests.mutants`, `make mutants`."""
+"""A mutation tester for the code that money depends on: `make mutants`."""

@@ -46,7 +46,9 @@ def function_of(module: ModuleType, name: str) -> FunctionType:
         found = found.__func__
     found = getattr(found, "__wrapped__", found)
     if not isinstance(found, FunctionType):
-        raise LookupError(f"{name} of {module.__name__} is no function but {found!r}")
+        raise LookupError(  # noqa: TRY004 - the name is wrong, not the type of an argument
+            f"{name} of {module.__name__} is no function but {found!r}"
+        )
     return found
 
 
@@ -59,7 +61,8 @@ def _code(compiled: CodeType, name: str) -> CodeType:
 
 def _arguments(mutant: Mutant) -> ast.arguments:
     tree = ast.parse(mutant.source)
-    return next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)).args
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return next(node for node in ast.walk(tree) if isinstance(node, functions)).args
 
 
 def _value(default: ast.expr, names: dict[str, Any]) -> Any:

@@ -354,7 +354,7 @@ def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None
 
 
 def test_the_first_watermark_has_room_for_two_requests() -> None:
-    """A lease can be used at once, however large the requests were lately; else one step is open."""
+    """However large they were lately; without that, one step is open."""
     book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=100)
     book.grant(granted(1, amount=100), boot_ms=0, worst_case_nanos=30)
     assert 60 == lease_of(book.take_changes()).watermark_nanos

@@ -128,7 +128,7 @@ def test_a_missing_key_is_named() -> None:
     """The first one that has no default."""
     known = json.loads(LINE)
     del known["hit"]
-    with pytest.raises(ValueError, match="^has no 'hit'"):
+    with pytest.raises(ValueError, match=r"^has no 'hit'"):
         LoggedDecision.from_line(json.dumps(known))
 
 
