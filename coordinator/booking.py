@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from coordinator.account import BudgetAccount
+from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
 from coordinator.fleet_config import WindowConfig
 from coordinator.messages import Acked
@@ -37,11 +37,18 @@ Learned = BookedOutcome | BookedFeedback | BookedCounts
 
 @dataclass
 class Booked:
-    """What a batch came to."""
+    """What a batch came to.
+
+    Attributes
+    ----------
+    costs : list of AttemptCost
+        Not settled yet: a run of them is settled at once.
+    """
 
     device: DeviceRow
     graded: set[str]
     effects: list[StoreEffect] = field(default_factory=list)
+    costs: list[AttemptCost] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
     adjusted: tuple[Outcome, ...] = ()
@@ -124,6 +131,7 @@ class Booking:
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
             last = record.sequence
         booked.device = replace(booked.device, acked_sequence=last)
+        self._settle(booked, account=account, unix_ms=unix_ms)
         for effect in booked.effects:
             if planner is not None and isinstance(effect, Learned):
                 _learn(effect, planner=planner)
@@ -142,7 +150,7 @@ class Booking:
         device, body = booked.device, record.body
         match body:
             case Outcome():
-                self._book_costs(body, booked, account=account, unix_ms=unix_ms)
+                _note_costs(body, booked)
                 place = (self._next(), device.id, device.device_class, record.sequence, slot)
                 booked.effects.append(BookedOutcome(*place, body, record.encoded))
             case Feedback() if body.request_id in booked.graded:
@@ -154,34 +162,22 @@ class Booking:
                 )
                 booked.effects.append(feedback)
             case LeaseClose():
+                self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
             case CostAdjustment():
+                self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
-                for number, cost in body.costs:
-                    self._book_cost(number, cost, booked, account=account, request="", at=unix_ms)
+                booked.costs += [(number, cost, "") for number, cost in body.costs]
                 for count in body.counts:
                     place = (self._next(), device.id, device.device_class, record.sequence, slot)
                     booked.effects.append(
                         BookedCounts(*place, count.task_class, count.arm, count.requests)
                     )
 
-    def _book_costs(
-        self, outcome: Outcome, booked: Booked, *, account: BudgetAccount, unix_ms: int
-    ) -> None:
-        for attempt in outcome.attempts:
-            if not attempt.is_booked:
-                continue
-            if attempt.cost_nanos > attempt.reserved_nanos:
-                booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
-            self._book_cost(
-                attempt.lease_number,
-                attempt.cost_nanos,
-                booked,
-                account=account,
-                request=outcome.request_id,
-                at=unix_ms,
-            )
+    def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
+        account.settle_all(booked.device.id, booked.costs, at=unix_ms)
+        booked.costs = []
 
     def _book_late(
         self, late: CostAdjustment, booked: Booked, *, account: BudgetAccount, unix_ms: int
@@ -205,18 +201,6 @@ class Booking:
             )
         elif attempt.cost_nanos + late.delta_nanos > attempt.reserved_nanos:
             booked.overran(attempt, attempt.cost_nanos + late.delta_nanos, late.request_id)
-
-    def _book_cost(
-        self,
-        number: int,
-        cost: int,
-        booked: Booked,
-        *,
-        account: BudgetAccount,
-        request: str,
-        at: int,
-    ) -> None:
-        account.settle(booked.device.id, number, cost=cost, request_id=request, at=at)
 
     def _book_close(
         self, close: LeaseClose, booked: Booked, *, account: BudgetAccount, unix_ms: int
@@ -243,6 +227,16 @@ class Booking:
         return self.position
 
 
+def _note_costs(outcome: Outcome, booked: Booked) -> None:
+    """What a request's attempts cost, on whichever leases."""
+    for attempt in outcome.attempts:
+        if not attempt.is_booked:
+            continue
+        if attempt.cost_nanos > attempt.reserved_nanos:
+            booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
+        booked.costs.append((attempt.lease_number, attempt.cost_nanos, outcome.request_id))
+
+
 def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     """The requests that a batch grades, and the numbers of the leases that it speaks of."""
     requests: set[str] = set()
@@ -250,7 +244,8 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     for record in records:
         match record.body:
             case Outcome(attempts=attempts):
-                numbers.update(attempt.lease_number for attempt in attempts)
+                for attempt in attempts:
+                    numbers.add(attempt.lease_number)
             case Feedback(request_id=request_id):
                 requests.add(request_id)
             case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):

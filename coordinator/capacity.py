@@ -47,11 +47,11 @@ class Reach:
         """Take in one attempt; local ones do not count."""
         if attempt.settle is None:
             return
-        key = (device_class, attempt.arm)
         if not was_executed(attempt):
+            key = (device_class, attempt.arm)
             self._runs[key] = self._runs.get(key, 0) + 1
-        else:
-            self._runs.pop(key, None)
+        elif self._runs:
+            self._runs.pop((device_class, attempt.arm), None)
 
     def lost(
         self, feasible: BoolArray, *, contexts: Sequence[Context], arms: Sequence[str]
@@ -111,14 +111,16 @@ class FleetLoad:
 
     def learn(self, outcome: Outcome, *, context: Context) -> None:
         """Take in one outcome: who placed it, and how long the answering arm worked."""
-        self.forced.count(context, arm=forced_arm(outcome))
-        for attempt in outcome.attempts:
-            self.reach.count(attempt, device_class=context[0])
-        if outcome.status is not RequestStatus.OK or not outcome.attempts:
+        self.forced.count(context, arm=forced_arm(outcome) if outcome.forced else "")
+        attempts = outcome.attempts
+        for attempt in attempts:
+            if attempt.settle is not None:
+                self.reach.count(attempt, device_class=context[0])
+        if outcome.status is not RequestStatus.OK or not attempts:
             return
-        final = outcome.attempts[-1]
+        final = attempts[-1]
         if final.arm == outcome.arm and not final.error:
-            alone = len(outcome.attempts) == 1
+            alone = len(attempts) == 1
             self.service_times.record(
                 (*context, outcome.arm),
                 latency_ms=float(final.latency_ms),

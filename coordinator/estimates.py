@@ -151,17 +151,17 @@ class EstimateBook:
             False for an error or a refusal: it counts as a miss and as a grade of 0, so the
             caller records no reward for it.
         """
-        key, store = (device_class, task_class, arm), self._store
-        prior = self._priors.get(arm)
-        store.book(key, cost_nanos, reference_nanos=0.0 if prior is None else prior.cost_nanos)
+        store, prior = self._store, self._priors.get(arm)
+        cell = store.cell((device_class, task_class, arm))
+        store.book(cell, cost_nanos, reference_nanos=0.0 if prior is None else prior.cost_nanos)
         if not answered:
-            store.time(key, hit=False)
-            store.grade(key, 0.0)
+            store.time(cell, hit=False)
+            store.grade(cell, 0.0)
             return
         if hit is not None:
-            store.time(key, hit=hit)
+            store.time(cell, hit=hit)
         if latency_ms is not None:
-            store.note_latency(key, latency_ms)
+            store.note_latency(cell, latency_ms)
 
     def record_reward(self, device_class: str, task_class: str, arm: str, *, reward: float) -> None:
         """Book one grade. O(1).
@@ -180,7 +180,7 @@ class EstimateBook:
         """
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"reward is {reward}, expected 0 to 1")
-        self._store.grade((device_class, task_class, arm), reward)
+        self._store.grade(self._store.cell((device_class, task_class, arm)), reward)
 
     def estimates(
         self,

@@ -165,11 +165,11 @@ class Planner:
         context = (device_class, outcome.task_class)
         self._count(context, slot=slot, requests=1)
         self.load.learn(outcome, context=context)
-        totals = self.totals
-        if outcome.status is not RequestStatus.ABORTED:
+        totals, status = self.totals, outcome.status
+        if status is not RequestStatus.ABORTED:
             totals.admitted += 1
             totals.hits += outcome.hit
-        if outcome.status is RequestStatus.OK:
+        if status is RequestStatus.OK:
             totals.answered += 1
             totals.arms[outcome.arm].requests += 1
         for attempt in outcome.attempts:
@@ -359,8 +359,10 @@ class Planner:
 
     def _count(self, context: Context, *, slot: int, requests: int) -> None:
         slot = max(slot, self.slot_closed + 1)
-        counts = self._counts.setdefault(slot, defaultdict(int))
-        counts[context] = counts.get(context, 0) + requests
+        counts = self._counts.get(slot)
+        if counts is None:
+            counts = self._counts[slot] = defaultdict(int)
+        counts[context] += requests
         self.totals.demand[context] += requests
         self.totals.requests += requests
 

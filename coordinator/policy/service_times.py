@@ -19,6 +19,25 @@ Key = tuple[str, str, str]
 """Device class, task class, arm."""
 
 
+class _Histogram:
+    """A histogram in which older observations fade."""
+
+    __slots__ = ("counts", "worth")
+
+    def __init__(self, counts: Mapping[int, float]) -> None:
+        self.counts = dict(counts)
+        self.worth = float(round(sum(counts.values())))  # a whole number, but for rounding
+
+    def add(self, bucket: int) -> None:
+        """Count one more."""
+        if self.worth >= _MEMORY:
+            self.worth *= 0.5
+            for place in self.counts:
+                self.counts[place] *= 0.5
+        self.worth += 1.0
+        self.counts[bucket] = self.counts.get(bucket, 0.0) + 1.0
+
+
 class ServiceTimes:
     """Mean service and answer times per (device class, task class, arm).
 
@@ -29,23 +48,24 @@ class ServiceTimes:
 
     def __init__(self) -> None:
         self._sums: dict[Key, list[float]] = {}
-        self._first: dict[tuple[str, str], dict[int, float]] = {}
+        self._first: dict[tuple[str, str], _Histogram] = {}
 
     def record(self, key: Key, *, latency_ms: float, ttft_ms: float) -> None:
         """Note one answer; a ``ttft_ms`` of 0 means that it is not known."""
-        sums = self._sums.setdefault(key, [0.0, 0.0, 0.0])
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = [0.0, 0.0, 0.0]
         if sums[0] >= _MEMORY:
-            for place in range(3):
-                sums[place] *= 0.5
+            for at in range(3):
+                sums[at] *= 0.5
         sums[0] += 1.0
         sums[1] += max(latency_ms - ttft_ms, 0.0)
         sums[2] += latency_ms
-        first = self._first.setdefault((key[0], key[2]), {})
-        bucket = bucket_of(max(ttft_ms, 1.0))
-        if sum(first.values()) >= _MEMORY:
-            for place in first:
-                first[place] *= 0.5
-        first[bucket] = first.get(bucket, 0.0) + 1.0
+        place = (key[0], key[2])
+        first = self._first.get(place)
+        if first is None:
+            first = self._first[place] = _Histogram({})
+        first.add(bucket_of(ttft_ms))
 
     def service_s(
         self,
@@ -98,16 +118,15 @@ class ServiceTimes:
 
     def _unqueued_ms(self, device_class: str, arm: str) -> float:
         first = self._first.get((device_class, arm))
-        if not first:
+        if first is None:
             return 0.0
-        counts: Mapping[int, float] = first
-        return float(quantiles(dense(counts), probabilities=[_UNQUEUED])[0])
+        return float(quantiles(dense(first.counts), probabilities=[_UNQUEUED])[0])
 
     def to_state(self) -> dict[str, Any]:
         """Plain data; ``from_state`` restores it exactly."""
         return {
             "sums": [[*key, *sums] for key, sums in self._sums.items()],
-            "first": [[*key, list(first.items())] for key, first in self._first.items()],
+            "first": [[*key, list(first.counts.items())] for key, first in self._first.items()],
         }
 
     @classmethod
@@ -117,7 +136,7 @@ class ServiceTimes:
         for device, task, arm, *sums in state["sums"]:
             times._sums[(device, task, arm)] = list(sums)
         for device, arm, pairs in state["first"]:
-            times._first[(device, arm)] = {int(bucket): count for bucket, count in pairs}
+            times._first[(device, arm)] = _Histogram({int(b): count for b, count in pairs})
         return times
 
 
@@ -135,7 +154,9 @@ class ForcedShare:
 
     def count(self, context: tuple[str, str], *, arm: str) -> None:
         """Count a request; ``arm`` is empty where the policy placed it."""
-        counts = self._counts.setdefault(context, {})
+        counts = self._counts.get(context)
+        if counts is None:
+            counts = self._counts[context] = {}
         counts[arm] = counts.get(arm, 0.0) + 1.0
 
     def fade(self) -> None:

@@ -106,7 +106,7 @@ def test_every_paid_attempt_is_settled() -> None:
     paid = outcome("r1", 30, 40)
     local = Attempt("tiny", 5)
     released = Attempt("cloud", 5, "http_429", 1, 100, 0, SettleKind.RELEASED)
-    both = Outcome(**{**vars(paid), "attempts": (local, released, *paid.attempts)})
+    both = paid._replace(attempts=(local, released, *paid.attempts))
     booked = desk.book(both)
     expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 40, "r1")]
     assert (expected, 1) == (ledger(booked), booked.ack.sequence)
