@@ -15,11 +15,11 @@ from coordinator.records import (
     BookedOutcome,
     DeviceRow,
     EarlierFacts,
+    Learned,
     LeaseEnd,
     StoreEffect,
 )
 from coordinator.spool_progress import SpoolProgress
-from shared.decision.reward import reward_from_ppm
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
@@ -32,8 +32,6 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
-
-Learned = BookedOutcome | BookedFeedback | BookedCounts
 
 
 @dataclass
@@ -49,6 +47,7 @@ class Booked:
     device: DeviceRow
     spool: SpoolProgress
     graded: set[str]
+    learned: list[Learned] = field(default_factory=list)
     effects: list[StoreEffect] = field(default_factory=list)
     costs: list[AttemptCost] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
@@ -72,7 +71,7 @@ class Booked:
 
         Usage comes late only for attempts that were settled without a report.
         """
-        here = (row.outcome for row in self.effects if isinstance(row, BookedOutcome))
+        here = (row.outcome for row in self.learned if isinstance(row, BookedOutcome))
         found = [
             attempt
             for outcome in (*here, *self.outcomes)
@@ -98,8 +97,7 @@ class Booking:
 
     def learn_again(self, learned: Iterable[Learned], *, planner: Planner) -> None:
         """Learn what was booked after the last snapshot, in the same order as before."""
-        for record in learned:
-            _learn(record, planner=planner)
+        planner.learn(learned)
 
     def book(
         self,
@@ -137,9 +135,9 @@ class Booking:
             slot = _slot(record, window=window, unix_ms=unix_ms)
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
-        for effect in booked.effects:
-            if planner is not None and isinstance(effect, Learned):
-                _learn(effect, planner=planner)
+        if planner is not None:
+            planner.learn(booked.learned)
+        booked.effects += booked.learned
         booked.effects += account.take_changes()
         booked.effects += after.moved_since(spool, device_id=device.id)
         return booked
@@ -160,7 +158,7 @@ class Booking:
             case Outcome():
                 _note_costs(body, booked)
                 place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                booked.effects.append(BookedOutcome(*place, body, record.encoded))
+                booked.learned.append(BookedOutcome(*place, body, record.encoded))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():
@@ -168,7 +166,7 @@ class Booking:
                 feedback = BookedFeedback(
                     self._next(), device.id, device.device_class, record.sequence, feedback=body
                 )
-                booked.effects.append(feedback)
+                booked.learned.append(feedback)
             case LeaseClose():
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
@@ -179,7 +177,7 @@ class Booking:
                 booked.costs += [(number, cost, "") for number, cost in body.costs]
                 for count in body.counts:
                     place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                    booked.effects.append(
+                    booked.learned.append(
                         BookedCounts(*place, count.task_class, count.arm, count.requests)
                     )
 
@@ -286,22 +284,3 @@ def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> 
     if isinstance(record.body, Outcome):
         arrived = min(unix_ms, record.body.arrived_unix_ms)
     return (arrived - window.anchor_unix_ms) // window.slot_ms
-
-
-def _learn(record: Learned, *, planner: Planner) -> None:
-    match record:
-        case BookedOutcome():
-            planner.learn(record.outcome, device_class=record.device_class, slot=record.slot)
-        case BookedFeedback():
-            planner.learn_reward(
-                device_class=record.device_class,
-                task_class=record.feedback.task_class,
-                arm=record.feedback.arm,
-                reward=reward_from_ppm(record.feedback.reward_ppm),
-            )
-        case BookedCounts():
-            planner.learn_counts(
-                (record.device_class, record.task_class),
-                slot=record.slot,
-                requests=record.requests,
-            )

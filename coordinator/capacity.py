@@ -9,24 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from coordinator.fleet_config import DeviceClassConfig, FleetConfig
+from coordinator.lessons import Lessons, was_executed
 from coordinator.planned import Context, PlannedSlot
 from coordinator.policy import Capacity
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from coordinator.policy.service_times import ForcedShare, ServiceTimes
-from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus, SettleKind
+from shared.decision.types import ArmKind, Attempt
 
 _ARMS_ENUMERATED_MAX: Final = 12
-LASTING_FALLOUTS: Final = (
-    "privacy",
-    "capability:",
-    "field:",
-    "media_has_no_worst_case",
-    "context_length_exceeded",
-    "not_on_this_device",
-)
-"""Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
-
-
 UNREACHED_RUN: Final = 8
 """Calls in a row that were not executed until an arm counts as out of reach of a device class."""
 TRIAL_SHARE_MAX: Final = 0.05
@@ -79,11 +69,6 @@ class Reach:
         return reach
 
 
-def was_executed(attempt: Attempt) -> bool:
-    """Whether a provider, or a local model, did anything for this attempt (rule S_2)."""
-    return not (attempt.error and attempt.settle is SettleKind.RELEASED)
-
-
 def with_trials(weights: FloatArray, *, lost: BoolArray, next_slot: FloatArray) -> FloatArray:
     """Give arms that are out of reach about one request of each context in the coming slot.
 
@@ -109,23 +94,13 @@ class FleetLoad:
         self.reach = Reach()
         self.devices_up: dict[str, int] = {}
 
-    def learn(self, outcome: Outcome, *, context: Context) -> None:
-        """Take in one outcome: who placed it, and how long the answering arm worked."""
-        self.forced.count(context, arm=forced_arm(outcome) if outcome.forced else "")
-        attempts = outcome.attempts
-        for attempt in attempts:
-            if attempt.settle is not None:
-                self.reach.count(attempt, device_class=context[0])
-        if outcome.status is not RequestStatus.OK or not attempts:
-            return
-        final = attempts[-1]
-        if final.arm == outcome.arm and not final.error:
-            alone = len(attempts) == 1
-            self.service_times.record(
-                (*context, outcome.arm),
-                latency_ms=float(final.latency_ms),
-                ttft_ms=float(outcome.ttft_ms) if alone else 0.0,
-            )
+    def learn(self, lessons: Lessons) -> None:
+        """Take in who placed the requests, what was reached, and how long answers took."""
+        for (context, _, _, _, _, forced), requests in lessons.kinds.items():
+            self.forced.count(context, arm=forced, requests=requests)
+        for device_class, attempt in lessons.calls:
+            self.reach.count(attempt, device_class=device_class)
+        self.service_times.record(lessons.answers)
 
     def slot_closed(self) -> None:
         """A slot is over."""
@@ -176,14 +151,6 @@ class FleetLoad:
         load.reach = Reach.from_state(state.get("reach", ()))
         load.devices_up = dict(state["devices_up"])
         return load
-
-
-def forced_arm(outcome: Outcome) -> str:
-    """The arm that had to answer, whatever the table said; empty if the policy placed it."""
-    if not outcome.forced or not outcome.drawn_arm:
-        return ""
-    lasting = all(fallout.reason.startswith(LASTING_FALLOUTS) for fallout in outcome.fallouts)
-    return outcome.drawn_arm if lasting else ""
 
 
 def resident_arms(

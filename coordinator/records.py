@@ -249,6 +249,10 @@ class BookedCounts:
     requests: int
 
 
+Learned = BookedOutcome | BookedFeedback | BookedCounts
+"""What has a position."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the engine has learned up to a position, as JSON text."""

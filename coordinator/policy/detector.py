@@ -55,7 +55,11 @@ class Stream:
     __slots__ = ("_fresh", "_levels", "count", "next_test", "total")
 
     def __init__(self) -> None:
-        self.clear()
+        self._fresh: list[float] = []
+        self._levels: list[list[Block]] = []
+        self.count = 0
+        self.total = 0.0
+        self.next_test = 2
 
     def add(self, value: float) -> None:
         """Append an observation, uncompressed until somebody looks at the blocks. O(1)."""
@@ -131,8 +135,7 @@ class Stream:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._fresh: list[float] = []
-        self._levels: list[list[Block]] = []
+        self._fresh, self._levels = [], []
         self.count, self.total, self.next_test = 0, 0.0, 2
 
     def to_state(self) -> list[Any]:

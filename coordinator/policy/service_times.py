@@ -1,6 +1,7 @@
 """How long a device works on a request, told apart from how long the request waits."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,9 @@ _UNQUEUED: Final = 0.1
 
 Key = tuple[str, str, str]
 """Device class, task class, arm."""
+
+Answer = tuple[Key, float, float]
+"""Latency and time to the first token in ms; the latter is 0 where it is not known."""
 
 
 class _Histogram:
@@ -50,22 +54,22 @@ class ServiceTimes:
         self._sums: dict[Key, list[float]] = {}
         self._first: dict[tuple[str, str], _Histogram] = {}
 
-    def record(self, key: Key, *, latency_ms: float, ttft_ms: float) -> None:
-        """Note one answer; a ``ttft_ms`` of 0 means that it is not known."""
-        sums = self._sums.get(key)
-        if sums is None:
-            sums = self._sums[key] = [0.0, 0.0, 0.0]
-        if sums[0] >= _MEMORY:
-            for at in range(3):
-                sums[at] *= 0.5
-        sums[0] += 1.0
-        sums[1] += max(latency_ms - ttft_ms, 0.0)
-        sums[2] += latency_ms
-        place = (key[0], key[2])
-        first = self._first.get(place)
-        if first is None:
-            first = self._first[place] = _Histogram({})
-        first.add(bucket_of(ttft_ms))
+    def record(self, answers: Iterable[Answer]) -> None:
+        """Note answers, in order."""
+        for key, latency_ms, ttft_ms in answers:
+            sums = self._sums.get(key)
+            if sums is None:
+                sums = self._sums[key] = [0.0, 0.0, 0.0]
+            if sums[0] >= _MEMORY:
+                sums[:] = [0.5 * each for each in sums]
+            sums[0] += 1.0
+            sums[1] += max(latency_ms - ttft_ms, 0.0)
+            sums[2] += latency_ms
+            place = (key[0], key[2])
+            first = self._first.get(place)
+            if first is None:
+                first = self._first[place] = _Histogram({})
+            first.add(bucket_of(ttft_ms))
 
     def service_s(
         self,
@@ -143,35 +147,44 @@ class ServiceTimes:
 class ForcedShare:
     """The share of a context's requests that is not the policy's to place, by arm.
 
-    Counts fade slot by slot, so the share follows what clients do now.
+    Counts fade slot by slot, so the share follows what clients do now. Those of the open slot are
+    whole numbers, so it makes no difference whether they come one by one or many at once.
     """
 
     FADE: Final = 0.98
     DOUBT: Final = 1.0
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], dict[str, float]] = {}
+        self._faded: dict[tuple[str, str], dict[str, float]] = {}
+        self._fresh: Counter[tuple[tuple[str, str], str]] = Counter()
 
-    def count(self, context: tuple[str, str], *, arm: str) -> None:
-        """Count a request; ``arm`` is empty where the policy placed it."""
-        counts = self._counts.get(context)
-        if counts is None:
-            counts = self._counts[context] = {}
-        counts[arm] = counts.get(arm, 0.0) + 1.0
+    def count(self, context: tuple[str, str], *, arm: str, requests: int = 1) -> None:
+        """Count requests; ``arm`` is empty where the policy placed them."""
+        self._fresh[context, arm] += requests
 
     def fade(self) -> None:
         """A slot is over."""
-        for counts in self._counts.values():
-            for arm in counts:
-                counts[arm] *= self.FADE
+        self._faded = {
+            context: {arm: count * self.FADE for arm, count in counts.items()}
+            for context, counts in self._counts().items()
+        }
+        self._fresh.clear()
+
+    def _counts(self) -> dict[tuple[str, str], dict[str, float]]:
+        counts = {context: dict(faded) for context, faded in self._faded.items()}
+        for (context, arm), fresh in self._fresh.items():
+            found = counts.setdefault(context, {})
+            found[arm] = found.get(arm, 0.0) + fresh
+        return counts
 
     def share(
         self, contexts: Sequence[tuple[str, str]], *, arms: Sequence[str]
     ) -> FloatArray | None:
         """Share of each arm in each context's demand, shape (X, A); None where none is forced."""
         result = np.zeros((len(contexts), len(arms)))
+        known = self._counts()
         for row, context in enumerate(contexts):
-            counts = self._counts.get(context)
+            counts = known.get(context)
             if counts is None:
                 continue
             total = sum(counts.values()) + self.DOUBT
@@ -181,12 +194,18 @@ class ForcedShare:
 
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
-        return [[list(context), list(counts.items())] for context, counts in self._counts.items()]
+        return [
+            [[list(context), list(counts.items())] for context, counts in self._faded.items()],
+            [[list(context), arm, count] for (context, arm), count in self._fresh.items()],
+        ]
 
     @classmethod
     def from_state(cls, state: Sequence[Any]) -> "ForcedShare":
         """Restore from ``to_state``'s data."""
         shares = cls()
-        for context, pairs in state:
-            shares._counts[(context[0], context[1])] = dict(pairs)
+        faded, fresh = state
+        for context, pairs in faded:
+            shares._faded[(context[0], context[1])] = dict(pairs)
+        for context, arm, count in fresh:
+            shares._fresh[(context[0], context[1]), arm] = count
         return shares

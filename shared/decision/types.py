@@ -1,7 +1,7 @@
 """Requests, arms and outcomes: what devices decide about and report.
 
-What comes by the ten thousand a second, outcomes and their parts, are named tuples: as frozen as the
-other values, and made in a seventh of the time.
+Outcomes and their parts, which come by the ten thousand a second, are named tuples: as frozen as
+the other values, and made in a seventh of the time.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from coordinator.account import BudgetAccount
@@ -169,7 +167,7 @@ def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
     desk = Desk()
     finished = outcome("r1", 30)
     desk.earlier = EarlierFacts(outcomes=(finished,))
-    left = [replace(outcome(name, 90), status=RequestStatus.INTERRUPTED) for name in ("r1", "r2")]
+    left = [outcome(name, 90)._replace(status=RequestStatus.INTERRUPTED) for name in ("r1", "r2")]
     booked = desk.book(*left)
     assert ["r2"] == [row.outcome.request_id for row in _outcomes(booked)]
     assert [(LedgerKind.SETTLE, 90, "r2")] == ledger(booked)
