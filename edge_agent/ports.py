@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -18,10 +18,17 @@ from shared.errors import TidegateError
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the backend counted them."""
+    """Tokens as the backend counted them.
+
+    Attributes
+    ----------
+    details : mapping
+        What it says beside that (`prompt_tokens_details`, ...): passed on to the client, as it is.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class ChatCall:
     Attributes
     ----------
     body : mapping
-        The OpenAI chat-completions request: validated, `model` and `max_tokens` set for the arm.
+        The OpenAI request, of chat completions or of embeddings: validated, `model` and, for chat,
+        `max_tokens` set for the arm; `input` is an array.
     stream : bool
         Whether the client wants chunks.
     """
@@ -62,7 +70,8 @@ class Finished:
     usage : Usage or None
         None when the backend never reported any.
     response : mapping or None
-        The whole `chat.completion` object when the call was not streamed.
+        The whole object when the call was not streamed: a `chat.completion`, or the `list` of
+        embeddings, each an array of numbers, in the order of the input.
     """
 
     usage: Usage | None
@@ -85,6 +94,8 @@ class ArmFailed(TidegateError):
         call, else UNKNOWN, or REPORTED together with `usage`.
     client_error : bool
         The request itself is at fault (an upstream 400): another arm would refuse it as well.
+    retry_after_s : int
+        How long the endpoint wants to be left alone; 0 if it did not say.
     """
 
     code = "arm_failed"
@@ -97,12 +108,14 @@ class ArmFailed(TidegateError):
         settle: SettleKind = SettleKind.RELEASED,
         usage: Usage | None = None,
         client_error: bool = False,
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.settle = settle
         self.usage = usage
         self.client_error = client_error
+        self.retry_after_s = retry_after_s
 
 
 class ModelState(StrEnum):
@@ -162,6 +175,19 @@ class ChatBackend(ABC):
         ArmFailed
             Whatever goes wrong, with what is known of the cost.
         """
+
+    async def embed(self, call: ChatCall) -> Finished:
+        """The embeddings of a call's `input`, in one piece.
+
+        Raises
+        ------
+        ArmFailed
+            Whatever goes wrong, with what is known of the cost; a backend without embeddings
+            refuses every call.
+        """
+        raise ArmFailed(
+            "invalid_request", f"arm {call.arm.id} makes no embeddings here: choose another one"
+        )
 
 
 class LocalModels(ChatBackend):

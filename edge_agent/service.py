@@ -11,10 +11,10 @@ import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
-from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
-from edge_agent.openai_request import fields_of, media_parts, required_capabilities
+from edge_agent.openai_request import facts_of
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -31,6 +31,7 @@ from edge_agent.requests import (
     ClientRequest,
     ListedModel,
     Readiness,
+    RequestKind,
     RequestRefused,
     RouteDecision,
 )
@@ -120,7 +121,7 @@ class AgentService(AgentFacade):
         await self._local.stop()
         await self._cloud.close()
 
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         self._refuse_when_unable()
         facts = self._facts(request)
         keep: Callable[[Kept | None], None] | None = None
@@ -166,6 +167,7 @@ class AgentService(AgentFacade):
                 id=arm.id,
                 kind=str(arm.kind),
                 available=arm.enabled and arm.id in conditions and not conditions[arm.id].problem,
+                capabilities=capabilities_of(arm),
             )
             for arm in self._engine.config.arms
         ]
@@ -299,29 +301,13 @@ class AgentService(AgentFacade):
             await self.tidy()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        body = request.body
         name = request.task_class
+        if request.kind is RequestKind.EMBEDDINGS:
+            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
+            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
         if name is None and self._classifier is not None:
-            name = self._classifier.classify(body["messages"])
-        task = self._engine.task_class(name)
-        deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
-        return RequestFacts(
-            request_id=request.request_id,
-            task_class=task.id,
-            arrived_unix_ms=request.arrived_unix_ms,
-            deadline_ms=deadline_ms,
-            body_bytes=request.body_bytes,
-            messages=len(body["messages"]),
-            prompt_bytes=sum(_text_bytes(message) for message in body["messages"]),
-            media_parts=media_parts(body),
-            pinned_arm="" if request.model == MODEL_AUTO else request.model,
-            privacy_local=request.privacy_local or task.privacy_local,
-            capabilities=required_capabilities(body),
-            fields=fields_of(body),
-            max_tokens=body.get("max_tokens"),
-            n=body.get("n") or 1,
-            tag=request.tag,
-        )
+            name = self._classifier.classify(request.body["messages"])
+        return facts_of(request, task=self._engine.task_class(name))
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:
@@ -356,14 +342,3 @@ async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
         run.first.add_done_callback(lambda first: first.cancelled() or first.exception())
         raise RequestRefused(499, "client_gone", "the client went away")
     return run.first.result()
-
-
-def _text_bytes(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return len(content.encode())
-    if isinstance(content, list):
-        return sum(
-            len(str(part.get("text", "")).encode()) for part in content if isinstance(part, dict)
-        )
-    return 0

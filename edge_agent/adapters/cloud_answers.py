@@ -13,6 +13,8 @@ from shared.limits import ERROR_CHARS_MAX
 TOKENS_MAX: Final = 10**9
 """A count beyond this is garbage and counts as no report at all."""
 
+_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+
 
 class AnswerError(TidegateError):
     """An answer that cannot be used.
@@ -33,8 +35,10 @@ class AnswerError(TidegateError):
         self.usage = usage
 
 
-def usage_of(answer: Mapping[str, Any]) -> Usage | None:
+def usage_of(answer: Mapping[str, Any], *, generated: bool = True) -> Usage | None:
     """The tokens that an answer reports, or None where it reports none that make sense.
+
+    Embeddings are not `generated`: only their prompt is counted.
 
     Some providers leave a model's hidden thinking out of `completion_tokens` and bill it all the
     same; it shows in `total_tokens`, and counts as output here.
@@ -43,13 +47,14 @@ def usage_of(answer: Mapping[str, Any]) -> Usage | None:
     if not isinstance(reported, dict):
         return None
     prompt = _count(reported.get("prompt_tokens"))
-    completion = _count(reported.get("completion_tokens"))
+    completion = _count(reported.get("completion_tokens", None if generated else 0))
     if prompt is None or completion is None:
         return None
     total = _count(reported.get("total_tokens"))
     if total is not None:
         completion = max(completion, total - prompt)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion)
+    details = {name: reported[name] for name in _DETAILS if isinstance(reported.get(name), dict)}
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, details=details)
 
 
 def _count(value: object) -> int | None:
@@ -109,6 +114,37 @@ def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     if not isinstance(choices, list) or not choices:
         raise AnswerError("bad_response", "the reply has no choices", usage=usage)
     return answer, usage
+
+
+def embeddings_answer(body: bytes, *, inputs: int) -> tuple[dict[str, Any], Usage | None]:
+    """The `list` of embeddings of so many inputs, in their order, and its usage.
+
+    Raises
+    ------
+    AnswerError
+        When it is no such object.
+    """
+    answer = _json_object(body, what="reply")
+    usage = usage_of(answer, generated=False)
+    message, _ = error_of(answer)
+    if message:
+        raise AnswerError("upstream_error", message, usage=usage)
+    data = answer.get("data")
+    if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
+        raise AnswerError("bad_response", "the reply has no array of embeddings", usage=usage)
+    vectors = {each.get("index"): each.get("embedding") for each in data}
+    if set(vectors) != set(range(inputs)) or not all(map(_is_vector, vectors.values())):
+        problem = f"the reply has not one array of numbers for each of {inputs} inputs"
+        raise AnswerError("bad_response", problem, usage=usage)
+    ordered = [
+        {"object": "embedding", "index": index, "embedding": vectors[index]}
+        for index in range(inputs)
+    ]
+    return {"object": "list", "data": ordered, "model": answer.get("model", "")}, usage
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, list) and all(type(each) in (float, int) for each in value)
 
 
 class StreamTally:

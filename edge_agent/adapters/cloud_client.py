@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -14,6 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from edge_agent.adapters.cloud_answers import (
     AnswerError,
     StreamTally,
+    embeddings_answer,
     error_text,
     shortened,
     whole_answer,
@@ -32,6 +35,7 @@ EVENT_BYTES_MAX: Final = 1024 * 1024
 ERROR_BYTES_MAX: Final = 64 * 1024
 PIECE_BYTES: Final = 64 * 1024
 KEEPALIVE_S: Final = 30.0
+RETRY_AFTER_S_MAX: Final = 86_400
 # After the last event most servers end the response at once; waiting a moment for that keeps the
 # connection for the next call, and a server that lingers costs no more than this.
 END_WAIT_S: Final = 0.05
@@ -60,16 +64,13 @@ class OpenAiCloud(CloudClient):
 
     async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
         """Answer a call; see `ChatBackend.chat`."""
-        settings = call.arm.cloud
-        if settings is None:
-            raise InvariantError(f"arm {call.arm.id} is no cloud arm")
-        attempt = _Attempt(call, settings, secret=self._secret(call, settings))
-        response = await attempt.post(self._open_session())
+        attempt = self._attempt(call)
+        response = await attempt.post(self._open_session(), path="/chat/completions")
         try:
             if not 200 <= response.status < 300:
                 raise await attempt.refused(response)
             if not call.stream:
-                yield await attempt.whole(response)
+                yield await attempt.whole(response, read=whole_answer)
                 return
             async with aclosing(attempt.events(response)) as events:
                 async for event in events:
@@ -77,6 +78,24 @@ class OpenAiCloud(CloudClient):
         finally:
             # Does nothing to a connection whose response was read to its end.
             response.close()
+
+    async def embed(self, call: ChatCall) -> Finished:
+        """Embed a call's input; see `ChatBackend.embed`."""
+        attempt = self._attempt(call)
+        response = await attempt.post(self._open_session(), path="/embeddings")
+        try:
+            if not 200 <= response.status < 300:
+                raise await attempt.refused(response)
+            inputs = len(call.body["input"])
+            return await attempt.whole(response, read=partial(embeddings_answer, inputs=inputs))
+        finally:
+            response.close()
+
+    def _attempt(self, call: ChatCall) -> _Attempt:
+        settings = call.arm.cloud
+        if settings is None:
+            raise InvariantError(f"arm {call.arm.id} is no cloud arm")
+        return _Attempt(call, settings, secret=self._secret(call, settings))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -152,7 +171,7 @@ class _Attempt:
         self._deadline = 0.0
         self._read_bytes = 0
 
-    async def post(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+    async def post(self, session: aiohttp.ClientSession, *, path: str) -> aiohttp.ClientResponse:
         """Send the request and wait for the response's headers."""
         loop = asyncio.get_running_loop()
 
@@ -168,7 +187,7 @@ class _Attempt:
             # aiohttp limits the time to connect; from then on the limit moves with each piece.
             async with asyncio.timeout(None) as limit:
                 return await session.post(
-                    self._settings.base_url.rstrip("/") + "/chat/completions",
+                    self._settings.base_url.rstrip("/") + path,
                     data=body,
                     headers=self._headers(),
                     allow_redirects=False,
@@ -223,8 +242,11 @@ class _Attempt:
             reason = _CONTEXT_CODE
         else:
             reason = "invalid_request" if client_error else f"http_{status}"
-        problem = f"HTTP {status}: {message}"
-        return self._failed(reason, problem, settle=settle, client_error=client_error)
+        failure = self._failed(
+            reason, f"HTTP {status}: {message}", settle=settle, client_error=client_error
+        )
+        failure.retry_after_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        return failure
 
     async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
         """The start of an error reply; what cannot be read does not change its meaning."""
@@ -236,13 +258,18 @@ class _Attempt:
             return body or str(error).encode()
         return body[:ERROR_BYTES_MAX]
 
-    async def whole(self, response: aiohttp.ClientResponse) -> Finished:
-        """The answer of a call that is not streamed."""
+    async def whole(
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        read: Callable[[bytes], tuple[dict[str, Any], Usage | None]],
+    ) -> Finished:
+        """The answer of a call that is not streamed, by the function that reads its body."""
         body = bytearray()
-        while read := await self._read(response):
-            body += read
+        while piece := await self._read(response):
+            body += piece
         try:
-            answer, usage = whole_answer(bytes(body))
+            answer, usage = read(bytes(body))
         except AnswerError as error:
             raise self._unusable(error) from error
         return Finished(usage=usage, response=answer)
@@ -366,6 +393,15 @@ def _sent_body(call: ChatCall) -> dict[str, Any]:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return body
+
+
+def _retry_after_s(text: str) -> int:
+    """A `Retry-After` in seconds, rounded up; 0 if there is none, or one that is a date."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0
+    return math.ceil(seconds) if 0 < seconds <= RETRY_AFTER_S_MAX else 0
 
 
 _DELIVERY: Final = frozenset({"stream", "stream_options"})

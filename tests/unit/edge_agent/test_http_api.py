@@ -88,6 +88,10 @@ class FixedAnswer(Answer):
         return self._chunks
 
     @property
+    def usage(self) -> Mapping[str, Any]:
+        return {"cost_usd": "0.001234567"}
+
+    @property
     def cost_nanos(self) -> int:
         return 1_234_567
 
@@ -125,18 +129,19 @@ class FakeAgent(AgentFacade):
 
     def reset(self) -> None:
         """Forget what an earlier test set."""
-        self.answer: Chat = whole
+        self.play: Chat = whole
         self.requests: list[ClientRequest] = []
         self.grades: list[tuple[str, float, str]] = []
         self.feedback_result: bool | Exception = True
         self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
 
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         self.requests.append(request)
-        return await self.answer(request, gone)
+        return await self.play(request, gone)
 
     def models(self) -> Sequence[ListedModel]:
-        return [ListedModel("llama", "local", True), ListedModel("org/gpt", "cloud", False)]
+        can = frozenset({"tools", "chat"})
+        return [ListedModel("llama", "local", True), ListedModel("org/gpt", "cloud", False, can)]
 
     def route(self, request: ClientRequest) -> RouteDecision:
         self.requests.append(request)
@@ -287,7 +292,7 @@ async def test_the_official_client_gets_each_chunk_at_once(bench: Bench) -> None
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
         yield {**chunk(""), "choices": [], "usage": {**usage, "cost_usd": "0.000000005"}}
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     stream = await bench.openai.chat.completions.create(
         model="auto",
         messages=[{"role": "user", "content": "hi"}],
@@ -307,20 +312,22 @@ async def test_the_official_client_gets_each_chunk_at_once(bench: Bench) -> None
 
 
 async def test_a_stream_ends_with_done(bench: Bench) -> None:
-    """The bytes on the wire are OpenAI's, also for an answer without any chunk."""
+    """The bytes on the wire are OpenAI's, also for an answer without any chunk; a comment, which
+    clients pass over, tells usage and cost to those who did not ask for a chunk with them."""
 
     async def chunks() -> AsyncIterator[Mapping[str, Any]]:
         for text in texts:
             yield chunk(text)
 
     texts = ["a"]
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     event = json.dumps(chunk("a"), separators=(",", ":"))
-    assert reply.text == f"data: {event}\n\ndata: [DONE]\n\n"
+    ending = ': {"usage":{"cost_usd":"0.001234567"}}\n\ndata: [DONE]\n\n'
+    assert reply.text == f"data: {event}\n\n{ending}"
     texts = []
     reply = await bench.post({**BODY, "stream": True})
-    assert reply.text == "data: [DONE]\n\n"
+    assert reply.text == ending
 
 
 async def test_an_error_after_the_first_token_goes_into_the_stream(bench: Bench) -> None:
@@ -330,7 +337,7 @@ async def test_an_error_after_the_first_token_goes_into_the_stream(bench: Bench)
         yield chunk("a")
         raise RequestRefused(502, "stream_broken", "the arm broke off")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     assert reply.status_code == 200
     *_, last, end = reply.text.split("\n\n")
@@ -357,7 +364,7 @@ async def test_a_defect_in_a_stream_is_told_without_its_traceback(bench: Bench) 
         yield chunk("a")
         raise ZeroDivisionError("secret detail")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     with capture_logs() as logs:
         reply = await bench.post({**BODY, "stream": True})
     request_id = reply.headers["x-tidegate-request-id"]
@@ -375,7 +382,7 @@ async def test_an_answer_that_fails_before_its_first_chunk_is_a_plain_error(benc
         raise RequestRefused(502, "arm_failed", "nothing came")
         yield chunk("never")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     assert (reply.status_code, error_of(reply)["code"]) == (502, "arm_failed")
 
@@ -391,7 +398,7 @@ async def test_a_client_that_leaves_a_stream_closes_it(bench: Bench) -> None:
         finally:
             closed.set()
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reader, writer = await connect(bench.server, {**BODY, "stream": True})
     assert b"data: " in await reader.readuntil(b"\n\n")
     writer.transport.abort()
@@ -415,7 +422,7 @@ async def test_a_stream_whose_client_has_gone_early_is_closed_too(bench: Bench) 
         await gone.wait()
         return FixedAnswer(request, chunks=chunks())
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     _, writer = await connect(bench.server, {**BODY, "stream": True})
     await asked.wait()
     writer.transport.abort()
@@ -433,7 +440,7 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
         noticed.set()
         return FixedAnswer(request, response=RESPONSE)
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     _, writer = await connect(bench.server, BODY)
     await asked.wait()
     assert not noticed.is_set()
@@ -481,7 +488,7 @@ async def test_a_refusal_becomes_an_openai_error(
     bench: Bench, refused: RequestRefused, kind: str
 ) -> None:
     """Status, code and field are the refusal's; the type is the one that OpenAI would use."""
-    bench.agent.answer = failing(refused)
+    bench.agent.play = failing(refused)
     reply = await bench.post(BODY)
     assert reply.status_code == refused.status
     assert error_of(reply) == {
@@ -494,7 +501,7 @@ async def test_a_refusal_becomes_an_openai_error(
 
 async def test_a_budget_refusal_says_when_and_why(bench: Bench) -> None:
     """Retry-After, the reason, and each arm that was no candidate; OpenAI's client gives up."""
-    bench.agent.answer = failing(
+    bench.agent.play = failing(
         RequestRefused(
             429,
             "budget_exceeded",
@@ -524,14 +531,14 @@ async def test_a_budget_refusal_says_when_and_why(bench: Bench) -> None:
 async def test_a_busy_agent_says_when_to_come_again(bench: Bench) -> None:
     """Every 503 has a Retry-After, and those in the books' errors too."""
     for error in (RequestRefused(503, "no_arm", "x"), BooksFullError("the disk is full")):
-        bench.agent.answer = failing(error)
+        bench.agent.play = failing(error)
         reply = await bench.post(BODY)
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
 
 
 async def test_a_defect_is_told_by_its_request_id_alone(bench: Bench) -> None:
     """500, without a traceback; the log has it, under the same id."""
-    bench.agent.answer = failing(ZeroDivisionError("secret detail"))
+    bench.agent.play = failing(ZeroDivisionError("secret detail"))
     with capture_logs() as logs:
         reply = await bench.post(BODY)
     request_id = reply.headers["x-tidegate-request-id"]
@@ -630,7 +637,7 @@ async def test_too_many_requests_at_once_are_turned_away(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 above the limit, and room again afterwards."""
-    monkeypatch.setattr("edge_agent.adapters.http_api.app.REQUESTS_IN_FLIGHT_MAX", 1)
+    monkeypatch.setattr("edge_agent.adapters.http_api.answers.REQUESTS_IN_FLIGHT_MAX", 1)
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
@@ -638,7 +645,7 @@ async def test_too_many_requests_at_once_are_turned_away(
         await go_on.wait()
         return await whole(request, gone)
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     first = asyncio.create_task(bench.post(BODY))
     await asked.wait()
     turned_away = await bench.post(BODY)
@@ -650,7 +657,7 @@ async def test_too_many_requests_at_once_are_turned_away(
 
 async def test_unknown_addresses_and_methods_have_the_envelope(bench: Bench) -> None:
     """404 and 405 too, and 405 names the method to use."""
-    for path in ("/v1/embeddings", "/", "/health/"):
+    for path in ("/v1/images", "/", "/health/"):
         missing = await bench.http.get(path)
         assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_url")
     wrong = await bench.http.get("/v1/chat/completions")
@@ -666,6 +673,7 @@ async def test_the_official_client_lists_models(bench: Bench) -> None:
     assert (await bench.http.get("/v1/models/org/gpt")).json()["tidegate"] == {
         "kind": "cloud",
         "available": False,
+        "capabilities": ["chat", "tools"],
     }
     with pytest.raises(openai.NotFoundError, match="there are auto, llama, org/gpt"):
         await bench.openai.models.retrieve("gpt-4")
@@ -790,7 +798,7 @@ async def test_running_answers_end_before_the_server_does() -> None:
         await go_on.wait()
         return await whole(request, gone)
 
-    agent.answer = chat
+    agent.play = chat
     loop = asyncio.get_running_loop()
     async with serve(app_of(agent), host="localhost", port=0, grace_s=10) as server:
         reader, writer = await connect(server, BODY)
@@ -812,7 +820,7 @@ async def test_answers_that_outlast_the_grace_are_cut() -> None:
         finally:
             closed.set()
 
-    agent.answer = streaming(chunks)
+    agent.play = streaming(chunks)
     async with serve(app_of(agent), host="127.0.0.1", port=0, grace_s=0.1) as server:
         reader, writer = await connect(server, {**BODY, "stream": True})
         await reader.readuntil(b"data: ")

@@ -180,7 +180,7 @@ class Agent:
 
     async def chat(self, request: ClientRequest) -> Answer:
         """Ask, with a client that stays."""
-        return await self.service.chat(request, asyncio.Event())
+        return await self.service.answer(request, asyncio.Event())
 
     @property
     def settled_nanos(self) -> int:
@@ -362,7 +362,7 @@ async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -
     agent = await an_agent(cloud_arm(on_abort=OnAbort.CANCEL))
     agent.cloud.play = Play(words=(), until=asyncio.Event())
     gone = asyncio.Event()
-    asking = asyncio.create_task(agent.service.chat(ask(), gone))
+    asking = asyncio.create_task(agent.service.answer(ask(), gone))
     await agent.cloud.called.wait()
     gone.set()
     with pytest.raises(RequestRefused) as caught:
