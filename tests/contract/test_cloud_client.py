@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +313,84 @@ async def test_a_chunk_arrives_before_the_next_one_is_sent(
         seen.set()
         texts.append(event)
     assert len(texts) == 3
+
+
+async def test_details_of_the_usage_are_kept(upstream: Upstream, cloud: OpenAiCloud) -> None:
+    """Cached and hidden tokens, where they are objects as the API has them."""
+    details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": None}
+    usage: dict[str, Any] = dict(USAGE)
+    usage |= details
+    upstream.scripts = [replies({**COMPLETION, "usage": usage})]
+    (finished,) = await events_of(cloud, call_of(upstream.base_url))
+    assert isinstance(finished, Finished)
+    assert finished.usage == Usage(5, 2, {"prompt_tokens_details": {"cached_tokens": 4}})
+
+
+@pytest.mark.parametrize(
+    ("said", "understood_s"),
+    [("7", 7), ("1.2", 2), ("0", 0), ("-1", 0), ("soon", 0), ("nan", 0), ("1e9", 0), ("", 0)],
+)
+async def test_an_endpoint_may_ask_for_patience(
+    upstream: Upstream, cloud: OpenAiCloud, said: str, understood_s: int
+) -> None:
+    """`Retry-After` in seconds goes with the failure; what makes no sense does not."""
+    refused = {"error": {"message": "slow down"}}
+    extra = f"Retry-After: {said}\r\n"
+    upstream.scripts = [replies(refused, status="429 Too Many Requests", extra=extra)]
+    failure = await failure_of(cloud, call_of(upstream.base_url))
+    assert ("http_429", understood_s) == (failure.reason, failure.retry_after_s)
+
+
+def embeddings_call(upstream: Upstream, *texts: str) -> ChatCall:
+    """A call for the embeddings of some texts."""
+    call = call_of(upstream.base_url)
+    return replace(call, body={"model": "gpt-x", "input": list(texts)})
+
+
+def vector(index: int, *numbers: float) -> dict[str, Any]:
+    """An embedding as OpenAI sends it."""
+    return {"object": "embedding", "index": index, "embedding": list(numbers)}
+
+
+async def test_embeddings_come_in_the_order_of_their_input(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """The endpoint's own order does not matter; nothing was generated."""
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    reply = {"object": "list", "data": [vector(1, 2), vector(0, 0.5)], "model": "m"}
+    upstream.scripts = [replies({**reply, "usage": usage})]
+    call = embeddings_call(upstream, "a", "b")
+    finished = await cloud.embed(call)
+    assert finished == Finished(Usage(3, 0), {**reply, "data": [vector(0, 0.5), vector(1, 2)]})
+    (exchange,) = upstream.exchanges
+    assert exchange.head.startswith("POST /v1/embeddings HTTP/1.1\r\n")
+    assert exchange.json == dict(call.body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], [vector(0, 1)], [vector(0, 1), vector(0, 1)], [vector(0, 1), {"index": 1}], ["x"]],
+)
+async def test_embeddings_that_are_not_whole_are_of_no_use(
+    upstream: Upstream, cloud: OpenAiCloud, data: object
+) -> None:
+    """One vector for each text, or a failure that is settled at what was reported."""
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    upstream.scripts = [replies({"object": "list", "data": data, "usage": usage})]
+    with pytest.raises(ArmFailed) as caught:
+        await cloud.embed(embeddings_call(upstream, "a", "b"))
+    assert "bad_response" == caught.value.reason
+    assert (SettleKind.REPORTED, Usage(3, 0)) == (caught.value.settle, caught.value.usage)
+
+
+async def test_embeddings_that_the_endpoint_refuses_fail(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """As for chat: the reason, and what it cost."""
+    upstream.scripts = [replies({"error": {"message": "no"}}, status="401 Unauthorized")]
+    with pytest.raises(ArmFailed) as caught:
+        await cloud.embed(embeddings_call(upstream, "a"))
+    assert ("http_401", SettleKind.RELEASED) == (caught.value.reason, caught.value.settle)
 
 
 async def test_connections_are_used_again(upstream: Upstream, cloud: OpenAiCloud) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ from edge_agent.ports import (
     ModelStatus,
     Usage,
 )
-from edge_agent.requests import Answer, ClientRequest, RequestRefused
+from edge_agent.requests import Answer, ClientRequest, RequestKind, RequestRefused
 from edge_agent.service import AgentService
 from shared.decision.money import dollars
 from shared.decision.types import (
@@ -109,6 +109,12 @@ class StagedCloud(CloudClient):
 
     def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         return self._stage.perform(call)
+
+    async def embed(self, call: ChatCall) -> Finished:
+        self._stage.calls.append(call)
+        if self._stage.play.failure is not None:
+            raise self._stage.play.failure
+        return Finished(Usage(7, 0), {"object": "list", "data": []})
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -320,6 +326,71 @@ async def test_a_failure_that_reports_no_usage_is_settled_at_the_reservation() -
     agent.cloud.play = Play(words=(), failure=failure)
     await read(await agent.chat(ask()))
     assert agent.settled_nanos == WORST_CASE_NANOS
+
+
+async def test_what_a_provider_says_beside_its_counts_is_passed_on() -> None:
+    """Cached and hidden tokens are the client's to see."""
+    agent = await an_agent()
+    details = {"prompt_tokens_details": {"cached_tokens": 16}}
+    agent.cloud.play = Play(usage=Usage(20, 30, details))
+    answer = await agent.chat(ask(stream=False))
+    assert answer.response is not None
+    assert answer.response["usage"].items() >= details.items()
+    assert answer.usage == answer.response["usage"]
+
+
+async def test_a_pinned_endpoint_s_rate_limit_is_the_client_s() -> None:
+    """429 with the time that the endpoint named; nothing was billed."""
+    agent = await an_agent()
+    failure = ArmFailed("http_429", "slow down", retry_after_s=9)
+    agent.cloud.play = Play(words=(), failure=failure)
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask(model="cloud"))
+    assert (429, 9) == (caught.value.status, caught.value.retry_after_s)
+    assert (agent.settled_nanos, agent.local.calls) == (0, [])
+
+
+def ask_for_vectors(**changes: Any) -> ClientRequest:
+    """A request for the embedding of one text."""
+    body = {"model": "auto", "input": ["Hello"], "user": "me"}
+    values: dict[str, Any] = {"model": "auto", "kind": RequestKind.EMBEDDINGS, **changes}
+    return replace(ask(stream=False), body=body, **values)
+
+
+EMBEDDER = frozenset({"embeddings"})
+
+
+async def test_embeddings_pass_the_gate_and_cost_their_input() -> None:
+    """One call with the listed fields, a reservation for the input alone, booked as reported."""
+    agent = await an_agent(cloud_arm(capabilities=EMBEDDER, fields=frozenset({"user"})))
+    answer = await agent.chat(ask_for_vectors())
+    (call,) = agent.cloud.calls
+    assert {"model": "big-cloud", "input": ["Hello"], "user": "me"} == dict(call.body)
+    outcome = agent.outcomes.get_nowait()
+    assert ("cloud", "pinned", True) == (outcome.arm, outcome.reason, outcome.forced)
+    (attempt,) = outcome.attempts
+    assert ((200 + 16 + 64) * 100, 700) == (attempt.reserved_nanos, attempt.cost_nanos)
+    assert (answer.usage["prompt_tokens"], agent.settled_nanos) == (7, 700)
+    assert answer.response is not None
+    assert "cloud" == answer.response["model"]
+
+
+async def test_embeddings_have_no_fallback() -> None:
+    """The vectors of another model would be of no use."""
+    agent = await an_agent(cloud_arm(capabilities=EMBEDDER, fields=frozenset({"user"})))
+    agent.cloud.play = Play(failure=ArmFailed("http_503", "busy"))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask_for_vectors())
+    assert (503, []) == (caught.value.status, agent.local.calls)
+
+
+async def test_embeddings_of_a_backend_without_them_are_refused() -> None:
+    """The client is told that the request cannot be served, not that it may try again."""
+    agent = await an_agent()
+    agent.engine.configured(device_config(local_arm(capabilities=EMBEDDER), cloud_arm()))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask_for_vectors())
+    assert 400 == caught.value.status
 
 
 async def leave_after_the_first_chunk(agent: Agent) -> None:
