@@ -272,9 +272,11 @@ class BudgetAccount:
             lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms, note=note
         )
 
-    def close_in_full(self, device_id: str, *, at: int, note: str) -> None:
-        """Book every open lease of a device as spent but unconfirmed (rule D_2)."""
+    def close_in_full(self, device_id: str, *, at: int, note: str, number: int = 0) -> None:
+        """Book the open leases of a device, or one of them, as spent but unconfirmed (D_2)."""
         for lease in self.open_leases(device_id):
+            if number not in (0, lease.number):
+                continue
             overrun = max(0, lease.booked_nanos - lease.amount_nanos)
             full = lease.amount_nanos + overrun
             self.close(device_id, lease.number, final=full, at=at, note=note)

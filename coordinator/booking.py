@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from coordinator.account import BudgetAccount
 from coordinator.alerts import AlertKind
 from coordinator.fleet_config import WindowConfig
-from coordinator.messages import Acked
 from coordinator.planner import Planner
 from coordinator.records import (
     BookedCounts,
@@ -19,6 +18,7 @@ from coordinator.records import (
     LeaseEnd,
     StoreEffect,
 )
+from coordinator.spool_progress import SpoolProgress
 from shared.decision.reward import reward_from_ppm
 from shared.decision.types import (
     Attempt,
@@ -26,11 +26,12 @@ from shared.decision.types import (
     Feedback,
     LeaseClose,
     Outcome,
+    RequestStatus,
     SettleKind,
     SpoolRecord,
     SpoolSummary,
 )
-from shared.errors import InvariantError, ProtocolError
+from shared.errors import InvariantError
 
 Learned = BookedOutcome | BookedFeedback | BookedCounts
 
@@ -40,16 +41,12 @@ class Booked:
     """What a batch came to."""
 
     device: DeviceRow
+    spool: SpoolProgress
     graded: set[str]
     effects: list[StoreEffect] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
-    adjusted: tuple[Outcome, ...] = ()
-
-    @property
-    def ack(self) -> Acked:
-        """The device's new mark."""
-        return Acked(self.device.acked_sequence)
+    outcomes: tuple[Outcome, ...] = ()
 
     def overran(self, attempt: Attempt, cost_nanos: int, request_id: str) -> None:
         """A provider billed more than the worst case: its arm closes (rule S_4)."""
@@ -59,6 +56,10 @@ class Booked:
             f"worst case of {attempt.reserved_nanos}: check its price and token bounds"
         )
 
+    def has_outcome(self, request_id: str) -> bool:
+        """Whether the books held the outcome of a request before this batch."""
+        return any(outcome.request_id == request_id for outcome in self.outcomes)
+
     def attempt_of(self, late: CostAdjustment) -> Attempt | None:
         """The paid attempt that a late cost belongs to, if its outcome is at hand.
 
@@ -67,7 +68,7 @@ class Booked:
         here = (row.outcome for row in self.effects if isinstance(row, BookedOutcome))
         found = [
             attempt
-            for outcome in (*here, *self.adjusted)
+            for outcome in (*here, *self.outcomes)
             if outcome.request_id == late.request_id
             for attempt in outcome.attempts
             if attempt.lease_number == late.lease_number and attempt.is_booked
@@ -98,6 +99,7 @@ class Booking:
         device: DeviceRow,
         records: Iterable[SpoolRecord],
         *,
+        spool: SpoolProgress,
         account: BudgetAccount,
         planner: Planner | None,
         window: WindowConfig | None,
@@ -105,29 +107,33 @@ class Booking:
         gaps_allowed: bool = False,
         unix_ms: int,
     ) -> Booked:
-        """Book records above the device's mark; those at or below it were booked before.
+        """Book the records of a batch that are not in the books yet.
 
-        A second grade of a request is passed over: the first one counts. The account must know
-        every lease that the records name.
+        A second grade of a request is passed over: the first one counts. So is the word that a
+        process has left a request unfinished which another has finished: the disk of the first was
+        restored. The account must know every lease that the records name.
 
         Raises
         ------
         ProtocolError
             If sequences have a gap: something that the device spooled is missing.
         """
-        booked = Booked(device, graded=set(earlier.graded), adjusted=earlier.adjusted)
+        missing: list[str] = []
+        after, fresh = spool.after(
+            records, device=device.name, missing=missing if gaps_allowed else None
+        )
+        booked = Booked(device, after, graded=set(earlier.graded), outcomes=earlier.outcomes)
+        if missing:
+            booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
         account.remember(earlier.leases, windows=earlier.windows)
-        last = device.acked_sequence
-        fresh = _fresh(device, records, booked.alarms if gaps_allowed else None)
         for record in fresh:
             slot = _slot(record, window=window, unix_ms=unix_ms)
             self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
-            last = record.sequence
-        booked.device = replace(booked.device, acked_sequence=last)
         for effect in booked.effects:
             if planner is not None and isinstance(effect, Learned):
                 _learn(effect, planner=planner)
         booked.effects += account.take_changes()
+        booked.effects += after.moved_since(spool, device_id=device.id)
         return booked
 
     def _book_one(
@@ -141,6 +147,8 @@ class Booking:
     ) -> None:
         device, body = booked.device, record.body
         match body:
+            case Outcome(status=RequestStatus.INTERRUPTED) if booked.has_outcome(body.request_id):
+                pass
             case Outcome():
                 self._book_costs(body, booked, account=account, unix_ms=unix_ms)
                 place = (self._next(), device.id, device.device_class, record.sequence, slot)
@@ -260,35 +268,19 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     return sorted(requests), sorted(numbers - {0})
 
 
-def raised_in(records: Iterable[SpoolRecord]) -> list[str]:
-    """The requests whose cost a batch raises after the fact."""
-    bodies = (record.body for record in records)
-    return [b.request_id for b in bodies if isinstance(b, CostAdjustment) and b.delta_nanos > 0]
+def outcomes_wanted(records: Iterable[SpoolRecord]) -> list[str]:
+    """The requests whose outcomes matter to a batch, if the books hold them.
 
-
-def _fresh(
-    device: DeviceRow, records: Iterable[SpoolRecord], alarms: dict[str, str] | None
-) -> list[SpoolRecord]:
-    """Records above a device's mark, checked before any of them is booked.
-
-    With `alarms`, missing records are put there instead of being refused: restored books may be
-    told of a time whose records the device no longer keeps.
+    Those whose cost it raises after the fact, and those that it reports as left unfinished.
     """
-    fresh, mark = [], device.acked_sequence
+    wanted = []
     for record in records:
-        first = record.sequence
-        if isinstance(record.body, SpoolSummary):
-            first = record.body.first_sequence
-        if record.sequence <= mark:
-            continue
-        if first > mark + 1:
-            said = f"device {device.name} sent sequence {first} after {mark}: records are missing"
-            if alarms is None:
-                raise ProtocolError(said)
-            alarms[f"{AlertKind.MISSING}:{device.id}"] = said
-        fresh.append(record)
-        mark = record.sequence
-    return fresh
+        match record.body:
+            case CostAdjustment(request_id=request_id, delta_nanos=delta) if delta > 0:
+                wanted.append(request_id)
+            case Outcome(request_id=request_id, status=RequestStatus.INTERRUPTED):
+                wanted.append(request_id)
+    return wanted
 
 
 def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> int:

@@ -12,14 +12,21 @@ all three, `alerts.py` what an operator is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from coordinator.alerts import AlertKind
 from coordinator.booking import named_in
-from coordinator.identity import close_unseen, quarantine_reason, restored_books
+from coordinator.identity import (
+    close_lost,
+    close_unseen,
+    quarantine_reason,
+    restored_books,
+    unheld_leases,
+)
 from coordinator.lending import RETRY_AFTER_MS
 from coordinator.messages import (
+    Acked,
     HelloReceived,
     LeaseRecalled,
     LeaseRefused,
@@ -39,6 +46,7 @@ from coordinator.records import (
 )
 from coordinator.registry import digest
 from coordinator.sessions import LastWord, Reaction, Session
+from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import LeaseStatus, SpoolRecord
 from shared.errors import ProtocolError
 
@@ -153,13 +161,27 @@ class CoordinatorEngine(Operating):
     # Devices.
 
     def hello(
-        self, device_id: str, hello: HelloReceived, *, resume_token: str, unix_ms: int
+        self,
+        device_id: str,
+        hello: HelloReceived,
+        *,
+        marks: Mapping[str, int],
+        resume_token: str,
+        unix_ms: int,
     ) -> Reaction:
-        """A device has connected; `resume_token` is the fresh one of this session (rule D_2)."""
+        """A device has connected.
+
+        Parameters
+        ----------
+        marks : mapping of str to int
+            What the books hold of the hello's incarnations: the highest booked sequences.
+        resume_token : str
+            The fresh one of this session (rule D_2).
+        """
         device = self.registry.device(device_id)
         reaction = Reaction()
         if device.standing is DeviceStanding.ACTIVE:
-            device = self._checked(reaction, device, hello, unix_ms=unix_ms)
+            device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
         quarantined = device.standing is DeviceStanding.QUARANTINED
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
@@ -178,19 +200,24 @@ class CoordinatorEngine(Operating):
             )
         )
         reaction.effects.append(device)
-        self.sessions[device_id] = Session(
+        spool = SpoolProgress.of(hello.incarnations, marks=marks)
+        session = self.sessions[device_id] = Session(
             device_id=device_id,
             incarnation=hello.incarnation,
-            spooled_records=max(0, hello.last_sequence - device.acked_sequence),
+            spool=spool,
+            unheld=unheld_leases(device, hello, account=self.account),
+            spooled_records=spool.last - spool.acked,
             table_version=hello.table_version,
             leases=hello.leases,
             local_arms=hello.local_arms,
         )
         self.last_words[device_id] = LastWord(hello.leases, unix_ms)
         self._heard(reaction, unix_ms=unix_ms)
+        if spool.is_caught_up:
+            self._caught_up(reaction, session, unix_ms=unix_ms)
         welcome = Welcomed(
             resume_token=resume_token,
-            acked_sequence=device.acked_sequence,
+            acked_sequence=spool.acked,
             heartbeat_ms=self.config.link.heartbeat_ms
             if self.config
             else HEARTBEAT_MS_UNCONFIGURED,
@@ -235,6 +262,7 @@ class CoordinatorEngine(Operating):
         device_id: str,
         records: Iterable[SpoolRecord],
         *,
+        incarnation: str,
         earlier: EarlierFacts = NOTHING_EARLIER,
         unix_ms: int,
     ) -> Reaction:
@@ -242,16 +270,27 @@ class CoordinatorEngine(Operating):
 
         Parameters
         ----------
+        incarnation : str
+            Of the process that sends it.
         earlier : EarlierFacts
             What the books hold of `unremembered`.
+
+        Raises
+        ------
+        ProtocolError
+            If the session with this incarnation is over, or records are missing.
         """
         device = self.registry.device(device_id)
+        session = self.sessions.get(device_id)
+        if session is None or session.incarnation != incarnation:
+            raise ProtocolError(f"the session of incarnation {incarnation} is over: connect again")
         reaction = Reaction()
         kept = tuple(records)
         self._adopt_forgotten(reaction, device, kept, earlier=earlier, unix_ms=unix_ms)
         booked = self._booking.book(
             device,
             kept,
+            spool=session.spool,
             account=self.account,
             planner=self.planner,
             window=self.config.window if self.config else None,
@@ -263,18 +302,26 @@ class CoordinatorEngine(Operating):
             self.alerts.raise_alarm(key, text)
         reaction.effects += booked.effects
         reaction.effects.append(self.registry.put(booked.device))
-        session = self.sessions.get(device_id)
-        if session is not None:
-            waiting = session.spooled_records - (
-                booked.device.acked_sequence - device.acked_sequence
-            )
-            session.spooled_records = max(0, waiting)
-        reaction.sends.append((device_id, booked.ack))
+        before, session.spool = session.spool, booked.spool
+        waiting = session.spooled_records - (session.spool.acked - before.acked)
+        session.spooled_records = max(0, waiting)
+        if session.spool.is_caught_up and not before.is_caught_up:
+            self._caught_up(reaction, session, unix_ms=unix_ms)
+        reaction.sends.append((device_id, Acked(session.spool.acked)))
         for arm in sorted(booked.overrun_arms - self.disabled_arms):
             if self.config is not None and arm in self.config.arms:  # everywhere (rule S_4)
                 closed = self.set_arm_enabled(arm, False, actor="overrun", unix_ms=unix_ms)
                 reaction.extend(closed)
         return self._tell(reaction, unix_ms=unix_ms)
+
+    def _caught_up(self, reaction: Reaction, session: Session, *, unix_ms: int) -> None:
+        """All that a device had to say when it connected is booked."""
+        device = self.registry.device(session.device_id)
+        alarm = close_lost(device, session.unheld, account=self.account, unix_ms=unix_ms)
+        if alarm:
+            self.alerts.raise_alarm(f"{AlertKind.CLOSE}:{device.id}", alarm)
+        reaction.effects += self.account.take_changes()
+        self._heard(reaction, unix_ms=unix_ms)
 
     def heartbeat(
         self,
@@ -358,13 +405,19 @@ class CoordinatorEngine(Operating):
         )
 
     def _checked(
-        self, reaction: Reaction, device: DeviceRow, hello: HelloReceived, *, unix_ms: int
+        self,
+        reaction: Reaction,
+        device: DeviceRow,
+        hello: HelloReceived,
+        *,
+        marks: Mapping[str, int],
+        unix_ms: int,
     ) -> DeviceRow:
         """Quarantine a clone (rule D_2); freeze all grants if our own books were restored."""
-        restored = restored_books(device, hello)
+        restored = restored_books(device, hello, marks=marks)
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
-        reason = quarantine_reason(device, hello)
+        reason = quarantine_reason(device, hello, marks=marks)
         if self.recovery is not None and device.id in (self.recovery.waiting or ()):
             reason = ""  # restored books know an older token than the device: it is no clone
         if not reason:

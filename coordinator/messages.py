@@ -5,23 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, LeaseStatus
+from shared.decision.types import DeviceConfig, IncarnationRange, LeaseStatus
 
 
 @dataclass(frozen=True)
 class HelloReceived:
-    """What a device said first in its session."""
+    """What a device said first in its session.
+
+    Attributes
+    ----------
+    acked_sequence : int
+        Up to where it knows its spool to be booked.
+    incarnations : tuple of IncarnationRange
+        Whose records its spool holds, rising; the last one is its own.
+    copied : bool
+        Its books were copied from another place since they last spoke to a coordinator.
+    """
 
     incarnation: str
     resume_token: str
     acked_sequence: int
-    last_sequence: int
+    incarnations: tuple[IncarnationRange, ...]
     lease_number_max: int
     leases: tuple[LeaseStatus, ...]
     local_arms: tuple[str, ...]
     table_version: int
     config_version: int
     software_version: str
+    copied: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,10 @@ class Store(ABC):
         """Which of a device's requests are graded, and its leases with those numbers."""
 
     @abstractmethod
+    def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
+        """The highest booked sequence of each incarnation of a device that the books know."""
+
+    @abstractmethod
     def recomputed_window(self, window_id: int) -> WindowRow:
         """A window with its balances added up from the ledger rows (rule C_2).
 

@@ -149,11 +149,19 @@ class DeviceRow:
     incarnation: str = ""
     resume_digest: str = ""  # confirmed by the device as synced
     resume_digest_next: str = ""  # issued, not yet confirmed
-    acked_sequence: int = 0
     lease_number_max: int = 0
     unclean_closes: int = 0
     seen_unix_ms: int = 0
     software_version: str = ""
+
+
+@dataclass(frozen=True)
+class SpoolMark:
+    """The highest booked sequence of one incarnation of a device (rule O_1)."""
+
+    device_id: str
+    incarnation: str
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -286,6 +294,7 @@ StoreEffect = (
     | WindowRow
     | LeaseRecord
     | DeviceRow
+    | SpoolMark
     | JoinTokenRow
     | AdminTokenRow
     | ConfigRow
@@ -309,14 +318,14 @@ class EarlierFacts:
         Those of the batch's requests that have a grade already.
     leases, windows : tuple
         Leases that ended in earlier windows, with those windows.
-    adjusted : tuple of Outcome
-        Those of the batch's requests whose cost it raises after the fact.
+    outcomes : tuple of Outcome
+        Those of the requests that `booking.outcomes_wanted` names.
     """
 
     graded: frozenset[str] = frozenset()
     leases: tuple[LeaseRecord, ...] = ()
     windows: tuple[WindowRow, ...] = ()
-    adjusted: tuple[Outcome, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True)

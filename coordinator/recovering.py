@@ -53,7 +53,7 @@ class Recovering(FleetState):
         reaction.effects.append(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
 
     def _heard(self, reaction: Reaction, *, unix_ms: int) -> None:
-        """Book the leases that connected devices present."""
+        """Book the leases that connected devices present; who has told all else was heard."""
         if self.recovery is None or self.window is None:
             return
         for session in self.sessions.values():
@@ -69,7 +69,8 @@ class Recovering(FleetState):
                     )
                 )
         reaction.effects += self.account.take_changes()
-        self._put_recovery(reaction, self.recovery.without(self.sessions))
+        told = (s.device_id for s in self.sessions.values() if s.spool.is_caught_up)
+        self._put_recovery(reaction, self.recovery.without(told))
 
     def _adopt_forgotten(
         self,

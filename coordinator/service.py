@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 
 from coordinator.alerts import Alert, AlertKind
-from coordinator.booking import raised_in
+from coordinator.booking import outcomes_wanted
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
 from coordinator.forecast import PathModel
@@ -145,12 +145,17 @@ class CoordinatorService:
         outbox = Outbox()
         token = self._ids.new_secret("tdr")
 
-        def change(engine: CoordinatorEngine) -> Reaction:
+        names = [each.incarnation for each in hello.incarnations]
+
+        async def change(engine: CoordinatorEngine) -> Reaction:
+            marks = await self._read(lambda: self._store.spool_marks(device.id, names))
             older = self._outboxes.get(device.id)
             if older is not None:
                 older.close()
             self._outboxes[device.id] = outbox  # from here on, so that the welcome comes first
-            return engine.hello(device.id, hello, resume_token=token, unix_ms=self._clock.unix_ms())
+            return engine.hello(
+                device.id, hello, marks=marks, resume_token=token, unix_ms=self._clock.unix_ms()
+            )
 
         await self._change(change)
         return outbox
@@ -171,8 +176,10 @@ class CoordinatorService:
         """The device has synced its resume token."""
         await self._change(lambda engine: engine.token_synced(device_id, token))
 
-    async def batch(self, device_id: str, records: Iterable[SpoolRecord]) -> None:
-        """Book a batch."""
+    async def batch(
+        self, device_id: str, records: Iterable[SpoolRecord], *, incarnation: str
+    ) -> None:
+        """Book a batch that an incarnation of a device has sent."""
         kept = tuple(records)
 
         async def change(engine: CoordinatorEngine) -> Reaction:
@@ -184,10 +191,16 @@ class CoordinatorService:
                         device_id, request_ids=requests, lease_numbers=numbers
                     )
                 )
-            if adjusted := raised_in(kept):
-                outcomes = await self._read(lambda: self._outcomes(device_id, adjusted))
-                earlier = replace(earlier, adjusted=outcomes)
-            return engine.batch(device_id, kept, earlier=earlier, unix_ms=self._clock.unix_ms())
+            if wanted := outcomes_wanted(kept):
+                outcomes = await self._read(lambda: self._outcomes(device_id, wanted))
+                earlier = replace(earlier, outcomes=outcomes)
+            return engine.batch(
+                device_id,
+                kept,
+                incarnation=incarnation,
+                earlier=earlier,
+                unix_ms=self._clock.unix_ms(),
+            )
 
         await self._change(change)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from coordinator.alerts import Alert
 from coordinator.messages import Message
 from coordinator.records import StoreEffect
+from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import LeaseStatus
 
 
@@ -92,12 +93,18 @@ class Session:
 
     Attributes
     ----------
+    spool : SpoolProgress
+        How far its spool is booked.
+    unheld : tuple of int
+        Leases that it has seen and, by its hello, no longer holds. Their closes are on the way.
     may_spend : bool
         Its resume token of this session is synced (rule D_2).
     """
 
     device_id: str
     incarnation: str
+    spool: SpoolProgress
+    unheld: tuple[int, ...] = ()
     may_spend: bool = False
     spooled_records: int = 0
     table_version: int = 0

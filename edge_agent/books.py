@@ -19,8 +19,11 @@ class MetaKey(StrEnum):
 
     DEVICE_ID = "device_id"
     CREDENTIAL = "credential"
-    INCARNATION = "incarnation"
+    INCARNATIONS = "incarnations"  # JSON: whose records there are, and what they began after
     BOOT_ID = "boot_id"
+    PLACE = "place"  # where these books were last opened
+    COPIED = "copied"  # "1" until the coordinator knows that they came from another place
+    OVERRUN_ARMS = "overrun_arms"  # JSON: closed here, and the record that tells of it
     RESUME_TOKEN = "resume_token"  # noqa: S105 - the name of a key, not a secret
     SPEND_PAUSED = "spend_paused"
     QUARANTINED = "quarantined"
@@ -117,7 +120,13 @@ BookEffect = (
 
 @dataclass(frozen=True)
 class BooksSnapshot:
-    """Everything in the books at the start of a process."""
+    """Everything in the books at the start of a process.
+
+    Attributes
+    ----------
+    place : str
+        Where the books are: another for every copy of them. Empty if that cannot be told.
+    """
 
     meta: dict[MetaKey, str] = field(default_factory=dict)
     leases: tuple[LeaseRow, ...] = ()
@@ -126,3 +135,4 @@ class BooksSnapshot:
     config: DeviceConfig | None = None
     spool_first: int = 0
     spool_last: int = 0
+    place: str = ""

@@ -37,6 +37,7 @@ from shared.decision.types import (
     DeviceConfig,
     Fallout,
     Feedback,
+    IncarnationRange,
     LeaseStatus,
     Outcome,
     RequestStatus,
@@ -96,11 +97,12 @@ class HelloFacts:
     incarnation: str
     resume_token: str
     acked_sequence: int
-    last_sequence: int
+    incarnations: tuple[IncarnationRange, ...]
     lease_number_max: int
     leases: tuple[LeaseStatus, ...]
     table_version: int
     config_version: int
+    copied: bool
 
 
 @dataclass
@@ -118,6 +120,7 @@ class _Request:
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
+    overrun_arms: set[str] = field(default_factory=set)
 
     @property
     def fallouts(self) -> tuple[Fallout, ...]:
@@ -372,6 +375,8 @@ class AgentEngine:
         effects += self.outbox.spool(outcome)
         for settled, known in request.corrections:
             effects += self.gate.correct(settled, request_id=request_id, cost_nanos=known)
+        for arm in sorted(request.overrun_arms):
+            effects += self.gate.overran(arm, told=self.outbox.last)
         return outcome, effects
 
     def graded(self, feedback: Feedback, *, earlier: Feedback | None) -> tuple[bool, Effects]:
@@ -412,11 +417,12 @@ class AgentEngine:
             incarnation=self._incarnation,
             resume_token=self._resume_token,
             acked_sequence=self.outbox.acked,
-            last_sequence=self.outbox.last,
+            incarnations=self.outbox.incarnations(),
             lease_number_max=self.gate.number_max,
             leases=self.gate.leases(),
             table_version=self.table.version if self.table else 0,
             config_version=self.config.version,
+            copied=self.gate.copied,
         )
 
     def welcomed(self, *, resume_token: str, spend_paused: bool, quarantined: str) -> Effects:
@@ -425,6 +431,7 @@ class AgentEngine:
             PutMeta(MetaKey.RESUME_TOKEN, resume_token),
             *self.gate.pause(spend_paused),
             *self.gate.quarantine(quarantined),
+            *self.gate.copy_known(),
         ]
 
     def token_synced(self, resume_token: str) -> None:
@@ -435,8 +442,7 @@ class AgentEngine:
         """A new configuration of the fleet."""
         self.config = config
         self._rows.clear()
-        self.gate.closed_elsewhere(arm.id for arm in config.arms if not arm.enabled)
-        return [PutConfig(config)]
+        return [PutConfig(config), *self.gate.configured()]
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
@@ -513,7 +519,9 @@ class AgentEngine:
             known = cost if end.settle is SettleKind.REPORTED else 0
             request.corrections.append((settled, known))
             if known > settled.reserved_nanos:
-                self.gate.overran(plan.arm.id)
+                request.overrun_arms.add(plan.arm.id)
+        if settled.overrun_nanos:
+            request.overrun_arms.add(plan.arm.id)
         request.attempts.append(
             Attempt(
                 arm=plan.arm.id,

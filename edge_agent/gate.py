@@ -5,8 +5,9 @@ Pure: every method returns the effects that the books must commit, in order.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.books import (
@@ -46,6 +47,7 @@ SCARCE_WORST_CASES = 2
 HOARD_MS_MAX = 2_000
 STORE_AGAIN_MS = 10_000
 EVERYTHING_NANOS = 2**63 - 1
+UNTOLD = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ class Gate:
             number_max=int(snapshot.meta.get(MetaKey.LEASE_NUMBER_MAX, "0")),
         )
         self._same_boot = bool(boot_id) and snapshot.meta.get(MetaKey.BOOT_ID) == boot_id
+        self._place = snapshot.place
+        was = snapshot.meta.get(MetaKey.PLACE, "")
+        self.copied = snapshot.meta.get(MetaKey.COPIED) == "1" or was not in ("", snapshot.place)
         self.spend_paused = snapshot.meta.get(MetaKey.SPEND_PAUSED) == "1"
         self.quarantined = snapshot.meta.get(MetaKey.QUARANTINED, "")
         self.books_problem = ""
         self.refused_because = ""
         self.stopping = False
-        self._overrun_arms: set[str] = set()
+        overrun = json.loads(snapshot.meta.get(MetaKey.OVERRUN_ARMS, "{}"))
+        self._overrun_arms: dict[str, int] = {  # and the sequence of the record that tells of it
+            arm: min(told, snapshot.spool_last) for arm, told in overrun.items()
+        }
         self._worst_case_nanos = 0
         self._least_case_nanos = 0
         self.on_demand = False
@@ -111,17 +119,20 @@ class Gate:
         """Close what an earlier process left open (rule L_4); to be synced before all else.
 
         In the same boot each open reservation is settled at its amount and reported as an
-        interrupted request; in another boot the watermark speaks for all of them.
+        interrupted request; in another boot the watermark speaks for all of them. A copy of the
+        books speaks for none of the original's requests, and leaves its leases no money.
         """
         effects: Effects = [
-            PutMeta(MetaKey.INCARNATION, self._incarnation),
+            *self._outbox.begin(),
             PutMeta(MetaKey.BOOT_ID, self._boot_id),
+            PutMeta(MetaKey.PLACE, self._place),
+            PutMeta(MetaKey.COPIED, "1" if self.copied else ""),
         ]
-        if self._same_boot:
+        if self._same_boot and not self.copied:
             for row in self._leases.earlier_reservations():
                 settled = self._leases.settle(row.id, kind=SettleKind.UNKNOWN)
                 effects += self._outbox.spool(_interrupted(row, settled=settled))
-        for close in self._leases.close_earlier():
+        for close in self._leases.close_earlier(in_full=self.copied):
             effects += self._outbox.spool(close)
         effects += self._changes()
         return effects + [DropLease(number) for number in self._leases.forget_closed()]
@@ -191,13 +202,19 @@ class Gate:
     ) -> tuple[Settlement, Effects]:
         """End a reservation (rule S_2). Usage above it closes the arm (rule S_4)."""
         settled = self._leases.settle(reservation_id, kind=kind, cost_nanos=cost_nanos)
-        if settled.overrun_nanos:
-            self._overrun_arms.add(arm)
-        return settled, self._changes()
+        effects = self.overran(arm) if settled.overrun_nanos else []
+        return settled, effects + self._changes()
 
-    def overran(self, arm: str) -> None:
-        """Usage above a reservation became known late: the arm closes all the same (rule S_4)."""
-        self._overrun_arms.add(arm)
+    def overran(self, arm: str, *, told: int = UNTOLD) -> Effects:
+        """Usage above a reservation closes the arm, also after a restart (rule S_4).
+
+        Parameters
+        ----------
+        told : int
+            The sequence of the record that tells the coordinator.
+        """
+        self._overrun_arms[arm] = told
+        return [PutMeta(MetaKey.OVERRUN_ARMS, json.dumps(self._overrun_arms))]
 
     def correct(self, settled: Settlement, *, request_id: str, cost_nanos: int) -> Effects:
         """Usage came after its reservation had been settled (rule S_3)."""
@@ -211,6 +228,13 @@ class Gate:
                 reason="usage came late",
             )
         )
+
+    def copy_known(self) -> Effects:
+        """The coordinator knows that these books are a copy (rule D_2)."""
+        if not self.copied:
+            return []
+        self.copied = False
+        return [PutMeta(MetaKey.COPIED, "")]
 
     def overdue(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
         """Reservations that their closing lease no longer waits for (rule L_5)."""
@@ -261,9 +285,14 @@ class Gate:
         )
         return self._changes()
 
-    def closed_elsewhere(self, arms: Iterable[str]) -> None:
-        """The coordinator has closed these arms: an overrun no longer has to be remembered."""
-        self._overrun_arms -= set(arms)
+    def configured(self) -> Effects:
+        """A configuration that was made with knowledge of an overrun decides from now on."""
+        acked = self._outbox.acked
+        kept = {arm: told for arm, told in self._overrun_arms.items() if told > acked}
+        if kept == self._overrun_arms:
+            return []
+        self._overrun_arms = kept
+        return [PutMeta(MetaKey.OVERRUN_ARMS, json.dumps(kept))]
 
     def close_idle(self) -> Effects:
         """Spool the close of each closing lease that has no reservation left.

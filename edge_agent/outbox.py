@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 
 from edge_agent.books import (
     AppendSpool,
@@ -17,6 +19,7 @@ from edge_agent.books import (
 from shared.decision.types import (
     ContextCount,
     Feedback,
+    IncarnationRange,
     Outcome,
     SpoolBody,
     SpoolRecord,
@@ -28,7 +31,10 @@ Effects = list[BookEffect]
 
 
 class Outbox:
-    """Sequences of one device, rising by one over all its incarnations.
+    """Sequences of one disk, rising by one over all incarnations that have written to it.
+
+    A record is known by its incarnation and its sequence: a copied disk goes on with sequences
+    that the original gives as well, but under an incarnation of its own (rule D_1).
 
     Acked records are kept for a while (rule C_5), so that a coordinator restored from a backup
     can be told again what it forgot.
@@ -40,10 +46,27 @@ class Outbox:
         self.last = snapshot.spool_last
         self.acked = int(meta.get(MetaKey.SEQUENCE_ACKED, "0"))
         self.sent_max = int(meta.get(MetaKey.SEQUENCE_SENT_MAX, "0"))
-        self._started_after = self.last
         self._compacted = 0
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
         self._acked_at = deque([(self.acked, unix_ms)])
+        began = json.loads(meta.get(MetaKey.INCARNATIONS, "[]"))
+        self._began: list[tuple[str, int]] = [(name, after) for name, after in began]
+        self._began.append((incarnation, self.last))
+
+    def begin(self) -> Effects:
+        """Note where this incarnation goes on; to be synced before it spools anything."""
+        self._began = [(each.incarnation, each.after) for each in self.incarnations()]
+        return [PutMeta(MetaKey.INCARNATIONS, json.dumps(self._began))]
+
+    def incarnations(self) -> tuple[IncarnationRange, ...]:
+        """Whose records the spool holds, rising; the two latest incarnations in any case."""
+        ends = [*(after for _, after in self._began[1:]), self.last]
+        ranges = [
+            IncarnationRange(name, after, last)
+            for (name, after), last in zip(self._began, ends, strict=True)
+        ]
+        held = [r for r in ranges[:-2] if r.last > max(r.after, self._trimmed)]
+        return (*held, *ranges[-2:])
 
     @property
     def waiting(self) -> int:
@@ -69,34 +92,6 @@ class Outbox:
         """The mark is on the disk, and with it every record below."""
         self.sent_max = max(self.sent_max, through)
 
-    def collides(self, acked: int) -> int | None:
-        """After which sequence records need new numbers, given the coordinator's mark.
-
-        No coordinator acks what was never sent. If this one did, other books gave those numbers
-        to other facts: this disk was restored, or it is a clone. Only records that this process
-        made and never sent are surely not booked.
-        """
-        unsent_after = max(self._started_after, self.sent_max)
-        return unsent_after if acked > unsent_after else None
-
-    def renumber(self, records: Iterable[SpoolRecord], *, acked: int) -> Effects:
-        """Go on above the coordinator's mark, with these records once more (rule D_2).
-
-        Parameters
-        ----------
-        records : iterable of SpoolRecord
-            Those after `collides`; the ones at or below the mark get new sequences.
-        """
-        again = [record for record in records if record.sequence <= acked]
-        effects: Effects = [PutMeta(MetaKey.SEQUENCE_SENT_MAX, str(acked))]
-        self.sent_max = acked
-        if acked > self.last:
-            self.last = self._trimmed = acked
-            effects.append(TrimSpool(acked))
-        for record in again:
-            effects += self.spool(record.body)
-        return effects
-
     def overfull_after(self) -> int | None:
         """After which sequence records have to be compacted, if too many wait in full."""
         after = max(self.acked, self.sent_max, self._compacted)
@@ -106,20 +101,20 @@ class Outbox:
         """Put summaries in the place of outcomes and grades that were never sent (rule O_2).
 
         Closes and adjustments stay as they are. A record that was ever sent may be in the
-        coordinator's books already, and must not change.
+        coordinator's books already, and must not change. A summary is of one incarnation.
         """
         effects: Effects = []
-        run: list[SpoolRecord] = []
-        for record in records:
-            if record.sequence > self.sent_max and isinstance(
-                record.body, Outcome | Feedback | SpoolSummary
-            ):
-                run.append(record)
-                continue
-            effects += _summarised(run)
-            run = []
+        for (summarises, _), run in groupby(
+            records, lambda record: (self._summarises(record), record.incarnation)
+        ):
+            if summarises:
+                effects += _summarised(list(run))
         self._compacted = max(self._compacted, max((r.sequence for r in records), default=0))
-        return effects + _summarised(run)
+        return effects
+
+    def _summarises(self, record: SpoolRecord) -> bool:
+        unsent = record.sequence > self.sent_max
+        return unsent and isinstance(record.body, Outcome | Feedback | SpoolSummary)
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""

@@ -102,22 +102,10 @@ class FleetSession:
             spend_paused=spend_paused,
             quarantined="the coordinator holds this device for a clone" if quarantined else "",
         )
-        effects += await self._renumbered(acked_sequence)
         await self._bookkeeper.commit(effects, sync=True)
         self._engine.token_synced(resume_token)
         self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
-
-    async def _renumbered(self, acked_sequence: int) -> Sequence[BookEffect]:
-        """What a restored disk must do about sequences that were given before (rule D_2)."""
-        outbox = self._engine.outbox
-        after = outbox.collides(acked_sequence)
-        if after is None:
-            return []
-        limit = max(0, acked_sequence - after)
-        return outbox.renumber(
-            await self._books.spooled(after=after, limit=limit), acked=acked_sequence
-        )
 
     async def acked(self, sequence: int) -> None:
         """Records up to a sequence are booked."""

@@ -1,1 +1,7 @@
-"""What the two tiers of Tidegate have in common: decisions, the wire, time, limits and errors."""
+"""What both tiers agree on: decisions, the wire, limits, errors."""
+
+import sys
+
+if sys.platform == "win32":
+    # File locks, process groups and the boot-time clock, on which the money rests, are POSIX.
+    sys.exit("Tidegate runs on Linux and macOS; on Windows use WSL 2")

@@ -68,9 +68,9 @@ def device(service: CoordinatorService, row: DeviceRow) -> admin_pb2.Device:
         seen_unix_ms=row.seen_unix_ms,
         incarnation=row.incarnation,
         software_version=row.software_version,
-        acked_sequence=row.acked_sequence,
     )
     if session is not None:
+        reply.acked_sequence = session.spool.acked
         reply.spooled_records = session.spooled_records
         reply.table_version = session.table_version
         reply.local_arms.extend(session.local_arms)

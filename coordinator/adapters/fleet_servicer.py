@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -37,6 +38,14 @@ from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION, ProtocolVersion
 log = structlog.get_logger(__name__)
 HELLO_TIMEOUT_S: Final = 10.0
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who is at the other end of a stream: one start of a device's agent."""
+
+    device_id: str
+    incarnation: str
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServicer):
@@ -77,7 +86,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             hello = await self._hello(request_iterator)
             outbox = await self._service.connect(device, hello)
             log.info("session_begun", device_id=device.id, name=device.name)
-            reading = asyncio.create_task(self._read(device.id, request_iterator))
+            sender = Sender(device.id, hello.incarnation)
+            reading = asyncio.create_task(self._read(sender, request_iterator))
             reading.add_done_callback(lambda _: outbox.close())
             try:
                 async for message in self._outgoing(outbox):
@@ -104,13 +114,14 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             incarnation=hello.incarnation,
             resume_token=hello.resume_token,
             acked_sequence=hello.acked_sequence,
-            last_sequence=hello.last_sequence,
+            incarnations=wire.incarnations_from_pb(hello.incarnations, present=hello.incarnation),
             lease_number_max=hello.lease_number_max,
             leases=tuple(wire.lease_status_from_pb(lease) for lease in hello.leases),
             local_arms=tuple(hello.local_arms),
             table_version=hello.table_version,
             config_version=hello.config_version,
             software_version=hello.software_version,
+            copied=hello.copied,
         )
 
     def _check_version(self, theirs: Any) -> None:
@@ -118,11 +129,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         if not self._protocol.works_with(version):
             raise ProtocolVersionError(ours=self._protocol, theirs=version)
 
-    async def _read(self, device_id: str, messages: AsyncIterator[fleet_pb2.DeviceMessage]) -> None:
+    async def _read(self, sender: Sender, messages: AsyncIterator[fleet_pb2.DeviceMessage]) -> None:
         async for message in messages:
-            await self._take(device_id, message)
+            await self._take(sender, message)
 
-    async def _take(self, device_id: str, message: fleet_pb2.DeviceMessage) -> None:
+    async def _take(self, sender: Sender, message: fleet_pb2.DeviceMessage) -> None:
+        device_id = sender.device_id
         match message.WhichOneof("body"):
             case "batch":
                 records = message.batch.records
@@ -130,7 +142,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     raise LimitError(
                         f"a batch has at most {BATCH_RECORDS_MAX} records, not {len(records)}"
                     )
-                await self._service.batch(device_id, [wire.record_from_pb(r) for r in records])
+                await self._service.batch(
+                    device_id,
+                    [wire.record_from_pb(r) for r in records],
+                    incarnation=sender.incarnation,
+                )
             case "heartbeat":
                 beat = message.heartbeat
                 self._service.heartbeat(

@@ -31,6 +31,8 @@ from coordinator.records import (
 from shared.errors import NotFoundError
 from shared.wire import decode_table
 
+_NAMES_PER_QUERY = 500
+
 
 def maxima(connection: Connection) -> tuple[int, int]:
     """The last ledger id, and the last position over outcomes, grades and counts."""
@@ -188,6 +190,20 @@ def load_earlier(
         leases=tuple(rows.lease_record(row) for row in leases),
         windows=tuple(WindowRow(**row) for row in windows),
     )
+
+
+def load_spool_marks(
+    connection: Connection, device_id: str, *, incarnations: Sequence[str]
+) -> dict[str, int]:
+    """The highest booked sequence of each incarnation that is known, a few hundred at a time."""
+    mark = schema.SPOOL_MARK
+    found: dict[str, int] = {}
+    for start in range(0, len(incarnations), _NAMES_PER_QUERY):
+        names = incarnations[start : start + _NAMES_PER_QUERY]
+        wanted = (mark.c.device_id == device_id) & mark.c.incarnation.in_(names)
+        query = select(mark.c.incarnation, mark.c.sequence).where(wanted)
+        found.update((row.incarnation, row.sequence) for row in connection.execute(query))
+    return found
 
 
 def add_up(connection: Connection, *, window_id: int) -> WindowRow:

@@ -101,11 +101,18 @@ DEVICE: Final = Table(
     _text("incarnation"),
     _text("resume_digest"),
     _text("resume_digest_next"),
-    _big("acked_sequence"),
     _big("lease_number_max"),
     _big("unclean_closes"),
     _big("seen_unix_ms"),
     _text("software_version"),
+)
+
+SPOOL_MARK: Final = Table(
+    "spool_mark",
+    METADATA,
+    Column("device_id", Text, primary_key=True),
+    Column("incarnation", Text, primary_key=True),
+    _big("sequence"),
 )
 
 JOIN_TOKEN: Final = Table(
@@ -146,7 +153,7 @@ OUTCOME: Final = Table(
     _big("cost_nanos"),
     _big("arrived_unix_ms"),
     Column("record", LargeBinary, nullable=False),
-    UniqueConstraint("device_id", "sequence"),
+    Index(None, "device_id", "position"),
     Index(None, "request_id"),
 )
 
@@ -163,7 +170,6 @@ GRADE: Final = Table(
     _big("reward_ppm"),
     _text("source"),
     _big("at_unix_ms"),
-    UniqueConstraint("device_id", "sequence"),
     UniqueConstraint("device_id", "request_id"),
 )
 

@@ -28,6 +28,7 @@ from coordinator.adapters.sql_load import (
     load_decisions,
     load_earlier,
     load_ledger,
+    load_spool_marks,
     maxima,
 )
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_learned
@@ -202,6 +203,11 @@ class SqlStore(Store):
                 request_ids=request_ids,
                 lease_numbers=lease_numbers,
             )
+
+    def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
+        """The highest booked sequence of each incarnation of a device that the books know."""
+        with translated("look up how far a spool is booked"), self._begin() as transaction:
+            return load_spool_marks(transaction.connection, device_id, incarnations=incarnations)
 
     def recomputed_window(self, window_id: int) -> WindowRow:
         """A window with its balances added up from the ledger rows (rule C_2)."""

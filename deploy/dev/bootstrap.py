@@ -7,6 +7,11 @@ Python: nothing but the standard library, no pip packages.
 
 from __future__ import annotations
 
+import sys
+
+if sys.platform == "win32":
+    sys.exit("bootstrap: Tidegate runs on Linux and macOS; on Windows use WSL 2")
+
 import argparse
 import fcntl
 import hashlib
@@ -15,7 +20,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,6 +35,14 @@ PROGRESS_INTERVAL_S = 20
 FAILURE_LINES = 40
 # The multimodal library is half of the build, and Tidegate sends text only.
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF"
+# What llama.cpp can use of an x86 processor beyond AVX2, by the names that Linux gives them.
+X86_OPTIONS = {
+    "avx_vnni": "GGML_AVX_VNNI",
+    "avx512f": "GGML_AVX512",
+    "avx512vbmi": "GGML_AVX512_VBMI",
+    "avx512_vnni": "GGML_AVX512_VNNI",
+    "avx512_bf16": "GGML_AVX512_BF16",
+}
 
 
 @dataclass(frozen=True)
@@ -115,9 +127,12 @@ def llama_wheel_dir(profile: Profile, python: Path) -> Path:
     it: release, Python, machine, processor features and the caller's CMAKE_ARGS.
     """
     version = _pinned_version(profile.constraints)
-    cmake_args = f"{os.environ.get('CMAKE_ARGS', '')} {CMAKE_ARGS}".strip()
+    processor = _processor_features()
+    asked = os.environ.get("CMAKE_ARGS", "")
+    own = [CMAKE_ARGS] if "GGML_NATIVE" in asked else [CMAKE_ARGS, *without_amx(processor)]
+    cmake_args = " ".join((asked, *own)).strip()
     python_tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    features = hashlib.sha256(f"{_processor_features()}\n{cmake_args}".encode()).hexdigest()[:8]
+    features = hashlib.sha256(f"{processor}\n{cmake_args}".encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"llama_cpp_python-{version}-{python_tag}-{platform.machine()}-{features}"
     folder = cache / "tidegate" / "wheels" / name
@@ -219,6 +234,19 @@ def _processor_features() -> str:
     except FileNotFoundError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+
+
+def without_amx(processor: str) -> list[str]:
+    """How to build for a processor with matrix tiles: for all that it has but those.
+
+    llama.cpp's kernels for them end the process on small models (`tilezero`, an illegal
+    instruction), and with `-march=native` they cannot be left out.
+    """
+    features = set(processor.split())
+    if "amx_tile" not in features:
+        return []
+    wanted = [option for feature, option in X86_OPTIONS.items() if feature in features]
+    return ["-DGGML_NATIVE=OFF", *(f"-D{option}=ON" for option in wanted)]
 
 
 def _mtime(path: Path) -> float:

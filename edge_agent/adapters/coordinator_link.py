@@ -196,12 +196,13 @@ class CoordinatorLink:
             incarnation=facts.incarnation,
             resume_token=facts.resume_token,
             acked_sequence=facts.acked_sequence,
-            last_sequence=facts.last_sequence,
             lease_number_max=facts.lease_number_max,
             leases=[wire.lease_status_to_pb(lease) for lease in facts.leases],
             local_arms=self._session.local_arms(),
             table_version=facts.table_version,
             config_version=facts.config_version,
+            incarnations=[wire.incarnation_to_pb(each) for each in facts.incarnations],
+            copied=facts.copied,
         )
 
     async def _welcome(self, call: Any) -> float:

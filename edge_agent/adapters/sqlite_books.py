@@ -214,6 +214,7 @@ class SqliteBooks(Books):
                 config=decode_config(documents["config"]) if "config" in documents else None,
                 spool_first=first or 0,
                 spool_last=_spool_last(self._reader),
+                place=str(self._lock.made_ns),
             )
         finally:
             execute("COMMIT")

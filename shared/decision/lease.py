@@ -170,11 +170,12 @@ class LeaseBook:
             if self._leases[row.lease_number].incarnation != self._incarnation
         )
 
-    def close_earlier(self) -> list[LeaseClose]:
+    def close_earlier(self, *, in_full: bool = False) -> list[LeaseClose]:
         """Close every lease of an earlier process (rule L_4).
 
         In the same boot at settled + open reservations; in another boot, or where boots cannot
-        be told apart, at the watermark.
+        be told apart, at the watermark. With `in_full` at its amount: these books are a copy, and
+        the original may be spending on it.
         """
         closes = []
         for row in sorted(self._leases.values(), key=lambda row: row.number):
@@ -183,10 +184,12 @@ class LeaseBook:
             same_boot = bool(row.boot_id) and row.boot_id == self._boot_id
             known = row.settled_nanos + self._reserved[row.number]
             final = known if same_boot else max(row.watermark_nanos, known)
+            reason = "process ended" if same_boot else "rebooted"
+            if in_full:
+                final, reason = max(row.amount_nanos, known), "the books were copied"
             for reservation in list(self._reservations.values()):
                 if reservation.lease_number == row.number:
                     self._forget(reservation)
-            reason = "process ended" if same_boot else "rebooted"
             closes.append(self._close(row, final_nanos=final, clean=False, reason=reason))
         return closes
 

@@ -264,6 +264,15 @@ class SpoolRecord:
 
 
 @dataclass(frozen=True)
+class IncarnationRange:
+    """What a spool holds of one incarnation: the sequences above `after`, up to `last`."""
+
+    incarnation: str
+    after: int
+    last: int
+
+
+@dataclass(frozen=True)
 class LeaseStatus:
     """A device's own account of a lease that it still holds. Amounts in nano-dollars."""
 

@@ -15,6 +15,8 @@ from shared.wire.device import (
     device_state_to_pb,
     grant_from_pb,
     grant_to_pb,
+    incarnation_to_pb,
+    incarnations_from_pb,
     lease_status_from_pb,
     lease_status_to_pb,
 )
@@ -84,6 +86,8 @@ __all__ = [
     "feedback_to_pb",
     "grant_from_pb",
     "grant_to_pb",
+    "incarnation_to_pb",
+    "incarnations_from_pb",
     "lease_close_from_pb",
     "lease_close_to_pb",
     "lease_status_from_pb",

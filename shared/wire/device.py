@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared.decision.lease import LeaseGranted
-from shared.decision.types import DeviceState, LeaseStatus
+from shared.decision.types import DeviceState, IncarnationRange, LeaseStatus
+from shared.errors import LimitError, ProtocolError
+from shared.limits import INCARNATIONS_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
 from shared.wire.spool import fallout_from_pb, fallout_to_pb
@@ -56,6 +60,44 @@ def lease_status_from_pb(message: types_pb2.LeaseStatus) -> LeaseStatus:
         reserved_nanos=read_nanos(message.reserved_nanos, field="lease.reserved_nanos"),
         watermark_nanos=read_nanos(message.watermark_nanos, field="lease.watermark_nanos"),
         closing=message.closing,
+    )
+
+
+def incarnation_to_pb(each: IncarnationRange) -> fleet_pb2.IncarnationRange:
+    """What a spool holds of one incarnation."""
+    return fleet_pb2.IncarnationRange(
+        incarnation=each.incarnation, after_sequence=each.after, last_sequence=each.last
+    )
+
+
+def incarnations_from_pb(
+    messages: Sequence[fleet_pb2.IncarnationRange], *, present: str
+) -> tuple[IncarnationRange, ...]:
+    """What a spool holds, incarnation by incarnation, the present one last.
+
+    Raises
+    ------
+    ProtocolError
+        If they do not follow each other, or do not end with the present one.
+    LimitError
+        If they are too many.
+    """
+    if len(messages) > INCARNATIONS_MAX:
+        raise LimitError(
+            f"hello.incarnations has {len(messages)} entries, the most is {INCARNATIONS_MAX}"
+        )
+    if not messages or messages[-1].incarnation != present:
+        raise ProtocolError(f"hello.incarnations does not end with the present one, {present!r}")
+    after = messages[0].after_sequence
+    for each in messages:
+        if each.after_sequence != after or each.last_sequence < after:
+            raise ProtocolError(
+                f"hello.incarnations: {each.incarnation!r} has {each.after_sequence} to "
+                f"{each.last_sequence}, after {after}"
+            )
+        after = each.last_sequence
+    return tuple(
+        IncarnationRange(m.incarnation, m.after_sequence, m.last_sequence) for m in messages
     )
 
 

@@ -17,7 +17,7 @@ from tests.bench import reproduction, simulating
 from tests.bench.evaluating import off_policy_coverage
 from tests.bench.figures import Figure
 from tests.bench.forecasting import chooser_on_traces
-from tests.bench.gate import reserve_and_settle
+from tests.bench.gate import reserve_and_settle, wait_and_durability
 from tests.bench.ingestion import ingestion
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
 from tests.bench.recovery import recovery
@@ -26,7 +26,7 @@ from tests.bench.replaying import REPLAYS, choice_figure
 BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
     "plan": (plan_of_a_large_fleet, programme_of_one_context),
     "choice": (choice_figure,),
-    "gate": (reserve_and_settle,),
+    "gate": (reserve_and_settle, wait_and_durability),
     "ingestion": (ingestion,),
     "recovery": (recovery,),
     "forecast": (chooser_on_traces,),

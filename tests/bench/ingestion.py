@@ -14,7 +14,14 @@ from coordinator.messages import HelloReceived
 from coordinator.records import DeviceRow, StoreSnapshot
 from coordinator.sessions import Reaction
 from shared import wire
-from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind, SpoolRecord
+from shared.decision.types import (
+    Attempt,
+    IncarnationRange,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    SpoolRecord,
+)
 from shared.limits import BATCH_RECORDS_MAX
 from shared.pb.v1 import fleet_pb2
 from tests.bench.figures import Figure
@@ -113,8 +120,9 @@ def _book_all(path: Path) -> float:
             fleet_toml(window="1h", usd="100"), actor="op", unix_ms=NOW_MS, dry_run=False
         )[1]
     )
-    hello = HelloReceived("inc", "", 0, 0, 0, (), (), 0, 0, "1")
-    do(engine.hello("d1", hello, resume_token="t", unix_ms=NOW_MS))
+    spool = (IncarnationRange("inc", 0, 0),)
+    hello = HelloReceived("inc", "", 0, spool, 0, (), (), 0, 0, "1")
+    do(engine.hello("d1", hello, marks={}, resume_token="t", unix_ms=NOW_MS))
     do(engine.token_synced("d1", "t"))
     worst = BATCHES * BATCH_RECORDS_MAX * COST_NANOS
     do(engine.lease_requested("d1", available_nanos=0, worst_case_nanos=worst, unix_ms=NOW_MS))
@@ -122,7 +130,7 @@ def _book_all(path: Path) -> float:
     for batch in batches:
         message = fleet_pb2.DeviceMessage.FromString(batch)
         records = [wire.record_from_pb(record) for record in message.batch.records]
-        do(engine.batch("d1", records, unix_ms=NOW_MS))
+        do(engine.batch("d1", records, incarnation="inc", unix_ms=NOW_MS))
     rate = BATCHES * BATCH_RECORDS_MAX / (time.perf_counter() - began)
     store.close()
     return rate

@@ -26,6 +26,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpoolMark,
     StoreEffect,
     StoreSnapshot,
     TableRowStored,
@@ -228,7 +229,7 @@ class StoreSuite:
 
     def test_rows_with_a_key_replace_the_earlier_row(self, store: Store) -> None:
         """The last word on a key counts, also within one commit."""
-        later = replace(DEVICE, standing=DeviceStanding.QUARANTINED, acked_sequence=2**62)
+        later = replace(DEVICE, standing=DeviceStanding.QUARANTINED, lease_number_max=2**62)
         window = replace(WINDOW, settled_nanos=2**62, alarms="overrun")
         lease = replace(LEASE, booked_nanos=4)
         store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE)])
@@ -278,7 +279,6 @@ class StoreSuite:
             pytest.param(ledger_row(3), id="gap in the ledger"),
             pytest.param(booked(1, sequence=9), id="position again"),
             pytest.param(booked(5), id="gap in the positions"),
-            pytest.param(booked(3, sequence=1), id="sequence of a device again"),
             pytest.param(graded(3, request=1), id="request graded again"),
             pytest.param(counted(2), id="counts at a position again"),
             pytest.param(replace(CONFIG, toml="other"), id="configuration again"),
@@ -294,9 +294,18 @@ class StoreSuite:
         store.commit([ledger_row(2), booked(3)])
         assert (2, 3) == (store.load().ledger_id_max, store.load().position_max)
 
-    def test_two_devices_may_use_the_same_sequence(self, store: Store) -> None:
-        """Sequences belong to a device."""
-        store.commit([booked(1, sequence=1), booked(2, device="dev-2", sequence=1)])
+    def test_marks_are_kept_by_device_and_incarnation(self, store: Store) -> None:
+        """The last word counts, and only what was asked for is found."""
+        store.commit([SpoolMark("dev-1", "a", 4), SpoolMark("dev-2", "a", 9)])
+        store.commit([SpoolMark("dev-1", "a", 5), SpoolMark("dev-1", "b", 7)])
+        assert {"a": 5} == store.spool_marks("dev-1", ["a", "c"])
+        many = [f"inc-{number}" for number in range(1_200)]
+        assert {"b": 7} == store.spool_marks("dev-1", [*many, "b"])
+        assert {} == store.spool_marks("dev-1", [])
+
+    def test_two_disks_may_use_the_same_sequence(self, store: Store) -> None:
+        """Sequences belong to an incarnation."""
+        store.commit([booked(1, sequence=1), booked(2, sequence=1)])
         assert 2 == store.load().position_max
 
     def test_numbering_goes_on_in_the_next_process(self, bench: StoreBench, store: Store) -> None:

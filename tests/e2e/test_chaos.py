@@ -22,8 +22,6 @@ def test_a_minute_of_chaos_leaves_the_books_right(tmp_path: Path) -> None:
         seconds=SECONDS,
         budget_usd="0.05",
         agents=2,
-        # A clone's sequences still collide with those of its original: `make chaos` shows it.
-        without=("clone",),
     )
     report = run(settings, say=print)
     told = report.json()

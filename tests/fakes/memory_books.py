@@ -117,8 +117,9 @@ class BooksState:
 class MemoryDisk:
     """What outlives a process, and what outlives a loss of power."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, place: str = "here") -> None:
         self.state = BooksState()
+        self.place = place
         self.held = False
         self._synced = BooksState()
         self._unsynced: list[Sequence[BookEffect]] = []
@@ -177,6 +178,7 @@ class MemoryBooks(Books):
             config=state.config,
             spool_first=min(state.spool, default=0),
             spool_last=state.spool_last,
+            place=self.disk.place,
         )
 
     async def commit(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.booking import raised_in
+from coordinator.booking import outcomes_wanted
 from coordinator.engine import CoordinatorEngine
+from coordinator.messages import HelloReceived
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
     AdminTokenRow,
@@ -25,6 +26,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpoolMark,
     StoreEffect,
     StoreSnapshot,
     TableRowStored,
@@ -47,8 +49,8 @@ class MemoryDatabase:
     held: bool = False
     ledger: list[LedgerRow] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
-    outcome_keys: set[tuple[str, int]] = field(default_factory=set)
-    grade_keys: set[tuple[str, int | str]] = field(default_factory=set)
+    grade_keys: set[tuple[str, str]] = field(default_factory=set)
+    spool_marks: dict[tuple[str, str], int] = field(default_factory=dict)
     configs: dict[int, ConfigRow] = field(default_factory=dict)
     windows: dict[int, WindowRow] = field(default_factory=dict)
     leases: dict[tuple[str, int], LeaseRecord] = field(default_factory=dict)
@@ -80,7 +82,7 @@ class MemoryDatabase:
         kind, *rest = key
         if kind == "config":
             return rest[1] in self.configs
-        return tuple(rest) in (self.outcome_keys if kind == "outcome" else self.grade_keys)
+        return tuple(rest) in self.grade_keys
 
     def apply(self, effect: StoreEffect) -> None:
         """Apply one checked effect."""
@@ -89,10 +91,8 @@ class MemoryDatabase:
                 self.ledger.append(effect)
             case BookedOutcome():
                 self._learn(effect)
-                self.outcome_keys.add((effect.device_id, effect.sequence))
             case BookedFeedback():
                 self._learn(effect)
-                self.grade_keys.add((effect.device_id, effect.sequence))
                 self.grade_keys.add((effect.device_id, effect.feedback.request_id))
             case BookedCounts():
                 self._learn(effect)
@@ -108,9 +108,6 @@ class MemoryDatabase:
     def forget(self, gone: set[int]) -> None:
         """Let learned records go, by their positions."""
         for row in self.learned:
-            if row.position in gone:
-                self.outcome_keys.discard((row.device_id, row.sequence))
-                self.grade_keys.discard((row.device_id, row.sequence))
             if row.position in gone and isinstance(row, BookedFeedback):
                 self.grade_keys.discard((row.device_id, row.feedback.request_id))
         self.learned = [row for row in self.learned if row.position not in gone]
@@ -123,6 +120,8 @@ class MemoryDatabase:
                 self.leases[effect.device_id, effect.number] = effect
             case DeviceRow():
                 self.devices[effect.id] = effect
+            case SpoolMark(device_id, incarnation, sequence):
+                self.spool_marks[device_id, incarnation] = sequence
             case JoinTokenRow():
                 self.join_tokens[effect.digest] = effect
             case AdminTokenRow():
@@ -137,12 +136,28 @@ class MemoryDatabase:
                 self.tables[effect.table.device_class] = effect.table
 
 
+def say_hello(
+    engine: CoordinatorEngine,
+    store: Store,
+    device_id: str,
+    hello: HelloReceived,
+    *,
+    resume_token: str,
+    unix_ms: int,
+) -> Reaction:
+    """Let an engine hear a hello, with the store's marks, as the service does."""
+    names = [each.incarnation for each in hello.incarnations]
+    marks = store.spool_marks(device_id, names)
+    return engine.hello(device_id, hello, marks=marks, resume_token=resume_token, unix_ms=unix_ms)
+
+
 def book_batch(
     engine: CoordinatorEngine,
     store: Store,
     device_id: str,
     records: Sequence[SpoolRecord],
     *,
+    incarnation: str,
     unix_ms: int,
 ) -> Reaction:
     """Let an engine book a batch, with what the store holds of it, as the service does."""
@@ -150,24 +165,25 @@ def book_batch(
     earlier = store.earlier(device_id, request_ids=requests, lease_numbers=numbers)
     found = (
         store.decisions(limit=1, device_id=device_id, request_id=request_id)
-        for request_id in raised_in(records)
+        for request_id in outcomes_wanted(records)
     )
-    adjusted = tuple(decision.outcome.outcome for page in found for decision in page)
-    earlier = replace(earlier, adjusted=adjusted)
-    return engine.batch(device_id, records, earlier=earlier, unix_ms=unix_ms)
+    outcomes = tuple(decision.outcome.outcome for page in found for decision in page)
+    earlier = replace(earlier, outcomes=outcomes)
+    return engine.batch(
+        device_id,
+        records,
+        incarnation=incarnation,
+        earlier=earlier,
+        unix_ms=unix_ms,
+    )
 
 
 def _unique_keys(effect: StoreEffect) -> list[tuple[str, str, int | str]]:
     match effect:
         case ConfigRow():
             return [("config", "", effect.version)]
-        case BookedOutcome():
-            return [("outcome", effect.device_id, effect.sequence)]
         case BookedFeedback():
-            return [
-                ("grade", effect.device_id, effect.sequence),
-                ("grade", effect.device_id, effect.feedback.request_id),
-            ]
+            return [("grade", effect.device_id, effect.feedback.request_id)]
         case _:
             return []
 
@@ -266,10 +282,15 @@ class MemoryStore(Store):
         leases = tuple(lease for lease in found if lease is not None)
         keys = {(device_id, request_id) for request_id in request_ids}
         return EarlierFacts(
-            graded=frozenset(str(request) for _, request in keys & database.grade_keys),
+            graded=frozenset(request for _, request in keys & database.grade_keys),
             leases=leases,
             windows=tuple(database.windows[key] for key in {row.window_id for row in leases}),
         )
+
+    def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
+        marks = self._open_database().spool_marks
+        keys = {name: marks.get((device_id, name)) for name in incarnations}
+        return {name: mark for name, mark in keys.items() if mark is not None}
 
     def recomputed_window(self, window_id: int) -> WindowRow:
         database = self._open_database()

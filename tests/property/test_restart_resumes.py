@@ -18,6 +18,7 @@ from shared.decision.types import (
     Attempt,
     CostAdjustment,
     Feedback,
+    IncarnationRange,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -110,7 +111,10 @@ class Script:
             self.tokens += 1
             token, before, self.held[name] = f"t{self.tokens}", self.held[name], f"t{self.tokens}"
             last = self.sequences[name]
-            hello = HelloReceived(f"inc-{token}", before, 0, last, numbers[name], (), (), 0, 0, "1")
+            spool = (IncarnationRange(f"inc-{token}", last, last),)
+            hello = HelloReceived(
+                f"inc-{token}", before, 0, spool, numbers[name], (), (), 0, 0, "1"
+            )
             events += [
                 _hello(name, hello, token=token, unix_ms=self.now),
                 _synced(name, token),
@@ -138,11 +142,12 @@ class Script:
             paused = self.rng.random() < 0.3
             return lambda e: e.set_spend_paused(paused, actor="op", unix_ms=now)
         records = [self.record(name, engine) for _ in range(self.rng.randint(1, 5))]
-        return lambda e: e.batch(name, records, unix_ms=now)
+        sender = records[0].incarnation
+        return lambda e: e.batch(name, records, incarnation=sender, unix_ms=now)
 
     def record(self, name: str, engine: CoordinatorEngine) -> SpoolRecord:
         self.sequences[name] += 1
-        return SpoolRecord(self.sequences[name], "inc", self.body(name, engine))
+        return SpoolRecord(self.sequences[name], f"inc-{self.held[name]}", self.body(name, engine))
 
     def body(self, name: str, engine: CoordinatorEngine) -> SpoolBody:
         rng, request = self.rng, f"{name}.{self.sequences[name]}"
@@ -171,7 +176,7 @@ class Script:
 
 
 def _hello(name: str, hello: HelloReceived, *, token: str, unix_ms: int) -> Event:
-    return lambda engine: engine.hello(name, hello, resume_token=token, unix_ms=unix_ms)
+    return lambda engine: engine.hello(name, hello, marks={}, resume_token=token, unix_ms=unix_ms)
 
 
 def _synced(name: str, token: str) -> Event:

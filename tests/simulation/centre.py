@@ -21,7 +21,7 @@ from shared.errors import (
     StoreError,
     TidegateError,
 )
-from tests.fakes.memory_store import MemoryDatabase, book_batch
+from tests.fakes.memory_store import MemoryDatabase, book_batch, say_hello
 from tests.simulation.checker import Violated
 from tests.simulation.disk import Died, Fuse, Mark, SimStore
 from tests.simulation.network import Line
@@ -219,7 +219,10 @@ class Centre:
             token = f"token-{self.tokens}"
             checker.hello_number_max = body.lease_number_max
             done = self.change(
-                kind, lambda e: e.hello(device_id, body, resume_token=token, unix_ms=now)
+                kind,
+                lambda e: say_hello(
+                    e, self.store, device_id, body, resume_token=token, unix_ms=now
+                ),
             )
             if done:
                 checker.unheard.discard(device_id)
@@ -227,7 +230,10 @@ class Centre:
             done = self.change(kind, lambda e: e.token_synced(device_id, body))
         elif kind == "batch":
             done = self.change(
-                kind, lambda e: book_batch(e, self.store, device_id, body, unix_ms=now)
+                kind,
+                lambda e: book_batch(
+                    e, self.store, device_id, body, incarnation=line.incarnation, unix_ms=now
+                ),
             )
         elif kind == "heartbeat":
             self.engine.heartbeat(

@@ -96,9 +96,10 @@ class SimDisk(MemoryDisk):
         """What a loss of power leaves."""
         return self._synced
 
-    def copied(self) -> SimDisk:
-        """The same contents on another disk, all of them synced."""
+    def copied(self, *, place: str = "") -> SimDisk:
+        """The same contents on another disk, all of them synced; an image keeps their place."""
         copy = SimDisk(self.watch, fuse=Fuse(), owner=self.owner)
+        copy.place = place or self.place
         copy.state, copy._synced = self.state.copy(), self.state.copy()
         copy.outcomes = dict(self.outcomes)
         copy.sent_through = self.sent_through

@@ -18,6 +18,7 @@ from coordinator.messages import Acked
 from coordinator.records import LedgerKind
 from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
+from coordinator.spool_progress import SpoolProgress
 from edge_agent.books import DropLease, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.gate import Gate
@@ -258,7 +259,7 @@ def _close_is_sent_before_it_is_synced() -> Patches:
 
 @_defect("L_4, D_1")
 def _lease_survives_a_reboot() -> Patches:
-    def wrong(self: LeaseBook) -> list[Any]:
+    def wrong(self: LeaseBook, *, in_full: bool = False) -> list[Any]:
         for number, row in list(self._leases.items()):
             self._leases[number] = replace(row, incarnation=self._incarnation)
         return []
@@ -278,10 +279,10 @@ def _suspend_counts_as_no_time() -> Patches:
 def _watermark_forgotten() -> Patches:
     close_earlier = LeaseBook.close_earlier
 
-    def wrong(self: LeaseBook) -> Any:
+    def wrong(self: LeaseBook, **more: Any) -> Any:
         for number, row in list(self._leases.items()):
             self._leases[number] = replace(row, watermark_nanos=0)
-        return close_earlier(self)
+        return close_earlier(self, **more)
 
     return [(LeaseBook, "close_earlier", wrong)]
 
@@ -323,10 +324,12 @@ def _compact_sent_rows() -> Patches:
 
 @_defect("O_1")
 def _batch_applied_twice() -> Patches:
-    def wrong(device: Any, records: Any, alarms: Any) -> list[Any]:
-        return list(records)
+    after = SpoolProgress.after
 
-    return [(coordinator.booking, "_fresh", wrong)]
+    def wrong(self: SpoolProgress, records: Any, **more: Any) -> tuple[SpoolProgress, list[Any]]:
+        return after(self, records, **more)[0], list(records)
+
+    return [(SpoolProgress, "after", wrong)]
 
 
 @_defect("O_1")
@@ -408,7 +411,7 @@ def _lend_twice_what_is_free() -> Patches:
 def _grant_from_a_restored_database() -> Patches:
     return [
         (Recovery, "from_json", classmethod(lambda cls, text, *, everybody: None)),
-        (coordinator.engine, "restored_books", lambda device, hello: ""),
+        (coordinator.engine, "restored_books", lambda device, hello, **more: ""),
     ]
 
 
@@ -419,4 +422,4 @@ def _two_writers() -> Patches:
 
 @_defect("D_2")
 def _clone_not_noticed() -> Patches:
-    return [(coordinator.engine, "quarantine_reason", lambda device, hello: "")]
+    return [(coordinator.engine, "quarantine_reason", lambda device, hello, **more: "")]

@@ -427,7 +427,14 @@ def test_o_1_a_batch_that_comes_twice_is_booked_once(scene: Scene) -> None:
     before = len(scene.centre.database.learned)
     scene.centre.change(
         "batch",
-        lambda e: book_batch(e, scene.centre.store, "d0", records, unix_ms=scene.now),
+        lambda e: book_batch(
+            e,
+            scene.centre.store,
+            "d0",
+            records,
+            incarnation=scene.device.incarnation,
+            unix_ms=scene.now,
+        ),
     )
     assert before == len(scene.centre.database.learned)
 

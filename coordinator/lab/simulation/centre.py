@@ -127,7 +127,11 @@ class Centre:
         self._tokens += 1
         token = f"token-{self._tokens}"
         now_ms = self._queue.now_ms
-        self.change(self.engine.hello(device.id, hello, resume_token=token, unix_ms=now_ms))
+        names = [each.incarnation for each in hello.incarnations]
+        marks = self._disk.spool_marks(device.id, names)
+        self.change(
+            self.engine.hello(device.id, hello, marks=marks, resume_token=token, unix_ms=now_ms)
+        )
 
     def _hear_token(self, device: Device, token: str) -> None:
         self.change(self.engine.token_synced(device.id, token))
@@ -138,7 +142,15 @@ class Centre:
         if requests or leases:
             earlier = self._disk.earlier(device.id, request_ids=requests, lease_numbers=leases)
         now_ms = self._queue.now_ms
-        self.change(self.engine.batch(device.id, records, earlier=earlier, unix_ms=now_ms))
+        self.change(
+            self.engine.batch(
+                device.id,
+                records,
+                incarnation=device.incarnation,
+                earlier=earlier,
+                unix_ms=now_ms,
+            )
+        )
 
     def _hear_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
         self.change(

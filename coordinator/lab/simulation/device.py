@@ -334,10 +334,6 @@ class Device:
             quarantined=quarantined,
         )
         outbox, acked = self.engine.outbox, message.acked_sequence
-        after = outbox.collides(acked)
-        if after is not None:  # a restored disk gives its unsent records new numbers
-            records = self._disk.spooled(after=after, limit=max(0, acked - after))
-            effects += outbox.renumber(records, acked=acked)
         self._commit(effects, sync=True)
         self.engine.token_synced(message.resume_token)
         self.engine.gate.on_demand = True

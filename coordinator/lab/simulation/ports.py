@@ -17,6 +17,7 @@ from coordinator.records import (
     BookedFeedback,
     EarlierFacts,
     LeaseRecord,
+    SpoolMark,
     StoreEffect,
     WindowRow,
 )
@@ -51,6 +52,10 @@ class CoordinatorDisk(Protocol):
         self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
     ) -> EarlierFacts:
         """What the books hold of a batch's requests and leases, beyond the engine's memory."""
+        ...
+
+    def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
+        """The highest booked sequence of each incarnation of a device that the books know."""
         ...
 
 
@@ -99,12 +104,15 @@ class LeaseStore:
         self._leases: dict[tuple[str, int], LeaseRecord] = {}
         self._windows: dict[int, WindowRow] = {}
         self._graded: set[tuple[str, str]] = set()
+        self._marks: dict[tuple[str, str], int] = {}
 
     def commit(self, effects: Sequence[StoreEffect]) -> None:
-        """Keep leases, windows and which requests are graded; the engine has the rest."""
+        """Keep leases, windows, marks and which requests are graded; the engine has the rest."""
         for effect in effects:
             if isinstance(effect, LeaseRecord):
                 self._leases[effect.device_id, effect.number] = effect
+            elif isinstance(effect, SpoolMark):
+                self._marks[effect.device_id, effect.incarnation] = effect.sequence
             elif isinstance(effect, WindowRow):
                 self._windows[effect.id] = effect
             elif isinstance(effect, BookedFeedback):
@@ -124,6 +132,11 @@ class LeaseStore:
             leases=leases,
             windows=tuple(self._windows[key] for key in {row.window_id for row in leases}),
         )
+
+    def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
+        """What was committed of these incarnations."""
+        found = {name: self._marks.get((device_id, name), 0) for name in incarnations}
+        return {name: mark for name, mark in found.items() if mark}
 
 
 class DelayNetwork:

@@ -64,32 +64,44 @@ class CoordinatorMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "last_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version")
+    __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version", "incarnations", "copied")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ACKED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LEASE_NUMBER_MAX_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     LOCAL_ARMS_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
     protocol: _types_pb2.ProtocolVersion
     software_version: str
     incarnation: str
     resume_token: str
     acked_sequence: int
-    last_sequence: int
     lease_number_max: int
     leases: _containers.RepeatedCompositeFieldContainer[_types_pb2.LeaseStatus]
     local_arms: _containers.RepeatedScalarFieldContainer[str]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     table_version: int
     config_version: int
-    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ..., software_version: _Optional[str] = ..., incarnation: _Optional[str] = ..., resume_token: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., lease_number_max: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., table_version: _Optional[int] = ..., config_version: _Optional[int] = ...) -> None: ...
+    incarnations: _containers.RepeatedCompositeFieldContainer[IncarnationRange]
+    copied: bool
+    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ..., software_version: _Optional[str] = ..., incarnation: _Optional[str] = ..., resume_token: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., lease_number_max: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., table_version: _Optional[int] = ..., config_version: _Optional[int] = ..., incarnations: _Optional[_Iterable[_Union[IncarnationRange, _Mapping]]] = ..., copied: _Optional[bool] = ...) -> None: ...
+
+class IncarnationRange(_message.Message):
+    __slots__ = ("incarnation", "after_sequence", "last_sequence")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    after_sequence: int
+    last_sequence: int
+    def __init__(self, incarnation: _Optional[str] = ..., after_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "software_version", "resume_token", "acked_sequence", "heartbeat_ms", "spend_paused", "now_unix_ms", "quarantined")

@@ -146,7 +146,7 @@ async def test_alarms_are_told_listed_and_cleared(operator: Operator) -> None:
     """Once each, with who cleared them; an alarm whose cause lasts stays."""
     lease = operator.service.engine.account.open_leases()[0]
     over = outcome(1, lease=lease.number, cost=2_000_000)
-    await operator.service.batch(operator.device_id, [over])
+    await operator.service.batch(operator.device_id, [over], incarnation="inc")
     assert ["overrun:large"] == [alert.key for alert in operator.ears.alerts]
     listed = await operator.call("ListAlarms", admin_pb2.ListAlarmsRequest())
     (alarm,) = listed.alarms
@@ -184,9 +184,9 @@ async def test_a_late_overrun_finds_its_arm_in_the_books(operator: Operator) -> 
     """The outcome was booked with another batch."""
     lease = operator.service.engine.account.open_leases()[0]
     await operator.service.batch(
-        operator.device_id, [outcome(1, lease=lease.number, cost=1_000_000)]
+        operator.device_id, [outcome(1, lease=lease.number, cost=1_000_000)], incarnation="inc"
     )
     late = SpoolRecord(2, "inc", CostAdjustment("r1", lease.number, 5, "usage came late"))
-    await operator.service.batch(operator.device_id, [late])
+    await operator.service.batch(operator.device_id, [late], incarnation="inc")
     assert frozenset({"large"}) == operator.service.engine.disabled_arms
     assert ["overrun:large"] == [alert.key for alert in operator.ears.alerts]

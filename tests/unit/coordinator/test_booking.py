@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.booking import Booked, Booking
+from coordinator.booking import Booked, Booking, outcomes_wanted
 from coordinator.fleet_config import WindowConfig, parse_fleet
 from coordinator.planner import Planner
 from coordinator.records import (
@@ -20,6 +22,7 @@ from coordinator.records import (
     LedgerRow,
     WindowRow,
 )
+from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import (
     Attempt,
     ContextCount,
@@ -72,6 +75,7 @@ class Desk:
         self.device = DEVICE
         self.planner: Planner | None = None
         self.earlier = EarlierFacts()
+        self.spool = SpoolProgress(acked=0, last=0, marks={"inc": 0})
 
     def book(self, *bodies: SpoolBody, first: int = 1, now: int = 40_000) -> Booked:
         records = [SpoolRecord(first + at, "inc", body) for at, body in enumerate(bodies)]
@@ -81,13 +85,14 @@ class Desk:
         booked = self.booking.book(
             self.device,
             records,
+            spool=self.spool,
             account=self.account,
             planner=self.planner,
             window=WINDOW,
             earlier=self.earlier,
             unix_ms=now,
         )
-        self.device = booked.device
+        self.device, self.spool = booked.device, booked.spool
         return booked
 
 
@@ -109,15 +114,15 @@ def test_every_paid_attempt_is_settled() -> None:
     both = Outcome(**{**vars(paid), "attempts": (local, released, *paid.attempts)})
     booked = desk.book(both)
     expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 40, "r1")]
-    assert (expected, 1) == (ledger(booked), booked.ack.sequence)
+    assert (expected, 1) == (ledger(booked), booked.spool.acked)
 
 
 def test_a_record_is_booked_once() -> None:
-    """What lies at or below the device's mark was booked before."""
+    """What lies at or below its incarnation's mark was booked before."""
     desk = Desk()
     desk.book(outcome("r1", 30), outcome("r2", 40))
     again = desk.book(outcome("r1", 30), outcome("r2", 40), outcome("r3", 50))
-    assert ([(LedgerKind.SETTLE, 50, "r3")], 3) == (ledger(again), again.ack.sequence)
+    assert ([(LedgerKind.SETTLE, 50, "r3")], 3) == (ledger(again), again.spool.acked)
     assert 120 == desk.account.window(7).settled_nanos
 
 
@@ -156,7 +161,19 @@ def test_everything_learned_has_a_position() -> None:
         if isinstance(row, BookedOutcome | BookedFeedback | BookedCounts)
     ]
     assert [(BookedOutcome, 11, 1), (BookedFeedback, 12, 2), (BookedCounts, 13, 9)] == learned
-    assert ([(LedgerKind.SETTLE, 25, "")], 9) == (ledger(booked), booked.ack.sequence)
+    assert ([(LedgerKind.SETTLE, 25, "")], 9) == (ledger(booked), booked.spool.acked)
+
+
+def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
+    """A restored disk reports a request as left unfinished whose outcome was booked long ago."""
+    desk = Desk()
+    finished = outcome("r1", 30)
+    desk.earlier = EarlierFacts(outcomes=(finished,))
+    left = [replace(outcome(name, 90), status=RequestStatus.INTERRUPTED) for name in ("r1", "r2")]
+    booked = desk.book(*left)
+    assert ["r2"] == [row.outcome.request_id for row in _outcomes(booked)]
+    assert [(LedgerKind.SETTLE, 90, "r2")] == ledger(booked)
+    assert ["r1", "r2"] == outcomes_wanted([SpoolRecord(1, "inc", body) for body in left])
 
 
 def test_an_outcome_belongs_to_the_slot_of_its_arrival() -> None:
@@ -211,7 +228,7 @@ def test_a_request_that_the_books_know_as_graded_is_not_graded_again() -> None:
     desk.earlier = EarlierFacts(graded=frozenset({"r1"}))
     booked = desk.book(Feedback("r1", "other", "cloud", 500_000, "user", 0))
     assert [] == [effect for effect in booked.effects if isinstance(effect, BookedFeedback)]
-    assert 1 == booked.ack.sequence
+    assert 1 == booked.spool.acked
 
 
 def test_what_is_booked_is_learned() -> None:

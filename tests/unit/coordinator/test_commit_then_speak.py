@@ -15,6 +15,7 @@ from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
 from shared.decision.types import (
     Attempt,
+    IncarnationRange,
     Outcome,
     RequestStatus,
     SettleKind,
@@ -99,7 +100,10 @@ class Coordinator:
         return self.service.engine.registry.device(self.device_id)
 
     async def connect(self, *, token: str = "") -> Outbox:
-        hello = HelloReceived("inc", token, 0, 0, self.device.lease_number_max, (), (), 0, 0, "1")
+        hello = HelloReceived(
+            "inc", token, 0, (IncarnationRange("inc", 0, 0),), self.device.lease_number_max,
+            (), (), 0, 0, "1",
+        )  # fmt: skip
         return await self.service.connect(self.device, hello)
 
     async def ask(self) -> None:
@@ -179,13 +183,13 @@ async def test_a_batch_that_was_not_committed_is_not_acked(coordinator: Coordina
     batch = [outcome(1, lease=lease.lease_number, cost=70)]
     coordinator.store.fail_with = StoreError("disk full")
     with pytest.raises(StoreError):
-        await coordinator.service.batch(coordinator.device_id, batch)
+        await coordinator.service.batch(coordinator.device_id, batch, incarnation="inc")
     coordinator.store.fail_with = None
     assert [None] == await drained(outbox)
 
     again = await coordinator.connect(token=held(coordinator))
-    await coordinator.service.batch(coordinator.device_id, batch)
-    await coordinator.service.batch(coordinator.device_id, batch)
+    await coordinator.service.batch(coordinator.device_id, batch, incarnation="inc")
+    await coordinator.service.batch(coordinator.device_id, batch, incarnation="inc")
 
     acks = [message for message in await drained(again) if isinstance(message, Acked)]
     assert [Acked(1), Acked(1)] == acks
@@ -235,7 +239,9 @@ async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinato
     """A device's mistake is its own: the engine has changed nothing, and stays."""
     outbox, engine = await spending(coordinator), coordinator.service.engine
     with pytest.raises(ProtocolError):
-        await coordinator.service.batch(coordinator.device_id, [outcome(9, lease=0, cost=1)])
+        await coordinator.service.batch(
+            coordinator.device_id, [outcome(9, lease=0, cost=1)], incarnation="inc"
+        )
     with pytest.raises(AuthenticationError):
         await coordinator.service.join(token="guess", name="x", device_class="pi")
 

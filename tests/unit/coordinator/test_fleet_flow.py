@@ -26,6 +26,7 @@ from coordinator.records import (
     DeviceStanding,
     JoinTokenRow,
     LeaseEnd,
+    LeaseRecord,
     StoreSnapshot,
     WindowRow,
 )
@@ -34,6 +35,7 @@ from coordinator.sessions import Reaction
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
+    IncarnationRange,
     LeaseClose,
     LeaseStatus,
     Outcome,
@@ -43,7 +45,7 @@ from shared.decision.types import (
     SpoolRecord,
 )
 from shared.errors import AuthenticationError, ProtocolError
-from tests.fakes.memory_store import MemoryStore, book_batch
+from tests.fakes.memory_store import MemoryStore, book_batch, say_hello
 
 M = TypeVar("M")
 NOW = 1_000_000_000
@@ -87,6 +89,7 @@ class Fleet:
         self.engine = CoordinatorEngine(StoreSnapshot())
         self.tokens = 0
         self.sequence = 0
+        self.began: list[tuple[str, int]] = []
         self.held = ""
         row = DeviceRow("dev", "pi-1", "pi", digest("secret"), NOW)
         self.does(Reaction(effects=[self.engine.registry.put(row)]))
@@ -121,21 +124,35 @@ class Fleet:
         self.engine = CoordinatorEngine(self.store.load())
 
     def hello(self, *, token: str | None = None, number_max: int | None = None,
-              acked: int | None = None, last: int | None = None,
-              leases: tuple[LeaseStatus, ...] = ()) -> list[Message]:  # fmt: skip
-        """The device connects with what an honest one would say, unless told otherwise."""
+              acked: int = 0, last: int | None = None, copied: bool = False,
+              leases: tuple[LeaseStatus, ...] | None = None) -> list[Message]:  # fmt: skip
+        """A new process connects with what an honest one would say, unless told otherwise."""
         self.tokens += 1
-        device = self.device
+        number_max = self.device.lease_number_max if number_max is None else number_max
+        lent = self.engine.account.open_leases("dev")
+        held = (status(lease) for lease in lent if lease.number <= number_max)
+        self.began.append((f"inc-{self.tokens}", self.sequence))
         hello = HelloReceived(
             incarnation=f"inc-{self.tokens}",
             resume_token=self.held if token is None else token,
-            acked_sequence=device.acked_sequence if acked is None else acked,
-            last_sequence=self.sequence if last is None else last,
-            lease_number_max=device.lease_number_max if number_max is None else number_max,
-            leases=leases, local_arms=(), table_version=0, config_version=0, software_version="1",
+            acked_sequence=acked,
+            incarnations=self.incarnations(last=self.sequence if last is None else last),
+            lease_number_max=number_max, leases=tuple(held) if leases is None else leases,
+            local_arms=(), table_version=0, config_version=0, software_version="1", copied=copied,
         )  # fmt: skip
         issued = f"token-{self.tokens}"
-        return self.does(self.engine.hello("dev", hello, resume_token=issued, unix_ms=self.now))
+        said = say_hello(
+            self.engine, self.store, "dev", hello, resume_token=issued, unix_ms=self.now
+        )
+        return self.does(said)
+
+    def incarnations(self, *, last: int) -> tuple[IncarnationRange, ...]:
+        """What the spool holds of each process so far."""
+        ends = [*(after for _, after in self.began[1:]), self.sequence]
+        return tuple(
+            IncarnationRange(name, min(after, last), min(end, last))
+            for (name, after), end in zip(self.began, ends, strict=True)
+        )
 
     def sync(self) -> None:
         """The device has synced the token of its session."""
@@ -169,12 +186,21 @@ class Fleet:
         records = []
         for body in bodies:
             self.sequence += 1
-            records.append(SpoolRecord(self.sequence, "inc", body))
+            records.append(SpoolRecord(self.sequence, self.began[-1][0], body))
         return records
 
     def send(self, records: list[SpoolRecord]) -> list[Message]:
-        booked = book_batch(self.engine, self.store, "dev", records, unix_ms=self.now)
+        booked = book_batch(
+            self.engine, self.store, "dev", records,
+            incarnation=self.began[-1][0], unix_ms=self.now,
+        )  # fmt: skip
         return self.does(booked)
+
+
+def status(lease: LeaseRecord) -> LeaseStatus:
+    """A lease as its device tells of it."""
+    amount = lease.amount_nanos
+    return LeaseStatus(lease.number, lease.window_id, amount, 0, 0, amount, closing=False)
 
 
 @pytest.fixture
@@ -279,9 +305,52 @@ class TestHello:
     def test_a_sequence_below_the_acked_one_means_a_clone(self, fleet: Fleet) -> None:
         """A disk that forgot what was acked was restored."""
         fleet.report(paid("a", lease=fleet.lease().lease_number, cost=5))
-        fleet.hello(last=0, acked=0)
+        fleet.hello(last=0)
 
         assert DeviceStanding.QUARANTINED is fleet.device.standing
+
+    def test_fewer_records_are_only_noticed_once(self, fleet: Fleet) -> None:
+        """A readmitted device goes on from the disk that it has."""
+        fleet.report(paid("a", lease=fleet.lease().lease_number, cost=5))
+        fleet.hello(last=0)
+        fleet.does(fleet.engine.readmit("dev", actor="op", unix_ms=NOW))
+        fleet.hello(last=0)
+        fleet.sync()
+        fleet.hello()
+
+        assert DeviceStanding.ACTIVE is fleet.device.standing
+
+    def test_a_copy_leaves_its_original_no_money(self, fleet: Fleet) -> None:
+        """It has seen fewer leases; what the original may be spending counts as spent."""
+        seen, unseen = fleet.lease(), fleet.lease()
+        fleet.hello(copied=True, leases=(), number_max=seen.lease_number)
+
+        lent = seen.amount_nanos + unseen.amount_nanos
+        assert (lent, 0) == (fleet.window.unconfirmed_nanos, fleet.window.outstanding_nanos)
+        assert DeviceStanding.ACTIVE is fleet.device.standing
+
+    def test_a_lease_whose_close_was_lost_is_booked_in_full(self, fleet: Fleet) -> None:
+        """Its device no longer knows of it, and has told all that it had to tell."""
+        lease = fleet.lease()
+        waiting = fleet.records(paid("a", lease=lease.lease_number, cost=5))
+        fleet.hello(leases=())
+        assert lease.amount_nanos == fleet.window.outstanding_nanos, "its close may be on the way"
+        fleet.send(waiting)
+
+        assert (5, lease.amount_nanos - 5, 0) == (
+            fleet.window.settled_nanos,
+            fleet.window.unconfirmed_nanos,
+            fleet.window.outstanding_nanos,
+        )
+        assert ["close:dev"] == list(fleet.engine.alarms)
+
+    def test_a_batch_of_a_session_that_is_over_is_refused(self, fleet: Fleet) -> None:
+        """Its sequences are those of another disk, perhaps."""
+        batch = fleet.records(paid("a", lease=fleet.lease().lease_number, cost=5))
+        over = fleet.began[-1][0]
+        fleet.hello()
+        with pytest.raises(ProtocolError, match="is over"):
+            fleet.engine.batch("dev", batch, incarnation=over, unix_ms=NOW)
 
     def test_a_lost_welcome_makes_no_clone(self, fleet: Fleet) -> None:
         """A device that never saw its new token comes with the one before."""
@@ -471,7 +540,7 @@ class TestBatch:
         with pytest.raises(ProtocolError, match="records are missing"):
             fleet.send(rest)
 
-        assert (0, 0) == (fleet.window.settled_nanos, fleet.device.acked_sequence)
+        assert (0, {}) == (fleet.window.settled_nanos, fleet.store.database.spool_marks)
         fleet.send([missing, *rest])
         assert 15 == fleet.window.settled_nanos
 
@@ -518,6 +587,7 @@ class TestBatch:
         fleet.tick(later_ms=100_000)
         fleet.report(LeaseClose(lease.lease_number, WORST, True, "expired"))
         fleet.restart()
+        fleet.hello()
         fleet.report(
             paid("a", lease=lease.lease_number, cost=WORST, settle=SettleKind.UNKNOWN),
             CostAdjustment("a", lease.lease_number, 70 - WORST, "usage came late"),
@@ -526,7 +596,6 @@ class TestBatch:
         assert {} == fleet.engine.alarms
         window = fleet.store.database.windows[old.id]
         assert (70, 0) == (window.settled_nanos, window.unconfirmed_nanos)
-        fleet.hello()
         fleet.sync()
         assert isinstance(fleet.ask(), LeaseSent)
 

@@ -95,7 +95,7 @@ def test_a_lease_that_ended_after_the_backup_is_booked_from_the_spool(fleet: Fle
     fleet.send(records)
     truth = fleet.window
     restore(fleet, old)
-    fleet.hello(number_max=2, acked=sequence + 2, last=sequence + 2)
+    fleet.hello(number_max=2, acked=sequence + 2)
     fleet.send(records)
     window = fleet.window
     assert (truth.settled_nanos, truth.unconfirmed_nanos) == (
@@ -111,7 +111,7 @@ def test_records_that_no_device_keeps_any_more_raise_an_alarm(fleet: Fleet) -> N
     fleet.report(paid("b", lease=1, cost=1))
     later = fleet.records(paid("c", lease=1, cost=2))
     restore(fleet, old)
-    fleet.hello(acked=2, last=3)
+    fleet.hello(acked=2)
     fleet.send(later)
     assert "missing:dev" in fleet.engine.alarms
     assert 12 == fleet.window.settled_nanos
@@ -124,7 +124,7 @@ def test_nothing_is_lent_before_every_device_is_heard_or_written_off(fleet: Flee
     old = backup(fleet)
     fleet.lease()
     restore(fleet, old)
-    fleet.hello(leases=(status(2, amount=WORST),), number_max=2)
+    fleet.hello(leases=(status(1, amount=WORST), status(2, amount=WORST)), number_max=2)
     fleet.sync()
     fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
     assert "1 devices have not reported" in fleet.refusal().reason
@@ -143,6 +143,22 @@ def test_nothing_is_lent_before_every_device_is_heard_or_written_off(fleet: Flee
     assert {} == fleet.engine.alarms
     fleet.restart()
     assert None is fleet.engine.recovery
+
+
+def test_a_device_is_heard_when_all_that_it_kept_is_booked(fleet: Fleet) -> None:
+    """Not at its hello: what it closed after the backup is told by its records alone."""
+    old = backup(fleet)
+    fleet.lease()
+    records = fleet.records(paid("b", lease=2, cost=30), LeaseClose(2, 70, False, "another boot"))
+    fleet.send(records)
+    restore(fleet, old)
+    fleet.hello(acked=fleet.sequence)
+    fleet.sync()
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    assert "1 devices have not reported" in fleet.refusal().reason
+    fleet.send(records)
+    assert None is fleet.engine.recovery
+    assert (40, 40) == (fleet.window.settled_nanos, fleet.window.unconfirmed_nanos)
 
 
 def test_complete_books_have_nothing_to_recover(fleet: Fleet) -> None:

@@ -11,7 +11,7 @@ from coordinator.engine import CoordinatorEngine
 from coordinator.messages import HelloReceived, LeaseRefused, LeaseSent, Message
 from coordinator.records import DeviceRow, StoreSnapshot, WindowRow
 from coordinator.sessions import Reaction
-from shared.decision.types import Feedback, SpoolBody, SpoolRecord
+from shared.decision.types import Feedback, IncarnationRange, SpoolBody, SpoolRecord
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.samples import WORST_CASE_NANOS, fleet_toml
 from tests.unit.coordinator.test_booking import outcome
@@ -47,13 +47,13 @@ class Coordinator:
             incarnation="inc",
             resume_token="t" if device.resume_digest else "",
             acked_sequence=0,
-            last_sequence=0,
+            incarnations=(IncarnationRange("inc", 0, 0),),
             lease_number_max=device.lease_number_max,
             config_version=0,
             software_version="1",
             **facts,
         )
-        self.do(self.engine.hello("d1", hello, resume_token="t", unix_ms=self.now))
+        self.do(self.engine.hello("d1", hello, marks={}, resume_token="t", unix_ms=self.now))
         self.do(self.engine.token_synced("d1", "t"))
 
     def restart(self) -> None:
@@ -166,7 +166,7 @@ def test_a_second_grade_for_a_request_is_passed_over() -> None:
     first = Feedback("r1", "other", "cloud", 500_000, "user", 0)
     bodies: tuple[SpoolBody, ...] = (outcome("r1"), first, replace(first, reward_ppm=900_000))
     records = [SpoolRecord(at, "inc", body) for at, body in enumerate(bodies, 1)]
-    one.do(one.engine.batch("d1", records, unix_ms=one.now))
+    one.do(one.engine.batch("d1", records, incarnation="inc", unix_ms=one.now))
     (decision,) = one.store.decisions(limit=9)
     assert decision.feedback is not None
     assert 500_000 == decision.feedback.feedback.reward_ppm

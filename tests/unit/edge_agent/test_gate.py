@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def gate_of(
     snapshot: BooksSnapshot | None = None, *, incarnation: str = "inc-1", boot_id: str = "boot-1"
 ) -> Gate:
     """A gate on these books."""
-    snapshot = snapshot or BooksSnapshot()
+    snapshot = snapshot or BooksSnapshot(place="here")
     outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=0)
     return Gate(incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=outbox)
 
@@ -56,6 +57,7 @@ def snapshot_of(effects: list[Any]) -> BooksSnapshot:
         reservations=tuple(state.reservations.values()),
         spool_first=min(state.spool, default=0),
         spool_last=state.spool_last,
+        place=state.meta.get(MetaKey.PLACE, ""),
     )
 
 
@@ -71,6 +73,53 @@ def test_a_reservation_is_the_worst_case_and_is_to_be_committed() -> None:
     assert row is not None
     assert ("", WORST_CASE_NANOS, 1) == (problem, row.amount_nanos, row.lease_number)
     assert PutReservation(row) in effects
+
+
+def test_a_copy_leaves_nothing_to_the_leases_of_its_original() -> None:
+    """The original may be spending on them, and its requests are its own to report (rule D_2)."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts(), arm=ARM)[2]
+    books = replace(snapshot_of(effects), place="there")
+    copy = gate_of(books, incarnation="inc-2")
+    assert copy.copied
+    recovered = copy.recover()
+    (close,) = spooled(recovered)
+    assert (
+        LeaseClose(1, 20 * WORST_CASE_NANOS, clean=False, reason="the books were copied") == close
+    )
+    again = gate_of(snapshot_of(effects + recovered), incarnation="inc-3")
+    assert again.copied, "until the coordinator knows it"
+    known = gate_of(snapshot_of(effects + recovered + copy.copy_known()), incarnation="inc-4")
+    assert not known.copied
+
+
+def test_books_that_stay_where_they_are_are_no_copy() -> None:
+    """A restart in the same boot settles what was reserved, and gives the rest back."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts(), arm=ARM)[2]
+    later = gate_of(snapshot_of(effects), incarnation="inc-2")
+    assert not later.copied
+    _, close = spooled(later.recover())
+    assert WORST_CASE_NANOS == close.final_nanos
+
+
+def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
+    """Until a configuration comes that was made with knowledge of it (rule S_4)."""
+    gate, effects = open_gate()
+    row, _, reserved = gate.reserve(facts(), arm=ARM)
+    assert row is not None
+    cost = WORST_CASE_NANOS + 1
+    effects += reserved
+    effects += gate.settle(row.id, arm=ARM.id, kind=SettleKind.REPORTED, cost_nanos=cost)[1]
+    effects += gate._outbox.spool(LeaseClose(9, 0, clean=True, reason=""))
+    effects += gate.overran(ARM.id, told=gate._outbox.last)
+    assert [] == gate.configured(), "the coordinator does not know of it yet"
+    later = gate_of(snapshot_of(effects), incarnation="inc-2")
+    assert "overrun" == later.problem(facts(), arm=ARM)
+    later._outbox.ack(later._outbox.last, unix_ms=0)
+    (forgotten,) = later.configured()
+    assert PutMeta(MetaKey.OVERRUN_ARMS, "{}") == forgotten
+    assert "overrun" != later.problem(facts(), arm=ARM)
 
 
 def test_every_attempt_has_a_reservation_of_its_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from edge_agent.books import (
@@ -17,6 +19,7 @@ from shared.decision.types import (
     Attempt,
     ContextCount,
     Feedback,
+    IncarnationRange,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -26,6 +29,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX
+from tests.fakes.memory_books import BooksState
 
 BODY = LeaseClose(1, 0, clean=True, reason="")
 
@@ -65,33 +69,32 @@ def test_the_mark_of_what_was_sent_only_rises() -> None:
     assert 3 == box.sent_max
 
 
-def test_only_a_foreign_mark_collides() -> None:
-    """A coordinator acks what was sent; a mark above that speaks of other books' records."""
-    meta = {MetaKey.SEQUENCE_SENT_MAX: "7"}
-    box = outbox(2, snapshot=BooksSnapshot(meta=meta, spool_first=1, spool_last=9))
-    assert (None, None, 9) == (box.collides(7), box.collides(9), box.collides(10))
-    box.sent(11)
-    assert None is box.collides(11)
+def test_each_incarnation_has_its_records() -> None:
+    """The hello names them, so that a record is known by its incarnation and sequence."""
+    box, state = outbox(2), BooksState()
+    for effect in box.begin():
+        state.apply(effect)
+    later = Outbox(
+        incarnation="inc-2",
+        snapshot=BooksSnapshot(meta=state.meta, spool_first=1, spool_last=2),
+        unix_ms=0,
+    )
+    later.spool(BODY)
+    assert (
+        IncarnationRange("inc", 0, 2),
+        IncarnationRange("inc-2", 2, 3),
+    ) == later.incarnations()
 
 
-def test_records_that_collide_are_spooled_again_above_the_mark() -> None:
-    """The restored disk had 9 records and made 3; of those the mark of 11 hides two."""
-    box = outbox(snapshot=BooksSnapshot(spool_first=1, spool_last=9))
-    made = [effect.record for _ in range(3) for effect in box.spool(BODY)]  # type: ignore[union-attr]
-    effects = box.renumber(made, acked=11)
-    appended = [e.record.sequence for e in effects if isinstance(e, AppendSpool)]
-    assert ([13, 14], 14) == (appended, box.last)
-    assert PutMeta(MetaKey.SEQUENCE_SENT_MAX, "11") in effects
-    assert None is box.collides(11)
-
-
-def test_a_mark_above_everything_is_where_the_outbox_goes_on() -> None:
-    """What lies below it in the restored spool was booked before the restore."""
-    box = outbox(snapshot=BooksSnapshot(spool_first=1, spool_last=4))
-    assert TrimSpool(30) in box.renumber([], acked=30)
-    (effect,) = box.spool(BODY)
-    assert isinstance(effect, AppendSpool)
-    assert 31 == effect.record.sequence
+def test_an_incarnation_is_forgotten_with_its_last_record() -> None:
+    """Those that left nothing too, but for the latest: it shows what a disk was like."""
+    began = [["a", 0], ["b", 4], ["c", 4], ["d", 6], ["e", 6]]
+    meta = {MetaKey.INCARNATIONS: json.dumps(began)}
+    box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=5, spool_last=6))
+    (effect,) = box.begin()
+    kept = [["c", 4], ["e", 6], ["inc", 6]]
+    assert PutMeta(MetaKey.INCARNATIONS, json.dumps(kept)) == effect
+    assert ["c", "e", "inc"] == [each.incarnation for each in box.incarnations()]
 
 
 def test_an_ack_counts_once() -> None:
@@ -138,6 +141,17 @@ def test_summaries_are_compacted_again() -> None:
     counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 3))
     both = SpoolSummary(2, 9, ((1, 34), (3, 1)), counts)
     assert CompactSpool(2, SpoolRecord(9, "inc", both)) == effect
+
+
+def test_a_summary_is_of_one_incarnation() -> None:
+    """What two of them left unsent is told apart, for each has a mark of its own."""
+    box = outbox()
+    body = paid("a", lease=1, cost=9, settle=SettleKind.REPORTED)
+    records = [SpoolRecord(n, "old" if n < 3 else "inc", body) for n in range(1, 5)]
+    effects = box.compact(records)
+    ranges = [(e.first, e.record.sequence, e.record.incarnation) for e in effects
+              if isinstance(e, CompactSpool)]  # fmt: skip
+    assert [(1, 2, "old"), (3, 4, "inc")] == ranges
 
 
 def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ from edge_agent.adapters.sqlite_books_file import SCHEMA_VERSION
 from edge_agent.books import BooksSnapshot, MetaKey, PutLease, PutMeta, PutReservation
 from shared.clock import SystemClock
 from shared.errors import BooksCorruptError, BooksFullError, StoreError
-from tests.contract.books_suite import LEASE, RESERVATION, append
+from tests.contract.books_suite import LEASE, RESERVATION, append, contents
 
 
 class FixedClock(SystemClock):
@@ -147,7 +148,7 @@ class TestDamage:
         assert b"damaged" == aside.read_bytes()
         assert b"log" == aside.with_name(aside.name + "-wal").read_bytes()
         books = SqliteBooks(path)
-        assert BooksSnapshot() == books.load()
+        assert BooksSnapshot() == contents(books)
         asyncio.run(books.close())
 
     def test_evidence_is_never_overwritten(self, path: Path) -> None:
@@ -163,6 +164,32 @@ class TestDamage:
         with pytest.raises(StoreError, match="in use"):
             SqliteBooks.set_aside(path, clock=FixedClock())
         await books.commit([append(1)])
+
+
+class TestPlace:
+    """Books know when they are no longer where they were."""
+
+    async def test_books_that_are_opened_again_are_where_they_were(self, tmp_path: Path) -> None:
+        """Also after their folder was renamed."""
+        folder, renamed = tmp_path / "old", tmp_path / "new"
+        folder.mkdir()
+        books = SqliteBooks(folder / "books.db")
+        place = books.load().place
+        await books.close()
+        folder.rename(renamed)
+        again = SqliteBooks(renamed / "books.db")
+        assert place == again.load().place != ""
+        await again.close()
+
+    async def test_a_copied_folder_is_another_place(self, path: Path, tmp_path: Path) -> None:
+        """Whatever the copy keeps: modes, owners, times."""
+        books = SqliteBooks(path)
+        await books.close()
+        shutil.copytree(path.parent, tmp_path / "copy", copy_function=shutil.copy2)
+        original, copy = SqliteBooks(path), SqliteBooks(tmp_path / "copy" / path.name)
+        assert original.load().place != copy.load().place
+        await original.close()
+        await copy.close()
 
 
 class TestHolder:
@@ -212,7 +239,7 @@ class TestHolder:
         """An unfinished draft of new books is thrown away."""
         path.with_name("books.db.new").write_bytes(b"half")
         books = SqliteBooks(path)
-        assert BooksSnapshot() == books.load()
+        assert BooksSnapshot() == contents(books)
         asyncio.run(books.close())
         assert not path.with_name("books.db.new").exists()
 

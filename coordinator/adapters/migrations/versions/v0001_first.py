@@ -67,9 +67,10 @@ def _create_fleet() -> None:
         _big("joined_unix_ms"),
         *_texts("standing", "standing_reason", "incarnation"),
         *_texts("resume_digest", "resume_digest_next"),
-        *_bigs("acked_sequence", "lease_number_max", "unclean_closes", "seen_unix_ms"),
+        *_bigs("lease_number_max", "unclean_closes", "seen_unix_ms"),
         _text("software_version"),
     )
+    _create("spool_mark", _name("device_id"), _name("incarnation"), _big("sequence"))
     _create(
         "join_token",
         _name("digest"),
@@ -95,8 +96,8 @@ def _create_learned() -> None:
         *_texts("request_id", "task_class", "arm", "status"),
         *_bigs("cost_nanos", "arrived_unix_ms"),
         _bytes("record"),
-        sa.UniqueConstraint("device_id", "sequence", name="uq_outcome_device_id_sequence"),
     )
+    op.create_index("ix_outcome_device_id_position", "outcome", ["device_id", "position"])
     op.create_index("ix_outcome_request_id", "outcome", ["request_id"])
     _create(
         "grade",
@@ -107,7 +108,6 @@ def _create_learned() -> None:
         _big("reward_ppm"),
         _text("source"),
         _big("at_unix_ms"),
-        sa.UniqueConstraint("device_id", "sequence", name="uq_grade_device_id_sequence"),
         sa.UniqueConstraint("device_id", "request_id", name="uq_grade_device_id_request_id"),
     )
     _create(

@@ -19,12 +19,14 @@ from coordinator.lab import evaluate as lab_evaluate
 from coordinator.lab import tradeoff as lab_tradeoff
 from coordinator.lab.decision_log import read_log
 from coordinator.lab.plan_remote import from_coordinator
+from coordinator.messages import HelloReceived
 from coordinator.service import CoordinatorService
 from shared.clock import SystemClock, SystemIds
 from shared.decision.types import (
     Attempt,
     Candidate,
     Feedback,
+    IncarnationRange,
     Outcome,
     RequestStatus,
     SettleKind,
@@ -97,6 +99,9 @@ async def _teach(service: CoordinatorService, *, now_unix_ms: int) -> None:
     """Book requests, two fifths of them drawn to the cloud; all but every fifth are graded."""
     join, _ = await service.create_join_token(device_class="edge", valid_for_s=60, actor="test")
     device, _ = await service.join(token=join, name="edge-1", device_class="edge")
+    spool = (IncarnationRange("inc", 0, 0),)
+    hello = HelloReceived("inc", "", 0, spool, 0, (), (), 0, 0, "1")
+    await service.connect(service.engine.registry.device(device), hello)
     records, sequence = [], 0
     for at in range(REQUESTS):
         arm = "cloud" if at % 5 < 2 else "tiny"
@@ -123,7 +128,7 @@ async def _teach(service: CoordinatorService, *, now_unix_ms: int) -> None:
             sequence += 1
             grade = Feedback(f"r{at}", "other", arm, 900_000 if cost else 300_000, "user", 0)
             records.append(SpoolRecord(sequence, "inc", grade))
-    await service.batch(device, records)
+    await service.batch(device, records, incarnation="inc")
 
 
 def _tidectl(running: Running, *args: str) -> str:

@@ -1,0 +1,98 @@
+"""How far the spools of devices are booked: every record once, whoever brings it (rules D_1, O_1).
+
+A record is known by its incarnation and sequence. Sequences rise on one disk only: a copied or
+restored disk gives some of them again, under an incarnation of its own, and records that two disks
+hold are booked when the first of them brings them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.records import SpoolMark
+from shared.decision.types import IncarnationRange, SpoolRecord, SpoolSummary
+from shared.errors import ProtocolError
+
+
+@dataclass
+class SpoolProgress:
+    """What is booked of the spool behind one session.
+
+    Attributes
+    ----------
+    acked : int
+        Everything up to this sequence of this disk is in the books.
+    last : int
+        The last sequence that the device spoke of when the session began.
+    marks : dict of str to int
+        The highest booked sequence of each incarnation, from whichever disk it came.
+    """
+
+    acked: int
+    last: int
+    marks: dict[str, int]
+
+    @classmethod
+    def of(cls, spool: Sequence[IncarnationRange], *, marks: Mapping[str, int]) -> SpoolProgress:
+        """Where to go on with a spool, given the books' marks of its incarnations."""
+        acked = spool[0].after
+        for each in spool:
+            acked = min(each.last, max(acked, marks.get(each.incarnation, 0)))
+            if acked < each.last:
+                break
+        known = {each.incarnation: marks.get(each.incarnation, 0) for each in spool}
+        return cls(acked=acked, last=spool[-1].last, marks=known)
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that the device spoke of at first is booked."""
+        return self.acked >= self.last
+
+    def after(
+        self, records: Iterable[SpoolRecord], *, device: str, missing: list[str] | None = None
+    ) -> tuple[SpoolProgress, list[SpoolRecord]]:
+        """The progress once these records are booked, and those of them that are not yet.
+
+        Parameters
+        ----------
+        missing : list of str, optional
+            Takes what is missing between records, which is an error without it: restored books
+            may be told of a time whose records the device no longer keeps.
+
+        Raises
+        ------
+        ProtocolError
+            If sequences have a gap, or a record is of an incarnation that the hello did not name.
+        """
+        acked, marks = self.acked, dict(self.marks)
+        fresh: list[SpoolRecord] = []
+        for record in records:
+            first = sequence = record.sequence
+            if isinstance(record.body, SpoolSummary):
+                first = record.body.first_sequence
+            if sequence <= acked:
+                continue
+            if first > acked + 1:
+                said = f"device {device} sent sequence {first} after {acked}: records are missing"
+                if missing is None:
+                    raise ProtocolError(said)
+                missing.append(said)
+            if record.incarnation not in marks:
+                raise ProtocolError(
+                    f"device {device} sent sequence {sequence} of the incarnation "
+                    f"{record.incarnation!r}, which its hello did not name"
+                )
+            acked = sequence
+            if sequence > marks[record.incarnation]:
+                marks[record.incarnation] = sequence
+                fresh.append(record)
+        return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
+
+    def moved_since(self, earlier: SpoolProgress, *, device_id: str) -> list[SpoolMark]:
+        """The marks that rose."""
+        return [
+            SpoolMark(device_id, incarnation, mark)
+            for incarnation, mark in self.marks.items()
+            if mark != earlier.marks[incarnation]
+        ]
