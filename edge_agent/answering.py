@@ -17,7 +17,16 @@ import structlog
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
-from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Chunk, Finished, Usage
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    Chunk,
+    CloudClient,
+    EmbedCall,
+    Finished,
+    LocalModels,
+    Usage,
+)
 from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, RequestRefused
 from shared.clock import Clock
 from shared.decision.money import dollars
@@ -90,8 +99,8 @@ class RequestRun:
         *,
         engine: AgentEngine,
         bookkeeper: Bookkeeper,
-        local: ChatBackend,
-        cloud: ChatBackend,
+        local: LocalModels,
+        cloud: CloudClient,
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
         lease_news: LeaseNews | None = None,
@@ -191,14 +200,11 @@ class RequestRun:
         except BooksFullError:
             await self._failed(ArmFailed("books_full", "the reservation could not be written"))
             return False
-        call = ChatCall(
-            request_id=self._request.request_id,
-            arm=plan.arm,
-            body=self._body_for(plan),
-            stream=self._request.stream,
-        )
         try:
-            finished = await self._call(call, plan=plan)
+            if self._request.kind is RequestKind.EMBEDDINGS:
+                finished = await self._embed(plan)
+            else:
+                finished = await self._chat(plan)
         except ArmFailed as failure:
             if self.first.done() or failure.client_error:
                 await self._fail_for_good(failure)
@@ -208,11 +214,37 @@ class RequestRun:
         await self._answered(finished, plan=plan)
         return True
 
-    async def _call(self, call: ChatCall, *, plan: AttemptPlan) -> Finished:
-        """Call the arm, hand its chunks on as they come, and return its last word."""
+    async def _embed(self, plan: AttemptPlan) -> Finished:
+        """Have texts embedded; the vectors as the API's list."""
+        body = self._body_for(plan)
+        texts = body.pop("input")
+        as_tokens = isinstance(texts[0], list)
+        del body["model"]
         backend = self._local if plan.arm.cloud is None else self._cloud
-        if self._request.kind is RequestKind.EMBEDDINGS:
-            return await backend.embed(call)
+        embedded = await backend.embed(
+            EmbedCall(
+                request_id=self._request.request_id,
+                arm=plan.arm,
+                inputs=() if as_tokens else tuple(texts),
+                token_inputs=tuple(map(tuple, texts)) if as_tokens else (),
+                fields=body,
+            )
+        )
+        data = [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(embedded.vectors)
+        ]
+        return Finished(embedded.usage, {"object": "list", "data": data}, embedded.timing)
+
+    async def _chat(self, plan: AttemptPlan) -> Finished:
+        """Call the arm, hand its chunks on as they come, and return its last word."""
+        call = ChatCall(
+            request_id=self._request.request_id,
+            arm=plan.arm,
+            body=self._body_for(plan),
+            stream=self._request.stream,
+        )
+        backend = self._local if plan.arm.cloud is None else self._cloud
         finished: Finished | None = None
         async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
             async for event in events:
@@ -259,7 +291,11 @@ class RequestRun:
             self.delivered.put_nowait(chunk)
 
     async def _answered(self, finished: Finished, *, plan: AttemptPlan) -> None:
-        usage = finished.usage
+        usage, timing = finished.usage, finished.timing
+        if timing is not None:
+            # Measured where the token was made; what went before is our own.
+            waited_ms = self._attempt_started_ms - self._request.arrived_monotonic_ms
+            self._ttft_ms = round(waited_ms + timing.ttft_ms)
         end = self._end(SettleKind.REPORTED if usage else SettleKind.UNKNOWN, usage=usage)
         head = self._head(plan)
         status = RequestStatus.ABORTED if self._gone else RequestStatus.OK
@@ -345,7 +381,7 @@ class RequestRun:
 
     def _end_of(self, failure: ArmFailed) -> AttemptEnd:
         end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
-        return replace(end, retry_after_s=failure.retry_after_s)
+        return replace(end, retry_after_s=failure.retry_after_s, problem=str(failure))
 
     def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
         now_ms = self._clock.monotonic_ms()
@@ -366,6 +402,8 @@ class RequestRun:
 def _usage_json(usage: Usage | None, *, cost_nanos: int) -> dict[str, Any]:
     counted: dict[str, Any] = {"cost_usd": dollars(cost_nanos)}
     if usage is not None:
+        if usage.cached_tokens:
+            counted["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
         counted |= usage.details
         counted["prompt_tokens"] = usage.prompt_tokens
         counted["completion_tokens"] = usage.completion_tokens

@@ -26,7 +26,7 @@ from edge_agent.choosing import Choice, Chooser
 from edge_agent.gate import WORTH_A_WAIT, Gate
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
-from edge_agent.refusals import embedder_refusal, refusal_for
+from edge_agent.refusals import UNSUPPORTED, embedder_refusal, refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
 from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
@@ -83,6 +83,8 @@ class AttemptEnd:
         Empty for an answer.
     retry_after_s : int
         How long the endpoint wants to be left alone; 0 if it did not say.
+    problem : str
+        The error in words, for the client alone.
     """
 
     latency_ms: int
@@ -91,6 +93,7 @@ class AttemptEnd:
     completion_tokens: int = 0
     error: str = ""
     retry_after_s: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class _Request:
     gate_fallouts: list[Fallout] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     retry_after_s: int = 0
+    problem: str = ""
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
@@ -320,9 +324,10 @@ class AgentEngine:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
         plan = _under_way(request)
-        if end.error not in (CONTEXT_REASON, BOOKS_FULL):
+        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
+        request.problem = end.problem
         return self._end_attempt(request, end)
 
     def knows(self, request_id: str) -> bool:
@@ -343,6 +348,7 @@ class AgentEngine:
             why=self.gate.refused_because,
             worst_case_nanos=self._cheapest_nanos(request),
             retry_after_s=request.retry_after_s,
+            problem=request.problem,
         )
 
     def _cheapest_nanos(self, request: _Request) -> int:

@@ -11,7 +11,7 @@ from shared.decision.money import dollars
 from shared.decision.types import Fallout
 
 MAX_COST_HEADER: Final = "x-tidegate-max-cost-usd"
-INVALID_REQUEST: Final = "invalid_request"
+UNSUPPORTED: Final = "unsupported"
 RATE_LIMITED: Final = "http_429"
 RETRY_AFTER_S: Final = 2
 RETRY_AFTER_BUDGET_S: Final = 5
@@ -34,8 +34,8 @@ _OWN_FAULT: Final = (
     "media_has_no_worst_case",
     "privacy",
     CONTEXT_REASON,
-    INVALID_REQUEST,
     MAX_COST_REASON,
+    UNSUPPORTED,
 )
 """Reasons that lie in the request itself: sent again as it is, it fails again."""
 
@@ -47,6 +47,7 @@ def refusal_for(
     why: str,
     worst_case_nanos: int = 0,
     retry_after_s: int = 0,
+    problem: str = "",
 ) -> RequestRefused:
     """The error for a request without a candidate.
 
@@ -65,11 +66,13 @@ def refusal_for(
         The least that the client's cap on the cost would have to be.
     retry_after_s : int
         How long an endpoint wants to be left alone; 0 if none said so.
+    problem : str
+        What the arm said that was tried last.
     """
     named = "; ".join(f"{fallout.arm}: {fallout.reason}" for fallout in fallouts)
     passing = {each.reason for each in fallouts if not each.reason.startswith(_OWN_FAULT)}
     if fallouts and not passing:
-        return _own_fault(fallouts, named=named, worst_case_nanos=worst_case_nanos)
+        return _own_fault(fallouts, named=named, worst_case_nanos=worst_case_nanos, said=problem)
     if passing and passing <= BUDGET_REASONS:
         return RequestRefused(
             429,
@@ -98,7 +101,9 @@ def refusal_for(
     )
 
 
-def _own_fault(fallouts: Sequence[Fallout], *, named: str, worst_case_nanos: int) -> RequestRefused:
+def _own_fault(
+    fallouts: Sequence[Fallout], *, named: str, worst_case_nanos: int, said: str
+) -> RequestRefused:
     """The 400 for a request that no arm could ever answer as it is."""
     reasons = [fallout.reason for fallout in fallouts]
     kind, _, what = next((each for each in reasons if ":" in each), "").partition(":")
@@ -114,6 +119,8 @@ def _own_fault(fallouts: Sequence[Fallout], *, named: str, worst_case_nanos: int
     elif all(reason == CONTEXT_REASON for reason in reasons):
         code, param = CONTEXT_REASON, "messages"
         problem = f"the prompt is longer than the context of every arm ({named}); shorten it"
+    elif UNSUPPORTED in reasons:
+        code, problem = "unsupported", f"{said} ({named})"
     elif kind == "field":
         code, param = "unsupported_field", what
         problem = (

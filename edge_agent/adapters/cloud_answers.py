@@ -54,7 +54,8 @@ def usage_of(answer: Mapping[str, Any], *, generated: bool = True) -> Usage | No
     if total is not None:
         completion = max(completion, total - prompt)
     details = {name: reported[name] for name in _DETAILS if isinstance(reported.get(name), dict)}
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, details=details)
+    cached = _count(details.get(_DETAILS[0], {}).get("cached_tokens")) or 0
+    return Usage(prompt, completion, cached, details)
 
 
 def _count(value: object) -> int | None:
@@ -116,13 +117,15 @@ def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     return answer, usage
 
 
-def embeddings_answer(body: bytes, *, inputs: int) -> tuple[dict[str, Any], Usage | None]:
-    """The `list` of embeddings of so many inputs, in their order, and its usage.
+def embeddings_answer(
+    body: bytes, *, inputs: int
+) -> tuple[tuple[tuple[float, ...], ...], Usage | None]:
+    """The vectors of so many inputs, in their order, and the usage.
 
     Raises
     ------
     AnswerError
-        When it is no such object.
+        When the reply is no list of embeddings.
     """
     answer = _json_object(body, what="reply")
     usage = usage_of(answer, generated=False)
@@ -136,11 +139,7 @@ def embeddings_answer(body: bytes, *, inputs: int) -> tuple[dict[str, Any], Usag
     if set(vectors) != set(range(inputs)) or not all(map(_is_vector, vectors.values())):
         problem = f"the reply has not one array of numbers for each of {inputs} inputs"
         raise AnswerError("bad_response", problem, usage=usage)
-    ordered = [
-        {"object": "embedding", "index": index, "embedding": vectors[index]}
-        for index in range(inputs)
-    ]
-    return {"object": "list", "data": ordered, "model": answer.get("model", "")}, usage
+    return tuple(tuple(vectors[index] or ()) for index in range(inputs)), usage
 
 
 def _is_vector(value: object) -> bool:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -23,8 +23,17 @@ from edge_agent.adapters.cloud_answers import (
 )
 from edge_agent.adapters.sse import DONE, EventParser
 from edge_agent.openai_request import serialise
-from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, CloudClient, Finished, Usage
-from shared.decision.types import CloudSettings, SettleKind
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    ChatEvent,
+    CloudClient,
+    EmbedCall,
+    Embedded,
+    Finished,
+    Usage,
+)
+from shared.decision.types import Arm, CloudSettings, SettleKind
 from shared.errors import ConfigError, InvariantError, LimitError
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 from shared.settings import read_secret
@@ -40,6 +49,7 @@ RETRY_AFTER_S_MAX: Final = 86_400
 # connection for the next call, and a server that lingers costs no more than this.
 END_WAIT_S: Final = 0.05
 _CLIENT_ERRORS: Final = frozenset({400, 422})
+T = TypeVar("T")
 _CONTEXT_CODE: Final = "context_length_exceeded"
 
 
@@ -64,13 +74,14 @@ class OpenAiCloud(CloudClient):
 
     async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
         """Answer a call; see `ChatBackend.chat`."""
-        attempt = self._attempt(call)
+        attempt = self._attempt(call.arm, _sent_body(call), stream=call.stream)
         response = await attempt.post(self._open_session(), path="/chat/completions")
         try:
             if not 200 <= response.status < 300:
                 raise await attempt.refused(response)
             if not call.stream:
-                yield await attempt.whole(response, read=whole_answer)
+                answer, usage = await attempt.whole(response, read=whole_answer)
+                yield Finished(usage, answer)
                 return
             async with aclosing(attempt.events(response)) as events:
                 async for event in events:
@@ -79,23 +90,25 @@ class OpenAiCloud(CloudClient):
             # Does nothing to a connection whose response was read to its end.
             response.close()
 
-    async def embed(self, call: ChatCall) -> Finished:
-        """Embed a call's input; see `ChatBackend.embed`."""
-        attempt = self._attempt(call)
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Embed a call's texts; see `EmbeddingBackend.embed`."""
+        texts = call.token_inputs or call.inputs
+        body = {**call.fields, "model": call.arm.model, "input": texts}
+        attempt = self._attempt(call.arm, body)
         response = await attempt.post(self._open_session(), path="/embeddings")
         try:
             if not 200 <= response.status < 300:
                 raise await attempt.refused(response)
-            inputs = len(call.body["input"])
-            return await attempt.whole(response, read=partial(embeddings_answer, inputs=inputs))
+            read = partial(embeddings_answer, inputs=len(texts))
+            return Embedded(*await attempt.whole(response, read=read))
         finally:
             response.close()
 
-    def _attempt(self, call: ChatCall) -> _Attempt:
-        settings = call.arm.cloud
+    def _attempt(self, arm: Arm, body: Mapping[str, Any], *, stream: bool = False) -> _Attempt:
+        settings = arm.cloud
         if settings is None:
-            raise InvariantError(f"arm {call.arm.id} is no cloud arm")
-        return _Attempt(call, settings, secret=self._secret(call, settings))
+            raise InvariantError(f"arm {arm.id} is no cloud arm")
+        return _Attempt(arm, body, stream=stream, settings=settings, secret=self._secret(arm))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -103,14 +116,15 @@ class OpenAiCloud(CloudClient):
         if session is not None:
             await session.close()
 
-    def _secret(self, call: ChatCall, settings: CloudSettings) -> str:
+    def _secret(self, arm: Arm) -> str:
         """The arm's key, read now; empty where the arm needs none."""
-        if not settings.api_key_ref:
+        reference = arm.cloud.api_key_ref if arm.cloud else ""
+        if not reference:
             return ""
         try:
-            return read_secret(settings.api_key_ref, environ=self._environ)
+            return read_secret(reference, environ=self._environ)
         except ConfigError as error:
-            raise ArmFailed("api_key_missing", f"the key of arm {call.arm.id}: {error}") from None
+            raise ArmFailed("api_key_missing", f"the key of arm {arm.id}: {error}") from None
 
     def _open_session(self) -> aiohttp.ClientSession:
         """The one session, made at the first call because it belongs to the running loop."""
@@ -159,15 +173,23 @@ class _Body(aiohttp.payload.Payload):
 class _Attempt:
     """One call from the first byte sent to the last one read."""
 
-    def __init__(self, call: ChatCall, settings: CloudSettings, *, secret: str) -> None:
-        self._arm_id = call.arm.id
+    def __init__(
+        self,
+        arm: Arm,
+        body: Mapping[str, Any],
+        *,
+        stream: bool,
+        settings: CloudSettings,
+        secret: str,
+    ) -> None:
+        self._arm_id = arm.id
         self._settings = settings
         self._secret = secret
         self._connect_s = settings.connect_timeout_ms / 1000
         self._wait_s = settings.first_byte_timeout_ms / 1000
-        self._choices = int(call.body.get("n", 1))
-        self._stream = call.stream
-        self._content = serialise(_sent_body(call))
+        self._choices = int(body.get("n", 1))
+        self._stream = stream
+        self._content = serialise(body)
         self._deadline = 0.0
         self._read_bytes = 0
 
@@ -262,17 +284,16 @@ class _Attempt:
         self,
         response: aiohttp.ClientResponse,
         *,
-        read: Callable[[bytes], tuple[dict[str, Any], Usage | None]],
-    ) -> Finished:
+        read: Callable[[bytes], tuple[T, Usage | None]],
+    ) -> tuple[T, Usage | None]:
         """The answer of a call that is not streamed, by the function that reads its body."""
         body = bytearray()
         while piece := await self._read(response):
             body += piece
         try:
-            answer, usage = read(bytes(body))
+            return read(bytes(body))
         except AnswerError as error:
             raise self._unusable(error) from error
-        return Finished(usage=usage, response=answer)
 
     async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ChatEvent, None]:
         """The chunks of a streamed answer and its end."""

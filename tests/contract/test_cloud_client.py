@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from edge_agent.adapters import cloud_client
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.ports import ArmFailed, ChatCall, Chunk, Finished, Usage
+from edge_agent.ports import ArmFailed, ChatCall, Chunk, EmbedCall, Embedded, Finished, Usage
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import Arm, ArmKind, CloudSettings, OnAbort, SettleKind
 from shared.limits import ERROR_CHARS_MAX
@@ -323,7 +323,7 @@ async def test_details_of_the_usage_are_kept(upstream: Upstream, cloud: OpenAiCl
     upstream.scripts = [replies({**COMPLETION, "usage": usage})]
     (finished,) = await events_of(cloud, call_of(upstream.base_url))
     assert isinstance(finished, Finished)
-    assert finished.usage == Usage(5, 2, {"prompt_tokens_details": {"cached_tokens": 4}})
+    assert finished.usage == Usage(5, 2, 4, {"prompt_tokens_details": {"cached_tokens": 4}})
 
 
 @pytest.mark.parametrize(
@@ -341,10 +341,9 @@ async def test_an_endpoint_may_ask_for_patience(
     assert ("http_429", understood_s) == (failure.reason, failure.retry_after_s)
 
 
-def embeddings_call(upstream: Upstream, *texts: str) -> ChatCall:
+def embed_call(upstream: Upstream, *texts: str, **fields: Any) -> EmbedCall:
     """A call for the embeddings of some texts."""
-    call = call_of(upstream.base_url)
-    return replace(call, body={"model": "gpt-x", "input": list(texts)})
+    return EmbedCall("req-1", call_of(upstream.base_url).arm, texts, fields=fields)
 
 
 def vector(index: int, *numbers: float) -> dict[str, Any]:
@@ -359,12 +358,19 @@ async def test_embeddings_come_in_the_order_of_their_input(
     usage = {"prompt_tokens": 3, "total_tokens": 3}
     reply = {"object": "list", "data": [vector(1, 2), vector(0, 0.5)], "model": "m"}
     upstream.scripts = [replies({**reply, "usage": usage})]
-    call = embeddings_call(upstream, "a", "b")
-    finished = await cloud.embed(call)
-    assert finished == Finished(Usage(3, 0), {**reply, "data": [vector(0, 0.5), vector(1, 2)]})
+    embedded = await cloud.embed(embed_call(upstream, "a", "b", user="me"))
+    assert embedded == Embedded(((0.5,), (2,)), Usage(3, 0))
     (exchange,) = upstream.exchanges
     assert exchange.head.startswith("POST /v1/embeddings HTTP/1.1\r\n")
-    assert exchange.json == dict(call.body)
+    assert exchange.json == {"model": "gpt-x", "input": ["a", "b"], "user": "me"}
+
+
+async def test_token_ids_are_embedded_as_they_are(upstream: Upstream, cloud: OpenAiCloud) -> None:
+    """For an endpoint that shares the client's tokeniser."""
+    upstream.scripts = [replies({"object": "list", "data": [vector(0, 1)]})]
+    call = replace(embed_call(upstream), token_inputs=((1, 2),))
+    assert Embedded(((1,),), None) == await cloud.embed(call)
+    assert [[1, 2]] == upstream.exchanges[0].json["input"]
 
 
 @pytest.mark.parametrize(
@@ -378,7 +384,7 @@ async def test_embeddings_that_are_not_whole_are_of_no_use(
     usage = {"prompt_tokens": 3, "total_tokens": 3}
     upstream.scripts = [replies({"object": "list", "data": data, "usage": usage})]
     with pytest.raises(ArmFailed) as caught:
-        await cloud.embed(embeddings_call(upstream, "a", "b"))
+        await cloud.embed(embed_call(upstream, "a", "b"))
     assert "bad_response" == caught.value.reason
     assert (SettleKind.REPORTED, Usage(3, 0)) == (caught.value.settle, caught.value.usage)
 
@@ -389,7 +395,7 @@ async def test_embeddings_that_the_endpoint_refuses_fail(
     """As for chat: the reason, and what it cost."""
     upstream.scripts = [replies({"error": {"message": "no"}}, status="401 Unauthorized")]
     with pytest.raises(ArmFailed) as caught:
-        await cloud.embed(embeddings_call(upstream, "a"))
+        await cloud.embed(embed_call(upstream, "a"))
     assert ("http_401", SettleKind.RELEASED) == (caught.value.reason, caught.value.settle)
 
 

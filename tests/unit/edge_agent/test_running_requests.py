@@ -20,10 +20,13 @@ from edge_agent.ports import (
     Chunk,
     CloudClient,
     DeviceSensors,
+    EmbedCall,
+    Embedded,
     Finished,
     LocalModels,
     ModelState,
     ModelStatus,
+    Timing,
     Usage,
 )
 from edge_agent.requests import Answer, ClientRequest, RequestKind, RequestRefused
@@ -77,6 +80,7 @@ class Play:
     usage: Usage | None = USAGE
     failure: Exception | None = None
     until: asyncio.Event | None = None
+    timing: Timing | None = None
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Stage:
 
     play: Play = field(default_factory=Play)
     calls: list[ChatCall] = field(default_factory=list)
+    embed_calls: list[EmbedCall] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def perform(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
@@ -98,7 +103,14 @@ class Stage:
         if play.failure is not None:
             raise play.failure
         whole = {"choices": [{"message": {"content": "".join(play.words)}}]}
-        yield Finished(play.usage, None if call.stream else whole)
+        yield Finished(play.usage, None if call.stream else whole, play.timing)
+
+    def embed(self, call: EmbedCall) -> Embedded:
+        """One vector."""
+        self.embed_calls.append(call)
+        if self.play.failure is not None:
+            raise self.play.failure
+        return Embedded(((0.5, 1.0),), Usage(7, 0))
 
 
 class StagedCloud(CloudClient):
@@ -110,11 +122,8 @@ class StagedCloud(CloudClient):
     def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         return self._stage.perform(call)
 
-    async def embed(self, call: ChatCall) -> Finished:
-        self._stage.calls.append(call)
-        if self._stage.play.failure is not None:
-            raise self._stage.play.failure
-        return Finished(Usage(7, 0), {"object": "list", "data": []})
+    async def embed(self, call: EmbedCall) -> Embedded:
+        return self._stage.embed(call)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -128,6 +137,9 @@ class StagedModels(LocalModels):
 
     def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         return self._stage.perform(call)
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        return self._stage.embed(call)
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -332,7 +344,7 @@ async def test_what_a_provider_says_beside_its_counts_is_passed_on() -> None:
     """Cached and hidden tokens are the client's to see."""
     agent = await an_agent()
     details = {"prompt_tokens_details": {"cached_tokens": 16}}
-    agent.cloud.play = Play(usage=Usage(20, 30, details))
+    agent.cloud.play = Play(usage=Usage(20, 30, 16, details))
     answer = await agent.chat(ask(stream=False))
     assert answer.response is not None
     assert answer.response["usage"].items() >= details.items()
@@ -364,8 +376,8 @@ async def test_embeddings_pass_the_gate_and_cost_their_input() -> None:
     """One call with the listed fields, a reservation for the input alone, booked as reported."""
     agent = await an_agent(cloud_arm(capabilities=EMBEDDER, fields=frozenset({"user"})))
     answer = await agent.chat(ask_for_vectors())
-    (call,) = agent.cloud.calls
-    assert {"model": "big-cloud", "input": ["Hello"], "user": "me"} == dict(call.body)
+    (call,) = agent.cloud.embed_calls
+    assert (("Hello",), (), {"user": "me"}) == (call.inputs, call.token_inputs, call.fields)
     outcome = agent.outcomes.get_nowait()
     assert ("cloud", "pinned", True) == (outcome.arm, outcome.reason, outcome.forced)
     (attempt,) = outcome.attempts
@@ -373,6 +385,17 @@ async def test_embeddings_pass_the_gate_and_cost_their_input() -> None:
     assert (answer.usage["prompt_tokens"], agent.settled_nanos) == (7, 700)
     assert answer.response is not None
     assert "cloud" == answer.response["model"]
+    assert [(0, (0.5, 1.0))] == [(e["index"], e["embedding"]) for e in answer.response["data"]]
+
+
+async def test_token_ids_go_to_an_arm_that_takes_them() -> None:
+    """They are no texts, and are told apart."""
+    arm = cloud_arm(capabilities=EMBEDDER | {"token_input"}, fields=frozenset({"user"}))
+    agent = await an_agent(arm)
+    body = {"model": "auto", "input": [[1, 2], [3]], "user": "me"}
+    await agent.chat(replace(ask_for_vectors(), body=body))
+    (call,) = agent.cloud.embed_calls
+    assert ((), ((1, 2), (3,))) == (call.inputs, call.token_inputs)
 
 
 async def test_embeddings_have_no_fallback() -> None:
@@ -384,13 +407,22 @@ async def test_embeddings_have_no_fallback() -> None:
     assert (503, []) == (caught.value.status, agent.local.calls)
 
 
-async def test_embeddings_of_a_backend_without_them_are_refused() -> None:
-    """The client is told that the request cannot be served, not that it may try again."""
+async def test_a_request_that_only_this_arm_cannot_serve_goes_to_another() -> None:
+    """If no other can either, the client gets the arm's own words, and no breaker opens."""
     agent = await an_agent()
-    agent.engine.configured(device_config(local_arm(capabilities=EMBEDDER), cloud_arm()))
-    with pytest.raises(RequestRefused) as caught:
-        await agent.chat(ask_for_vectors())
-    assert 400 == caught.value.status
+    agent.local.play = Play(words=(), failure=ArmFailed("unsupported", "`x` is not known here"))
+    for number in range(4):
+        with pytest.raises(RequestRefused, match="`x` is not known here") as caught:
+            await agent.chat(ask(f"r{number}", model="tiny"))
+        assert (400, "unsupported") == (caught.value.status, caught.value.code)
+
+
+async def test_the_time_to_the_first_token_is_the_backend_s() -> None:
+    """It measures where the token is made, also for an answer that comes in one piece."""
+    agent = await an_agent()
+    agent.local.play = Play(timing=Timing(ttft_ms=12.0, run_ms=20.0))
+    await agent.chat(ask(model="tiny", stream=False))
+    assert 12 == agent.outcomes.get_nowait().ttft_ms
 
 
 async def leave_after_the_first_chunk(agent: Agent) -> None:
