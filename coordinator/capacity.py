@@ -23,6 +23,7 @@ LASTING_FALLOUTS: Final = (
     "media_has_no_worst_case",
     "context_length_exceeded",
     "not_on_this_device",
+    "max_cost",
 )
 """Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
 

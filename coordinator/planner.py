@@ -36,7 +36,7 @@ from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus
 
 PAPER_DELTA: Final = 0.01
 NOT_THE_ARMS_FAULT: Final = frozenset(
-    {"client_gone", "interrupted", "context_length_exceeded", "books_full"}
+    {"client_gone", "interrupted", "context_length_exceeded", "books_full", "unsupported"}
 )
 WITHOUT_FORGETTING: Final = frozenset({"copac_ucb", "ad_ucb", "pd_bwk", "sw_ucb"})
 """Policies with a rule of their own for what is old."""
@@ -407,6 +407,7 @@ class Planner:
                 feasible[row, column] = (
                     name in config.device_classes[device_class].arms
                     and arm.enabled
+                    and arm.chats
                     and name not in self._disabled
                     and not (private and arm.kind is ArmKind.CLOUD)
                 )

@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
 from edge_agent.ports import (
@@ -263,6 +264,9 @@ class RequestRun:
         if plan.arm.cloud is not None:
             allowed = plan.arm.cloud.fields | _ALWAYS_SENT
             body = {name: value for name, value in body.items() if name in allowed}
+        if self._request.prompt is not None and COMPLETIONS in plan.arm.capabilities:
+            del body["messages"]
+            body["prompt"] = self._request.prompt
         body["model"] = plan.arm.model if plan.arm.cloud is not None else plan.arm.id
         if self._request.kind is RequestKind.CHAT:
             body["max_tokens"] = plan.max_tokens

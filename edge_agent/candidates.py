@@ -123,6 +123,7 @@ KINDS_MAX = 256
 DISABLED = "disabled"
 CHAT = "chat"
 EMBEDDINGS = "embeddings"
+COMPLETIONS = "completions"
 LOCAL_FIELDS = frozenset(
     {
         "frequency_penalty",
@@ -338,8 +339,8 @@ def _never(facts: RequestFacts, *, arm: Arm | None) -> Iterator[str]:
 
 
 def capabilities_of(arm: Arm) -> frozenset[str]:
-    """What an arm can do. One that offers embeddings is no chat model unless it says so."""
-    return arm.capabilities if EMBEDDINGS in arm.capabilities else arm.capabilities | {CHAT}
+    """What an arm can do, with `chat`, which goes without saying for most."""
+    return arm.capabilities | {CHAT} if arm.chats else arm.capabilities
 
 
 def _cap_problem(facts: RequestFacts, *, arm: Arm) -> str:

@@ -11,7 +11,7 @@ for the next candidate, `finish` settles and spools. `choosing.py` has the filte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
 from edge_agent.candidates import (
@@ -171,7 +171,8 @@ class AgentEngine:
         unix_ms: int,
     ) -> None:
         self._incarnation = incarnation
-        self.config = snapshot.config or fallback
+        self._models_can: Mapping[str, frozenset[str]] = {}
+        self._fleet_config = self.config = snapshot.config or fallback
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
         self.gate = Gate(
@@ -473,9 +474,25 @@ class AgentEngine:
 
     def configured(self, config: DeviceConfig) -> Effects:
         """A new configuration of the fleet."""
-        self.config = config
-        self._chooser.forget_rows()
+        self._fleet_config = config
+        self._arms_changed()
         return [PutConfig(config), *self.gate.configured()]
+
+    def models_can(self, capabilities: Mapping[str, frozenset[str]]) -> None:
+        """What the model files say that local arms can do, beside what the fleet says of them."""
+        if capabilities != self._models_can:
+            self._models_can = capabilities
+            self._arms_changed()
+
+    def _arms_changed(self) -> None:
+        arms = tuple(
+            replace(arm, capabilities=arm.capabilities | self._models_can.get(arm.id, frozenset()))
+            if arm.cloud is None
+            else arm
+            for arm in self._fleet_config.arms
+        )
+        self.config = replace(self._fleet_config, arms=arms)
+        self._chooser.forget_rows()
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""

@@ -43,6 +43,9 @@ class ClientRequest:
         From the header `x-tidegate-deadline-ms`; None means the class's own.
     max_cost_nanos : int or None
         From the header `x-tidegate-max-cost-usd`; None means no cap.
+    prompt : str or None
+        Of a legacy completion: what an arm that lists `completions` continues as it is. To every
+        other arm it is a user's message, as in `body`.
     """
 
     request_id: str
@@ -60,6 +63,7 @@ class ClientRequest:
     tag: str = ""
     idempotency_key: str = ""
     kind: RequestKind = RequestKind.CHAT
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class AgentService(AgentFacade):
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
         await self._local.start()
+        self._note_capabilities()
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
         self._house_keeping = asyncio.create_task(self._keep_house(), name="house-keeping")
@@ -270,6 +271,7 @@ class AgentService(AgentFacade):
     async def tidy(self) -> None:
         """One round of house-keeping: expire, close, trim, raise watermarks."""
         async with self._tidy:
+            self._note_capabilities()
             await self._bookkeeper.retry()
             effects = self._engine.tick(
                 boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
@@ -283,6 +285,10 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+
+    def _note_capabilities(self) -> None:
+        """A model file may have been put into another's place."""
+        self._engine.models_can({each.arm: each.capabilities for each in self._local.status()})
 
     async def _compact(self) -> None:
         """Make room in an overfull spool, a piece at a time (rule O_2)."""

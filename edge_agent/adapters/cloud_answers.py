@@ -98,8 +98,10 @@ def shortened(message: str, *, secret: str) -> str:
     return line if len(line) <= ERROR_CHARS_MAX else line[: ERROR_CHARS_MAX - 3] + "..."
 
 
-def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
+def whole_answer(body: bytes, *, texts: bool = False) -> tuple[dict[str, Any], Usage | None]:
     """The `chat.completion` object of a call that was not streamed, and its usage.
+
+    Where the reply holds `texts`, it is a `text_completion` and put into the other's form.
 
     Raises
     ------
@@ -114,6 +116,10 @@ def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise AnswerError("bad_response", "the reply has no choices", usage=usage)
+    if texts:
+        answer["choices"] = [
+            chat_form(each if isinstance(each, dict) else {}, streamed=False) for each in choices
+        ]
     return answer, usage
 
 
@@ -146,6 +152,36 @@ def _is_vector(value: object) -> bool:
     return isinstance(value, list) and all(type(each) in (float, int) for each in value)
 
 
+def chat_form(choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
+    """A choice of a `text_completion` as one of a chat, so that all that follows knows one form."""
+    said = {"role": "assistant", "content": choice.get("text") or ""}
+    return {
+        "index": choice.get("index", 0),
+        "delta" if streamed else "message": said,
+        "finish_reason": choice.get("finish_reason"),
+        "logprobs": _chat_logprobs(choice.get("logprobs")),
+    }
+
+
+def _chat_logprobs(found: object) -> dict[str, Any] | None:
+    """The older API's parallel lists as the chat API's list of tokens."""
+    if not isinstance(found, dict) or not found.get("tokens"):
+        return None
+    likeliest = found.get("top_logprobs") or [None] * len(found["tokens"])
+    triples = zip(found["tokens"], found.get("token_logprobs") or (), likeliest, strict=False)
+    tokens = [
+        {
+            "token": token,
+            "logprob": logprob,
+            "top_logprobs": [
+                {"token": other, "logprob": each} for other, each in (others or {}).items()
+            ],
+        }
+        for token, logprob, others in triples
+    ]
+    return {"content": tokens}
+
+
 class StreamTally:
     """Follows a stream: passes its chunks on, keeps the usage, knows if the answer is whole.
 
@@ -153,6 +189,8 @@ class StreamTally:
     ----------
     choices : int
         How many answers were asked for (`n`).
+    texts : bool
+        Whether the chunks are those of a `text_completion`.
 
     Attributes
     ----------
@@ -162,7 +200,8 @@ class StreamTally:
         The last one reported.
     """
 
-    def __init__(self, *, choices: int) -> None:
+    def __init__(self, *, choices: int, texts: bool = False) -> None:
+        self._texts = texts
         self.started = False
         self.usage: Usage | None = None
         self._open = set(range(choices))
@@ -197,6 +236,8 @@ class StreamTally:
                 self._open.discard(index)
         if not choices:
             return None
+        if self._texts:
+            chunk["choices"] = [chat_form(choice, streamed=True) for choice in choices]
         self.started = True
         return Chunk(chunk)
 

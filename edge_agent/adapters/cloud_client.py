@@ -75,15 +75,19 @@ class OpenAiCloud(CloudClient):
     async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
         """Answer a call; see `ChatBackend.chat`."""
         attempt = self._attempt(call.arm, _sent_body(call), stream=call.stream)
-        response = await attempt.post(self._open_session(), path="/chat/completions")
+        texts = "prompt" in call.body
+        path = "/completions" if texts else "/chat/completions"
+        response = await attempt.post(self._open_session(), path=path)
         try:
             if not 200 <= response.status < 300:
                 raise await attempt.refused(response)
             if not call.stream:
-                answer, usage = await attempt.whole(response, read=whole_answer)
+                answer, usage = await attempt.whole(
+                    response, read=partial(whole_answer, texts=texts)
+                )
                 yield Finished(usage, answer)
                 return
-            async with aclosing(attempt.events(response)) as events:
+            async with aclosing(attempt.events(response, texts=texts)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -295,11 +299,13 @@ class _Attempt:
         except AnswerError as error:
             raise self._unusable(error) from error
 
-    async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ChatEvent, None]:
+    async def events(
+        self, response: aiohttp.ClientResponse, *, texts: bool
+    ) -> AsyncGenerator[ChatEvent, None]:
         """The chunks of a streamed answer and its end."""
         if response.content_type == "application/json":
             raise await self._not_a_stream(response)
-        tally = StreamTally(choices=self._choices)
+        tally = StreamTally(choices=self._choices, texts=texts)
         try:
             async with aclosing(self._event_data(response, tally)) as data:
                 async for each in data:
@@ -410,6 +416,8 @@ class _Attempt:
 def _sent_body(call: ChatCall) -> dict[str, Any]:
     """The call's body, with the fields that say how it is delivered (rule A_2: all set here)."""
     body = {name: value for name, value in call.body.items() if name not in _DELIVERY}
+    if "prompt" in body and body.pop("logprobs", False):
+        body["logprobs"] = body.pop("top_logprobs", 0)  # the older API's one field for both
     if call.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}

@@ -79,6 +79,7 @@ def client_request(
     arrived_unix_ms: int,
     arrived_monotonic_ms: float,
     kind: RequestKind = RequestKind.CHAT,
+    prompt: str | None = None,
 ) -> ClientRequest:
     """A checked body and what the headers say of it as one request."""
     return ClientRequest(
@@ -97,4 +98,5 @@ def client_request(
         tag=steering.tag,
         idempotency_key=steering.idempotency_key,
         kind=kind,
+        prompt=prompt,
     )

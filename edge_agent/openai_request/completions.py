@@ -1,8 +1,8 @@
 """The body of the legacy `/v1/completions`: each prompt becomes a chat request of its own.
 
 Instruct models, local and paid ones, need their chat template, so a prompt is put to them as a
-user's message. What that cannot serve is refused by name: `suffix`, token ids, and `best_of` above
-`n`.
+user's message. An arm that lists the capability `completions` continues the bare prompt instead.
+What neither can serve is refused by name: `suffix`, token ids, and `best_of` above `n`.
 """
 
 from __future__ import annotations
@@ -61,13 +61,15 @@ class CheckedCompletion:
     chats : tuple of CheckedBody
         One for each prompt, in their order.
     prompts : tuple of str
-        What to put before each text; empty texts unless `echo` was asked for.
+    echo : bool
+        Whether to put the prompt before each text.
     n : int
         Choices for each prompt.
     """
 
     chats: tuple[CheckedBody, ...]
     prompts: tuple[str, ...]
+    echo: bool
     n: int
 
 
@@ -121,7 +123,8 @@ def parse_completion(raw: bytes) -> CheckedCompletion:
     body.setdefault("max_tokens", MAX_TOKENS_DEFAULT)
     return CheckedCompletion(
         chats=tuple(checked_body({**body, "messages": _asked(prompt)}) for prompt in prompts),
-        prompts=tuple(prompts) if echo else ("",) * len(prompts),
+        prompts=tuple(prompts),
+        echo=echo,
         n=body.get("n", 1),
     )
 

@@ -341,6 +341,58 @@ async def test_an_endpoint_may_ask_for_patience(
     assert ("http_429", understood_s) == (failure.reason, failure.retry_after_s)
 
 
+LOGPROBS = {"tokens": ["x"], "token_logprobs": [-0.5], "top_logprobs": [{"y": -2.0}]}
+TOKENS = {
+    "content": [
+        {"token": "x", "logprob": -0.5, "top_logprobs": [{"token": "y", "logprob": -2.0}]},
+    ]
+}
+
+
+def text_piece(text: str, finish: str | None = None) -> dict[str, Any]:
+    """A piece, or the whole, of a `text_completion`."""
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": LOGPROBS}
+    return {"id": "c", "object": "text_completion", "choices": [choice]}
+
+
+def prompt_call(upstream: Upstream, *, stream: bool) -> ChatCall:
+    """A bare prompt to be continued."""
+    call = call_of(upstream.base_url, stream=stream)
+    body = {"model": "gpt-x", "prompt": "Once", "max_tokens": 4}
+    return replace(call, body={**body, "logprobs": True, "top_logprobs": 1})
+
+
+async def test_a_bare_prompt_goes_to_the_older_endpoint(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Its answer comes in the form of a chat, with its log probabilities."""
+    upstream.scripts = [replies({**text_piece(" upon", "stop"), "usage": USAGE})]
+    (finished,) = await events_of(cloud, prompt_call(upstream, stream=False))
+    assert isinstance(finished, Finished)
+    assert finished.response is not None
+    said = {"role": "assistant", "content": " upon"}
+    choice = {"index": 0, "message": said, "finish_reason": "stop", "logprobs": TOKENS}
+    assert ([choice], Usage(5, 2)) == (finished.response["choices"], finished.usage)
+    (exchange,) = upstream.exchanges
+    assert exchange.head.startswith("POST /v1/completions HTTP/1.1\r\n")
+    assert {"model": "gpt-x", "prompt": "Once", "max_tokens": 4, "logprobs": 1} == exchange.json
+
+
+async def test_a_bare_prompt_is_streamed_like_a_chat(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Each piece becomes a delta."""
+    usage = {"object": "text_completion", "choices": [], "usage": USAGE}
+    upstream.scripts = [
+        pieces(sse(text_piece(" upon")), sse(text_piece("", "stop")), sse(usage), sse("[DONE]"))
+    ]
+    *chunks, finished = await events_of(cloud, prompt_call(upstream, stream=True))
+    assert [" upon", ""] == [
+        each.data["choices"][0]["delta"]["content"] for each in chunks if isinstance(each, Chunk)
+    ]
+    assert Finished(Usage(5, 2)) == finished
+
+
 def embed_call(upstream: Upstream, *texts: str, **fields: Any) -> EmbedCall:
     """A call for the embeddings of some texts."""
     return EmbedCall("req-1", call_of(upstream.base_url).arm, texts, fields=fields)

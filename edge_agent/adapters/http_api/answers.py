@@ -103,8 +103,12 @@ class Completions(_Endpoint):
         asked = parse_completion(await read_json(scope, receive))
         steering, noted = parse_headers(Headers(scope=scope)), arrival(scope)
         requests = [
-            client_request(chat, **_part(steering, noted, number=number, of=len(asked.chats)))
-            for number, chat in enumerate(asked.chats, start=1)
+            client_request(
+                chat, prompt=prompt, **_part(steering, noted, number=number, of=len(asked.chats))
+            )
+            for number, (chat, prompt) in enumerate(
+                zip(asked.chats, asked.prompts, strict=True), start=1
+            )
         ]
         async with client_watch(receive) as gone:
             answers = await _together([self._facade.answer(each, gone) for each in requests])

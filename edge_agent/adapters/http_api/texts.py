@@ -30,7 +30,8 @@ class TextAnswer(Answer):
         self._asked = asked
         self._id = f"cmpl-{request_id}"
         self._texts = [
-            _Text(asked.prompts[at // asked.n], index=at) for at in range(len(answers) * asked.n)
+            _Text(asked.prompts[at // asked.n] if asked.echo else "", index=at)
+            for at in range(len(answers) * asked.n)
         ]
         self.head = _joint_head([answer.head for answer in answers], request_id=request_id)
         self.response = None if answers[0].response is None else self._whole()

@@ -36,12 +36,7 @@ def test_each_prompt_becomes_a_chat_request() -> None:
         }
         for prompt in ("a", "b")
     ] == [chat.body for chat in found.chats]
-    assert (("", ""), 2) == (found.prompts, found.n)
-
-
-def test_an_echo_keeps_the_prompts() -> None:
-    """They go before the texts."""
-    assert ("Once",) == completion(echo=True).prompts
+    assert (("a", "b"), 2, False) == (found.prompts, found.n, found.echo)
 
 
 def test_log_probabilities_are_asked_for_in_the_chat_api_s_way() -> None:

@@ -305,6 +305,18 @@ def test_an_endpoint_that_asks_for_patience_is_passed_on() -> None:
     assert (told.status, told.code, told.retry_after_s) == (429, "rate_limit_exceeded", 7)
 
 
+def test_a_local_arm_can_do_what_its_file_says_beside_what_the_fleet_says() -> None:
+    """A paid arm can only do what the fleet says; a new configuration forgets nothing."""
+    engine = an_engine(local_arm(capabilities=frozenset({"tools"})), cloud_arm())
+    said = {"tiny": frozenset({"logprobs"}), "cloud": frozenset({"logprobs"})}
+    engine.models_can(said)
+    effects = engine.configured(engine.config)
+    assert [{"tools", "logprobs"}, set()] == [set(arm.capabilities) for arm in engine.config.arms]
+    begin(engine, capabilities=frozenset({"logprobs"}))
+    assert "tiny" == attempt(engine).arm.id
+    assert effects
+
+
 EMBEDDER = frozenset({"embeddings"})
 
 

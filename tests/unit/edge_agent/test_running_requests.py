@@ -407,6 +407,16 @@ async def test_embeddings_have_no_fallback() -> None:
     assert (503, []) == (caught.value.status, agent.local.calls)
 
 
+@pytest.mark.parametrize(("can", "asked"), [({"completions"}, "prompt"), (set(), "messages")])
+async def test_a_bare_prompt_goes_to_arms_that_continue_it(can: set[str], asked: str) -> None:
+    """To every other arm it is a user's message."""
+    agent = await an_agent(cloud_arm(capabilities=frozenset(can)))
+    await agent.chat(replace(ask(stream=False), prompt="Hello?"))
+    body = agent.cloud.calls[0].body
+    assert {"model", "max_tokens", asked} == set(body)
+    assert "Hello?" in str(body[asked])
+
+
 async def test_a_request_that_only_this_arm_cannot_serve_goes_to_another() -> None:
     """If no other can either, the client gets the arm's own words, and no breaker opens."""
     agent = await an_agent()
