@@ -205,6 +205,7 @@ class StreamTally:
         self.started = False
         self.usage: Usage | None = None
         self._open = set(range(choices))
+        self._begun: set[object] = set()
 
     @property
     def complete(self) -> bool:
@@ -232,6 +233,12 @@ class StreamTally:
             raise AnswerError("bad_response", "a chunk has no array of choices")
         for choice in choices:
             index = choice.get("index", 0)
+            if index not in self._begun:
+                self._begun.add(index)
+                delta = choice.get("delta")
+                if isinstance(delta, dict):
+                    # OpenAI's client for JavaScript insists on it; not every endpoint sends it.
+                    delta.setdefault("role", "assistant")
             if choice.get("finish_reason") and isinstance(index, int):
                 self._open.discard(index)
         if not choices:

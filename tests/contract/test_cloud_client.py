@@ -202,7 +202,8 @@ async def failure_of(client: OpenAiCloud, call: ChatCall) -> ArmFailed:
 
 def chunk(text: str, *, finish: str | None = None, index: int = 0) -> dict[str, Any]:
     """A chunk as OpenAI sends it."""
-    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    delta = {"role": "assistant", "content": text}
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
 
@@ -292,6 +293,20 @@ async def test_a_streamed_call_asks_for_usage_and_keeps_it_out_of_the_chunks(
     ]
     sent = upstream.exchanges[0].json
     assert (sent["stream"], sent["stream_options"]) == (True, {"include_usage": True})
+
+
+async def test_each_choice_of_a_stream_begins_with_its_role(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Also where the endpoint leaves it out: OpenAI's client for JavaScript insists on it."""
+    bare = [
+        {"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]}
+        for index, finish in ((0, None), (1, "stop"), (0, "stop"))
+    ]
+    upstream.scripts = [pieces(*map(sse, bare), sse("[DONE]"))]
+    *chunks, _ = await events_of(cloud, call_of(upstream.base_url, stream=True, n=2))
+    deltas = [each.data["choices"][0]["delta"] for each in chunks if isinstance(each, Chunk)]
+    assert [True, True, False] == ["role" in delta for delta in deltas]
 
 
 async def test_a_chunk_arrives_before_the_next_one_is_sent(
