@@ -177,6 +177,7 @@ async def run_agent(settings: AgentConfig) -> None:
             ids=ids,
             metrics=metrics,
             api_keys=[read_secret(ref, key="api_keys") for ref in settings.api_keys],
+            cors_origins=settings.cors_origins,
         )
         server = await stack.enter_async_context(
             serve(
