@@ -37,6 +37,7 @@ from edge_agent.cli.output import ConfigFile
 from edge_agent.cli.parts import link_target, local_models
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.service import AgentService
 from edge_agent.session import Credential, FleetSession
 from shared import logs
@@ -131,6 +132,7 @@ async def run_agent(settings: AgentConfig) -> None:
             unix_ms=clock.unix_ms(),
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
+        keys = ProviderKeys()
         service = AgentService(
             engine,
             books=books,
@@ -141,13 +143,14 @@ async def run_agent(settings: AgentConfig) -> None:
                 memory_bytes_max=settings.worker.memory_bytes_max or None,
                 hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
             ),
-            cloud=OpenAiCloud(environ=os.environ),
+            cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
             classifier=None,
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
             limits=settings.limits.to_limits(),
+            provider_keys=keys,
         )
         registry.register(DeviceCollector(service.device_state))
         link_up = asyncio.Event()

@@ -21,6 +21,7 @@ from edge_agent.adapters.cloud_answers import (
 from edge_agent.adapters.sse import DONE, EventParser
 from edge_agent.openai_request import serialise
 from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, CloudClient, Finished, Usage
+from edge_agent.provider_keys import ProviderKeys
 from shared.decision.types import CloudSettings, SettleKind
 from shared.errors import ConfigError, InvariantError, LimitError
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
@@ -49,12 +50,21 @@ class OpenAiCloud(CloudClient):
     ----------
     environ : mapping
         Where `env:NAME` references are looked up, at every call.
+    keys : ProviderKeys, optional
+        Where `coordinator:NAME` references are looked up.
     tls : ssl.SSLContext, optional
         Trusts more than the system's authorities, for a private endpoint.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        keys: ProviderKeys | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._environ = environ
+        self._keys = keys or ProviderKeys()
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -88,6 +98,13 @@ class OpenAiCloud(CloudClient):
         """The arm's key, read now; empty where the arm needs none."""
         if not settings.api_key_ref:
             return ""
+        if name := settings.provider_key:
+            key = self._keys.get(name)
+            if key is None:
+                raise ArmFailed(
+                    "no_provider_key", f"the key {name!r} has not come from the coordinator"
+                )
+            return key
         try:
             return read_secret(settings.api_key_ref, environ=self._environ)
         except ConfigError as error:

@@ -286,6 +286,8 @@ class CoordinatorLink:
                 await session.acked(message.ack.sequence)
             case "config":
                 await session.configured(wire.config_from_pb(message.config))
+            case "provider_keys":
+                session.keys_received(wire.provider_keys_from_pb(message.provider_keys))
             case "table":
                 await session.table_pushed(wire.table_from_pb(message.table))
             case "grant":
