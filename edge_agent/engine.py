@@ -444,6 +444,12 @@ class AgentEngine:
         self._rows.clear()
         return [PutConfig(config), *self.gate.configured()]
 
+    def alone_with(self, fallback: DeviceConfig) -> None:
+        """Other models of the device's own; they count until a coordinator has configured it."""
+        if not self.config.version:
+            self.config = fallback
+            self._rows.clear()
+
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
         self.table = table

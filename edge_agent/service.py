@@ -112,8 +112,7 @@ class AgentService(AgentFacade):
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
         await self.watch.look()
         await self._local.start()
-        table = self._engine.table
-        await self.keep_resident(table.resident_arms if table else self.local_arms())
+        await self.follow_table()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
@@ -292,6 +291,11 @@ class AgentService(AgentFacade):
     def local_arms(self) -> tuple[str, ...]:
         """The arms that this device has models for."""
         return tuple(status.arm for status in self._local.status())
+
+    async def follow_table(self) -> None:
+        """Load what the present table wants resident; without one, what there is."""
+        table = self._engine.table
+        await self.keep_resident(table.resident_arms if table else self.local_arms())
 
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""

@@ -44,7 +44,7 @@ def build_app(
     clock: Clock,
     ids: IdSource,
     metrics: AgentMetrics,
-    api_keys: Iterable[str] = (),
+    api_keys: ApiKeys | Iterable[str] = (),
 ) -> ASGIApp:
     """The agent's HTTP face as an ASGI application.
 
@@ -52,10 +52,11 @@ def build_app(
     ----------
     facade : AgentFacade
         Answers; the application itself decides nothing.
-    api_keys : iterable of str
+    api_keys : ApiKeys or iterable of str
         Keys of which a client of `/v1` has to show one; none means that everybody may ask.
         Health and metrics, which hold no prompts, need no key.
     """
+    keys = api_keys if isinstance(api_keys, ApiKeys) else ApiKeys(api_keys)
     pages = _Pages(facade, metrics)
     app = Starlette(
         routes=[
@@ -69,7 +70,7 @@ def build_app(
             Route("/readyz", pages.readyz, methods=_GET),
             Route("/metrics", pages.metrics, methods=_GET),
         ],
-        middleware=[Middleware(Gate, clock=clock, ids=ids, api_keys=ApiKeys(api_keys))],
+        middleware=[Middleware(Gate, clock=clock, ids=ids, api_keys=keys)],
         exception_handlers={HTTPException: _http_error},
     )
     app.router.redirect_slashes = False
