@@ -35,6 +35,7 @@ from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.cli import models
 from edge_agent.cli.bench import bench
 from edge_agent.cli.doctor import doctor
+from edge_agent.cli.init import init
 from edge_agent.cli.output import ConfigFile
 from edge_agent.cli.parts import (
     api_key_secrets,
@@ -64,6 +65,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models.app, name="models")
+cli.command()(init)
 cli.command()(doctor)
 cli.command()(bench)
 GAUGES_S = 1.0
@@ -89,7 +91,7 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings)
+        problems = agent_config.check(settings, file=config)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
