@@ -79,7 +79,7 @@ class TableSent:
 
 @dataclass(frozen=True)
 class LeaseSent:
-    """An allowance. Amount in nano-dollars."""
+    """An allowance. Amount in nano-dollars; `asked_boot_ms` is the wish's that it answers."""
 
     incarnation: str
     lease_number: int
@@ -87,6 +87,7 @@ class LeaseSent:
     amount_nanos: int
     duration_ms: int
     price_version: int
+    asked_boot_ms: int = 0
 
 
 @dataclass(frozen=True)

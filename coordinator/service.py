@@ -220,7 +220,13 @@ class CoordinatorService:
         return tuple(decision.outcome.outcome for page in found for decision in page)
 
     async def lease_requested(
-        self, device_id: str, *, available_nanos: int, worst_case_nanos: int
+        self,
+        device_id: str,
+        *,
+        available_nanos: int,
+        worst_case_nanos: int,
+        needed_nanos: int = 0,
+        asked_boot_ms: int = 0,
     ) -> None:
         """Grant or refuse a lease."""
         await self._change(
@@ -228,6 +234,8 @@ class CoordinatorService:
                 device_id,
                 available_nanos=available_nanos,
                 worst_case_nanos=worst_case_nanos,
+                needed_nanos=needed_nanos,
+                asked_boot_ms=asked_boot_ms,
                 unix_ms=self._clock.unix_ms(),
             )
         )

@@ -250,7 +250,7 @@ class AgentEngine:
             refusals_before=self.gate.refusals,
         )
 
-    def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
+    def next_attempt(self, request_id: str, *, boot_ms: int) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
 
         A paid attempt may be sent once the effects are committed. None: no candidate is left, or
@@ -267,7 +267,7 @@ class AgentEngine:
             if arm.cloud is None:
                 request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
                 return request.plan, effects
-            row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
+            row, problem, reserved = self.gate.reserve(request.facts, arm=arm, boot_ms=boot_ms)
             effects += reserved
             waiting = request.patient and request.refusals_before == self.gate.refusals
             if row is None and waiting and problem in WORTH_A_WAIT:

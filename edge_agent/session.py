@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
-from edge_agent.gate import LeaseWish
 from edge_agent.ports import Books
 from edge_agent.service import AgentService
 from shared.clock import Clock
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.table import SelectionTable
 from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
@@ -135,9 +134,11 @@ class FleetSession:
         effects = self._engine.gate.granted(
             granted, incarnation=incarnation, boot_ms=self._clock.boot_ms()
         )
-        await self._bookkeeper.commit(effects, sync=True)
-        self._engine.gate.synced(effects)
-        self._tell_lease_news()
+        try:
+            await self._bookkeeper.commit(effects, sync=True)
+            self._engine.gate.synced(effects)
+        finally:
+            self._tell_lease_news()  # also if the disk is full: then nobody has to wait for it
 
     def refused(self, reason: str, *, retry_after_ms: float) -> None:
         """No lease now."""
@@ -166,7 +167,9 @@ class FleetSession:
 
     def lease_wish(self) -> LeaseWish | None:
         """Whether the device wants a lease now."""
-        return self._engine.gate.wish(now_ms=self._clock.monotonic_ms())
+        return self._engine.gate.wish(
+            now_ms=self._clock.monotonic_ms(), boot_ms=self._clock.boot_ms()
+        )
 
     def heartbeat(self) -> HeartbeatFacts:
         """The device's condition."""

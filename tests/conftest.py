@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The machine that runs the tests may be slow and shared, so no example has a time limit.
 settings.register_profile(
@@ -19,6 +19,14 @@ settings.register_profile(
 # New examples at every run, to go looking: pytest --hypothesis-profile=explore
 settings.register_profile(
     "explore", settings.get_profile("ci"), derandomize=False, max_examples=1_000
+)
+# Few examples, and the first failure is enough: python -m tests.mutants
+settings.register_profile(
+    "mutants",
+    settings.get_profile("ci"),
+    max_examples=25,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("ci")
 

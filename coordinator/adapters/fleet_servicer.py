@@ -229,6 +229,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     device_id,
                     available_nanos=request.available_nanos,
                     worst_case_nanos=request.worst_case_nanos,
+                    needed_nanos=request.needed_nanos,
+                    asked_boot_ms=request.asked_boot_ms,
                 )
             case "resume_token_synced":
                 token = message.resume_token_synced.resume_token
@@ -256,6 +258,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     amount_nanos=message.amount_nanos,
                     duration_ms=message.duration_ms,
                     price_version=message.price_version,
+                    asked_boot_ms=message.asked_boot_ms,
                 )
                 grant = wire.grant_to_pb(granted, incarnation=message.incarnation)
                 reply.grant.CopyFrom(grant)

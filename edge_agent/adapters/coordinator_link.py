@@ -267,7 +267,10 @@ class CoordinatorLink:
             wish = self._session.lease_wish()
             if wish is not None:
                 request = fleet_pb2.LeaseRequest(
-                    available_nanos=wish.available_nanos, worst_case_nanos=wish.worst_case_nanos
+                    available_nanos=wish.available_nanos,
+                    worst_case_nanos=wish.worst_case_nanos,
+                    needed_nanos=wish.needed_nanos,
+                    asked_boot_ms=wish.asked_boot_ms,
                 )
                 await call.write(fleet_pb2.DeviceMessage(lease_request=request))
             if loop.time() >= heartbeat_at:

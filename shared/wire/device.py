@@ -22,6 +22,7 @@ def grant_to_pb(granted: LeaseGranted, *, incarnation: str) -> fleet_pb2.LeaseGr
         amount_nanos=write_nanos(granted.amount_nanos, field="grant.amount_nanos"),
         duration_ms=granted.duration_ms,
         price_version=granted.price_version,
+        asked_boot_ms=granted.asked_boot_ms,
     )
 
 
@@ -33,6 +34,7 @@ def grant_from_pb(message: fleet_pb2.LeaseGrant) -> tuple[str, LeaseGranted]:
         amount_nanos=read_nanos(message.amount_nanos, field="grant.amount_nanos"),
         duration_ms=message.duration_ms,
         price_version=message.price_version,
+        asked_boot_ms=message.asked_boot_ms,
     )
     return read_id(message.incarnation, field="grant.incarnation"), granted
 

@@ -207,28 +207,34 @@ class HeartbeatReply(_message.Message):
     def __init__(self, spend_paused: _Optional[bool] = ..., now_unix_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("available_nanos", "worst_case_nanos")
+    __slots__ = ("available_nanos", "worst_case_nanos", "asked_boot_ms", "needed_nanos")
     AVAILABLE_NANOS_FIELD_NUMBER: _ClassVar[int]
     WORST_CASE_NANOS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BOOT_MS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_NANOS_FIELD_NUMBER: _ClassVar[int]
     available_nanos: int
     worst_case_nanos: int
-    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ...) -> None: ...
+    asked_boot_ms: int
+    needed_nanos: int
+    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ..., needed_nanos: _Optional[int] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
-    __slots__ = ("incarnation", "lease_number", "window_id", "amount_nanos", "duration_ms", "price_version")
+    __slots__ = ("incarnation", "lease_number", "window_id", "amount_nanos", "duration_ms", "price_version", "asked_boot_ms")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     WINDOW_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_NANOS_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BOOT_MS_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     lease_number: int
     window_id: int
     amount_nanos: int
     duration_ms: int
     price_version: int
-    def __init__(self, incarnation: _Optional[str] = ..., lease_number: _Optional[int] = ..., window_id: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., duration_ms: _Optional[int] = ..., price_version: _Optional[int] = ...) -> None: ...
+    asked_boot_ms: int
+    def __init__(self, incarnation: _Optional[str] = ..., lease_number: _Optional[int] = ..., window_id: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., duration_ms: _Optional[int] = ..., price_version: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseRefusal(_message.Message):
     __slots__ = ("budget", "reason", "retry_after_ms")

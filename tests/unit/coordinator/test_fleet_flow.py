@@ -533,6 +533,14 @@ class TestLease:
 
         assert 3_000 == fleet.lease().duration_ms
 
+    def test_a_grant_repeats_when_its_device_asked(self, fleet: Fleet) -> None:
+        """On the device's clock, so that its time begins before the coordinator has counted it."""
+        asked = fleet.engine.lease_requested(
+            "dev", available_nanos=0, worst_case_nanos=WORST, asked_boot_ms=77, unix_ms=fleet.now
+        )
+        (sent,) = only(LeaseSent, fleet.does(asked))
+        assert 77 == sent.asked_boot_ms
+
 
 class TestBatch:
     """What a device's records do to the books."""
