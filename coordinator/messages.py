@@ -64,6 +64,13 @@ class ConfigSent:
 
 
 @dataclass(frozen=True)
+class ProviderKeysSent:
+    """The keys of these names; the adapter reads them when it sends, and only over TLS."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class TableSent:
     """A new selection table."""
 
@@ -126,6 +133,7 @@ Message = (
     Welcomed
     | Acked
     | ConfigSent
+    | ProviderKeysSent
     | TableSent
     | LeaseSent
     | LeaseRefused

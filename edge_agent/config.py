@@ -324,8 +324,15 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return load_settings(AgentConfig, path=path, overrides=overrides)
 
 
-def check(config: AgentConfig) -> tuple[Problem, ...]:
-    """What this machine lacks of what the configuration names; nothing is changed."""
+def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names; nothing is changed.
+
+    Parameters
+    ----------
+    file : Path, optional
+        Where the configuration came from, for the commands that remedies name.
+    """
+    option = f" --config {file}" if file is not None else ""
     problems: list[Problem] = []
     for index, ref in enumerate(config.api_keys):
         problems += secret_problem(f"api_keys[{index}]", ref)
@@ -333,7 +340,7 @@ def check(config: AgentConfig) -> tuple[Problem, ...]:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):
         if model.source and not Path(model.path).exists():
-            remedy = f"is not here yet; fetch it: tidegate-agent models pull {model.arm}"
+            remedy = f"is not here yet: tidegate-agent models pull {model.arm}{option}"
             problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
         else:
             problems += file_problem(f"models[{index}].path", model.path)

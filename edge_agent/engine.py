@@ -494,6 +494,12 @@ class AgentEngine:
         self.config = replace(self._fleet_config, arms=arms)
         self._chooser.forget_rows()
 
+    def alone_with(self, fallback: DeviceConfig) -> None:
+        """Other models of the device's own; they count until a coordinator has configured it."""
+        if not self._fleet_config.version:
+            self._fleet_config = fallback
+            self._arms_changed()
+
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
         self.table = table

@@ -26,6 +26,7 @@ from edge_agent.ports import (
     LocalModels,
     ModelState,
 )
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
     AgentFacade,
@@ -40,13 +41,14 @@ from edge_agent.requests import (
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import ArmKind, DeviceState, Fallout, Feedback, Outcome
+from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, Outcome
 from shared.errors import BooksFullError, ConflictError, NotFoundError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
 NO_LIMITS = DeviceLimits()
+NO_KEY = "no_provider_key"
 
 
 class AgentService(AgentFacade):
@@ -65,6 +67,8 @@ class AgentService(AgentFacade):
     ----------
     watch : DeviceWatch
         The machine's condition.
+    provider_keys : ProviderKeys
+        What the coordinator has delivered.
     lease_news : LeaseNews
         Whoever brings the coordinator's word on a lease tells it.
     """
@@ -83,6 +87,7 @@ class AgentService(AgentFacade):
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
         limits: DeviceLimits = NO_LIMITS,
+        provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -94,6 +99,7 @@ class AgentService(AgentFacade):
         self._rng = rng
         self._on_outcome = on_outcome
         self.watch = DeviceWatch(sensors, limits=limits)
+        self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
         self._idempotent = IdempotentAnswers()
         self._runs: set[asyncio.Task[None]] = set()
@@ -108,8 +114,7 @@ class AgentService(AgentFacade):
         await self.watch.look()
         await self._local.start()
         self._note_capabilities()
-        table = self._engine.table
-        await self.keep_resident(table.resident_arms if table else self.local_arms())
+        await self.follow_table()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
@@ -231,6 +236,11 @@ class AgentService(AgentFacade):
         if gate.spend_paused:
             problems.append("spending is paused: paid arms are closed")
         problems += [
+            f"{arm}: its key has not come from the coordinator yet"
+            for arm, condition in self.conditions().items()
+            if condition.problem == NO_KEY
+        ]
+        problems += [
             f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
             for closed in self.watch.limits.fallouts
         ]
@@ -251,14 +261,23 @@ class AgentService(AgentFacade):
 
     def conditions(self) -> dict[str, ArmCondition]:
         """What can be said of every arm now, from memory."""
-        paid = ArmCondition(limit=self.watch.closed(ArmKind.CLOUD))
-        conditions = {arm.id: paid for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD}
+        limit = self.watch.closed(ArmKind.CLOUD)
+        conditions = {
+            arm.id: ArmCondition(self._key_problem(arm.cloud), limit=limit)
+            for arm in self._engine.config.arms
+            if arm.cloud is not None
+        }
         limit = self.watch.closed(ArmKind.LOCAL)
         for status in self._local.status():
             usable = status.state not in (ModelState.BROKEN, ModelState.ABSENT)
             problem = "" if usable else f"model_{status.state}"
             conditions[status.arm] = ArmCondition(problem, status.queue_ms, limit)
         return conditions
+
+    def _key_problem(self, cloud: CloudSettings) -> str:
+        """A key that has not come yet closes its arm, before money is reserved for it."""
+        name = cloud.provider_key
+        return NO_KEY if name and name not in self.provider_keys else ""
 
     def device_state(self) -> DeviceState:
         """The machine's and the agent's condition, for heartbeats."""
@@ -275,6 +294,11 @@ class AgentService(AgentFacade):
     def local_arms(self) -> tuple[str, ...]:
         """The arms that this device has models for."""
         return tuple(status.arm for status in self._local.status())
+
+    async def follow_table(self) -> None:
+        """Load what the present table wants resident; without one, what there is."""
+        table = self._engine.table
+        await self.keep_resident(table.resident_arms if table else self.local_arms())
 
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_agent.bookkeeper import Bookkeeper
@@ -117,7 +117,12 @@ class FleetSession:
 
     async def configured(self, config: DeviceConfig) -> None:
         """A new configuration."""
+        self._service.provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+
+    def keys_received(self, keys: Mapping[str, str]) -> None:
+        """Keys of paid endpoints: for this process's memory only."""
+        self._service.provider_keys.replace(keys)
 
     async def table_pushed(self, table: SelectionTable) -> None:
         """A new selection table."""
@@ -156,7 +161,8 @@ class FleetSession:
         await self._keep(self._engine.gate.pause(paused))
 
     async def quarantined(self, reason: str) -> None:
-        """Spend nothing any more."""
+        """Spend nothing any more; keys are given up too."""
+        self._service.provider_keys.replace({})
         await self._keep(self._engine.gate.quarantine(reason))
 
     def lease_wish(self) -> LeaseWish | None:

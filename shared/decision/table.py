@@ -116,4 +116,4 @@ class RankedRow:
 
     def fallbacks(self, candidates: Collection[str], *, of: str) -> tuple[str, ...]:
         """The candidates that follow an arm which was not drawn from this row now."""
-        return tuple(arm for arm in self._by_weight if arm in candidates and arm != of)
+        return tuple(arm for arm in self._order if arm in candidates and arm != of)

@@ -98,6 +98,24 @@ def speeds_from_pb(messages: Sequence[fleet_pb2.ArmSpeed]) -> tuple[ArmSpeed, ..
     )
 
 
+def provider_keys_from_pb(message: fleet_pb2.ProviderKeys) -> dict[str, str]:
+    """Keys by name; what no header could carry is refused without being repeated.
+
+    Raises
+    ------
+    ProtocolError
+        Naming the key at fault.
+    LimitError
+        If they are too many.
+    """
+    if len(message.keys) > ARMS_MAX:
+        raise LimitError(f"{len(message.keys)} provider keys; the most is {ARMS_MAX}")
+    for name, key in message.keys.items():
+        if not (key.isascii() and key.isprintable()) or " " in key or not key:
+            raise ProtocolError(f"the provider key {name!r} is no key")
+    return dict(message.keys)
+
+
 def incarnation_to_pb(each: IncarnationRange) -> fleet_pb2.IncarnationRange:
     """What a spool holds of one incarnation."""
     return fleet_pb2.IncarnationRange(

@@ -60,7 +60,7 @@ class DeviceMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., batch: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., lease_request: _Optional[_Union[LeaseRequest, _Mapping]] = ..., resume_token_synced: _Optional[_Union[ResumeTokenSynced, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("welcome", "ack", "config", "table", "grant", "recall", "command", "heartbeat_reply", "refusal")
+    __slots__ = ("welcome", "ack", "config", "table", "grant", "recall", "command", "heartbeat_reply", "refusal", "provider_keys")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class CoordinatorMessage(_message.Message):
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_REPLY_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_KEYS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     ack: Ack
     config: DeviceConfig
@@ -79,7 +80,21 @@ class CoordinatorMessage(_message.Message):
     command: Command
     heartbeat_reply: HeartbeatReply
     refusal: LeaseRefusal
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ...) -> None: ...
+    provider_keys: ProviderKeys
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ..., provider_keys: _Optional[_Union[ProviderKeys, _Mapping]] = ...) -> None: ...
+
+class ProviderKeys(_message.Message):
+    __slots__ = ("keys",)
+    class KeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.ScalarMap[str, str]
+    def __init__(self, keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version", "incarnations", "copied", "speeds")
