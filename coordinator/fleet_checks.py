@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from coordinator.fleet_schema import (
 )
 from coordinator.forecast import PathModel, make_forecaster
 from coordinator.policy import make_policy
+from shared.decision.types import COORDINATOR_KEY
 from shared.limits import ARMS_MAX, DEVICE_CLASSES_MAX, SLOTS_PER_WINDOW_MAX, TASK_CLASSES_MAX
 from shared.settings import Problem, did_you_mean, dotted_key
 from shared.units import duration_text
@@ -134,6 +135,21 @@ def arm_problems(name: str, *, arm: ArmTable, now_unix_ms: int) -> list[Problem]
             "network is your own"
         )
         problems.append(Problem(f"{prefix}.base_url", problem))
+    return problems
+
+
+def key_problems(arms: Mapping[str, ArmTable], *, known: Collection[str]) -> list[Problem]:
+    """Keys that the coordinator is to deliver and does not have."""
+    problems = []
+    for name, arm in arms.items():
+        kind, _, key = getattr(arm, "api_key", "").partition(":")
+        if kind == COORDINATOR_KEY and key not in known:
+            there = f"known are {', '.join(sorted(known))}" if known else "it has none"
+            problem = (
+                f"the coordinator has no provider key {key!r}; {there}: name it in "
+                "[provider_keys] of the coordinator's own configuration"
+            )
+            problems.append(Problem(dotted_key(["arms", name, "api_key"]), problem))
     return problems
 
 

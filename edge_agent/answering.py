@@ -42,13 +42,13 @@ LEASE_WAIT_S: Final = 0.4
 
 
 class LeaseNews:
-    """Wakes the requests that wait for a lease when the coordinator has spoken."""
+    """Wakes the requests that wait for a lease when one may have room for them."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
 
     def tell(self) -> None:
-        """A lease has come, or was refused."""
+        """A lease has come, was refused, or has room again."""
         heard, self._heard = self._heard, asyncio.Event()
         heard.set()
 
@@ -175,9 +175,9 @@ class RequestRun:
             self.delivered.put_nowait(_END)
 
     async def _next_attempt(self) -> tuple[AttemptPlan | None, list[Any]]:
-        """Pass the gate; where only a lease is missing, wait for it once (rule L_6)."""
+        """The next arm that may answer; where only a lease is missing, wait for it once (L_6)."""
         request_id = self._request.request_id
-        plan, effects = self._engine.next_attempt(request_id)
+        plan, effects = self._pass_the_gate()
         if not self._engine.waits_for_lease(request_id):
             return plan, effects
         try:
@@ -187,11 +187,14 @@ class RequestRun:
                         await self._bookkeeper.commit_or_keep(effects)
                     else:
                         await self._lease_news.wait()
-                    plan, effects = self._engine.next_attempt(request_id)
+                    plan, effects = self._pass_the_gate()
         except TimeoutError:
             self._engine.give_up_waiting(request_id)
-            plan, effects = self._engine.next_attempt(request_id)
+            plan, effects = self._pass_the_gate()
         return plan, effects
+
+    def _pass_the_gate(self) -> tuple[AttemptPlan | None, list[Any]]:
+        return self._engine.next_attempt(self._request.request_id, boot_ms=self._clock.boot_ms())
 
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
         """Try one arm; True when the request has ended with it."""
@@ -199,8 +202,10 @@ class RequestRun:
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
-            await self._failed(ArmFailed("books_full", "the reservation could not be written"))
-            return False
+            if plan.arm.cloud is not None:  # a local answer needs nothing of the disk (rule O_3)
+                full = ArmFailed("books_full", "the reservation could not be written")
+                await self._failed(full)
+                return False
         try:
             if self._request.kind is RequestKind.EMBEDDINGS:
                 finished = await self._embed(plan)
@@ -338,6 +343,7 @@ class RequestRun:
             self._request.request_id, end, now_ms=self._clock.monotonic_ms()
         )
         self._plan = None
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
 
     async def _fail_for_good(self, failure: ArmFailed) -> None:
@@ -380,8 +386,14 @@ class RequestRun:
         self._plan = None
         self.cost_nanos = outcome.cost_nanos
         self._on_outcome(outcome)
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
         return outcome
+
+    def _tell_who_waits(self) -> None:
+        """What was reserved here beyond its cost may do for another request."""
+        if self._engine.gate.anybody_waits:
+            self._lease_news.tell()
 
     def _end_of(self, failure: ArmFailed) -> AttemptEnd:
         end = self._end(failure.settle, usage=failure.usage, error=failure.reason)

@@ -85,10 +85,13 @@ class ArmCondition:
         Why it cannot answer; empty when it can.
     queue_ms : float
         Expected wait before it starts.
+    limit : str
+        The limit of the device that closes it (`hot`, `battery`, ...); empty if none does.
     """
 
     problem: str = ""
     queue_ms: float = 0.0
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,8 @@ class PreparedRow:
                 elif doubtful and prepared.paid is not None:
                     problem = _cap_problem(facts, arm=prepared.paid) if capped else ""
                     problem = problem or allowance.problem or money(prepared.paid)
+                if not problem and condition is not None:
+                    problem = condition.limit
             if problem or condition is None:
                 fallouts.append(Fallout(prepared.id, problem))
             elif prepared.latency_ms + condition.queue_ms > deadline_ms:

@@ -259,7 +259,7 @@ class AgentEngine:
             refusals_before=self.gate.refusals,
         )
 
-    def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
+    def next_attempt(self, request_id: str, *, boot_ms: int) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
 
         A paid attempt may be sent once the effects are committed. None: no candidate is left, or
@@ -279,7 +279,7 @@ class AgentEngine:
             if self._beyond_cap(request, arm=arm):
                 request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
                 continue
-            row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
+            row, problem, reserved = self.gate.reserve(request.facts, arm=arm, boot_ms=boot_ms)
             effects += reserved
             waiting = request.patient and request.refusals_before == self.gate.refusals
             if row is None and waiting and problem in WORTH_A_WAIT:
@@ -493,6 +493,12 @@ class AgentEngine:
         )
         self.config = replace(self._fleet_config, arms=arms)
         self._chooser.forget_rows()
+
+    def alone_with(self, fallback: DeviceConfig) -> None:
+        """Other models of the device's own; they count until a coordinator has configured it."""
+        if not self._fleet_config.version:
+            self._fleet_config = fallback
+            self._arms_changed()
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""

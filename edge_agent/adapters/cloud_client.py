@@ -33,6 +33,7 @@ from edge_agent.ports import (
     Finished,
     Usage,
 )
+from edge_agent.provider_keys import ProviderKeys
 from shared.decision.types import Arm, CloudSettings, SettleKind
 from shared.errors import ConfigError, InvariantError, LimitError
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
@@ -63,12 +64,21 @@ class OpenAiCloud(CloudClient):
     ----------
     environ : mapping
         Where `env:NAME` references are looked up, at every call.
+    keys : ProviderKeys, optional
+        Where `coordinator:NAME` references are looked up.
     tls : ssl.SSLContext, optional
         Trusts more than the system's authorities, for a private endpoint.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        keys: ProviderKeys | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._environ = environ
+        self._keys = keys or ProviderKeys()
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -122,11 +132,17 @@ class OpenAiCloud(CloudClient):
 
     def _secret(self, arm: Arm) -> str:
         """The arm's key, read now; empty where the arm needs none."""
-        reference = arm.cloud.api_key_ref if arm.cloud else ""
-        if not reference:
+        if arm.cloud is None or not arm.cloud.api_key_ref:
             return ""
+        if name := arm.cloud.provider_key:
+            key = self._keys.get(name)
+            if key is None:
+                raise ArmFailed(
+                    "no_provider_key", f"the key {name!r} has not come from the coordinator"
+                )
+            return key
         try:
-            return read_secret(reference, environ=self._environ)
+            return read_secret(arm.cloud.api_key_ref, environ=self._environ)
         except ConfigError as error:
             raise ArmFailed("api_key_missing", f"the key of arm {arm.id}: {error}") from None
 

@@ -48,7 +48,7 @@ def played(turns: Sequence[Turn], *, uniforms: Sequence[float]) -> Outcome:
         }
         asked = facts(f"r{number}", turn=f"t{number}", goes_on_from=f"t{number - 1}")
         engine.begin(asked, conditions=conditions, now_ms=0.0, uniform=uniform)
-        engine.next_attempt(asked.request_id)
+        engine.next_attempt(asked.request_id, boot_ms=0)
         outcome, _ = engine.finish(
             asked.request_id, status=RequestStatus.OK, end=AttemptEnd(1), ttft_ms=1, latency_ms=1
         )

@@ -34,7 +34,7 @@ def build_app(
     clock: Clock,
     ids: IdSource,
     metrics: AgentMetrics,
-    api_keys: Iterable[str] = (),
+    api_keys: ApiKeys | Iterable[str] = (),
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """The agent's HTTP face as an ASGI application.
@@ -43,13 +43,14 @@ def build_app(
     ----------
     facade : AgentFacade
         Answers; the application itself decides nothing.
-    api_keys : iterable of str
+    api_keys : ApiKeys or iterable of str
         Keys of which a client of `/v1` has to show one; none means that everybody may ask.
         Health and metrics, which hold no prompts, need no key.
     cors_origins : sequence of str
         Origins whose pages may call the agent from a browser, such as `https://app.example`;
         `*` stands for all of them.
     """
+    keys = api_keys if isinstance(api_keys, ApiKeys) else ApiKeys(api_keys)
     in_flight, pages = InFlight(metrics), Pages(facade, metrics)
     app = Starlette(
         routes=[
@@ -67,7 +68,7 @@ def build_app(
         ],
         middleware=[
             *_cors(cors_origins),
-            Middleware(Gate, clock=clock, ids=ids, api_keys=ApiKeys(api_keys)),
+            Middleware(Gate, clock=clock, ids=ids, api_keys=keys),
         ],
         exception_handlers={HTTPException: _http_error},
     )

@@ -72,7 +72,7 @@ def begin(engine: AgentEngine, request_id: str = "r1", *, uniform: float = 0.0, 
 
 def attempt(engine: AgentEngine, request_id: str = "r1") -> AttemptPlan:
     """The next attempt, which must exist."""
-    plan, _ = engine.next_attempt(request_id)
+    plan, _ = engine.next_attempt(request_id, boot_ms=0)
     assert plan is not None
     return plan
 
@@ -90,7 +90,7 @@ def finish(
 
 def refused(engine: AgentEngine, request_id: str = "r1") -> RequestRefused:
     """What a client is told when nothing is left to try."""
-    assert engine.next_attempt(request_id)[0] is None
+    assert engine.next_attempt(request_id, boot_ms=0)[0] is None
     return engine.refusal(request_id)
 
 
@@ -350,7 +350,7 @@ def test_a_paid_attempt_holds_its_worst_case_before_it_is_sent() -> None:
     """The plan of a paid attempt comes with the reservation that has to be committed."""
     engine = an_engine()
     begin(engine)
-    plan, effects = engine.next_attempt("r1")
+    plan, effects = engine.next_attempt("r1", boot_ms=0)
     held = [effect.row for effect in effects if isinstance(effect, PutReservation)]
     assert plan is not None
     assert [(row.id, row.amount_nanos) for row in held] == [(plan.reservation_id, WORST_CASE_NANOS)]
@@ -451,7 +451,7 @@ def test_a_stop_of_spending_closes_paid_arms_only(stop: str) -> None:
             engine.gate.books_problem = stop
     begin(engine)
     assert attempt(engine).arm.id == "tiny"
-    assert engine.gate.wish(now_ms=10_000.0) is None
+    assert engine.gate.wish(now_ms=10_000.0, boot_ms=7) is None
     outcome, _ = finish(engine, AttemptEnd(1))
     assert outcome.fallouts == (Fallout("cloud", stop),)
 
@@ -540,7 +540,7 @@ def stopped_in_the_middle() -> MemoryDisk:
     at_once(books.commit([*engine.recover(), *engine.configured(device_config())], sync=True))
     at_once(books.commit(lend(engine), sync=True))
     begin(engine, pinned_arm="cloud")
-    at_once(books.commit(engine.next_attempt("r1")[1]))
+    at_once(books.commit(engine.next_attempt("r1", boot_ms=0)[1]))
     books.disk.held = False
     return books.disk
 

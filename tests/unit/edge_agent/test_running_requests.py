@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BooksSnapshot
-from edge_agent.engine import AgentEngine
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.ports import (
     ArmFailed,
     ChatCall,
@@ -190,9 +190,10 @@ class Agent:
             on_outcome=self.outcomes.put_nowait,
         )
 
-    async def lend(self) -> None:
+    async def lend(self, *, amount: int = 20 * WORST_CASE_NANOS) -> None:
         """Grant a lease and sync it."""
-        effects = self.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+        lease = granted(amount=amount)
+        effects = self.engine.gate.granted(lease, incarnation="i1", boot_ms=0)
         await self.keeper.commit([*self.engine.recover(), *effects], sync=True)
         self.engine.gate.synced(effects)
 
@@ -549,6 +550,28 @@ async def test_with_a_full_disk_the_local_arm_answers() -> None:
     assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
     second = await agent.chat(ask("r2"))
     assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_what_a_refused_paid_arm_left_to_write_does_not_fail_the_local_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk is found to be full only now: the local answer needs nothing of it (rule O_3)."""
+    agent = Agent()
+    attempt_next = agent.engine.next_attempt
+
+    def with_changes(
+        request_id: str, *, boot_ms: int
+    ) -> tuple[AttemptPlan | None, list[BookEffect]]:
+        plan, effects = attempt_next(request_id, boot_ms=boot_ms)
+        return plan, [*effects, PutMeta(MetaKey.BOOT_ID, "changed")]
+
+    monkeypatch.setattr(agent.engine, "next_attempt", with_changes)
+    agent.books.fail_with = BooksFullError("no space")
+    answer = await agent.chat(ask())
+    assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
+    agent.books.fail_with = None
+    await agent.service.tidy()
+    assert "changed" == agent.books.disk.state.meta[MetaKey.BOOT_ID]
 
 
 async def test_what_a_full_disk_kept_back_is_written_later_in_order() -> None:
