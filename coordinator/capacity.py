@@ -13,6 +13,7 @@ from coordinator.lessons import Lessons, was_executed
 from coordinator.planned import Context, PlannedSlot
 from coordinator.policy import Capacity
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
+from coordinator.policy.measured_speeds import MeasuredSpeeds
 from coordinator.policy.service_times import ForcedShare, ServiceTimes
 from shared.decision.types import ArmKind, Attempt
 
@@ -93,6 +94,7 @@ class FleetLoad:
         self.forced = ForcedShare()
         self.reach = Reach()
         self.devices_up: dict[str, int] = {}
+        self.speeds = MeasuredSpeeds()
 
     def learn(self, lessons: Lessons) -> None:
         """Take in who placed the requests, what was reached, and how long answers took."""
@@ -114,7 +116,7 @@ class FleetLoad:
         self, config: FleetConfig, *, contexts: Sequence[Context], arms: Sequence[str]
     ) -> Capacity:
         """The capacity rows of the fleet as it is now."""
-        priors = [config.arms[arm].latency_ms for arm in arms]
+        priors = self._latency_priors(config, contexts=contexts, arms=arms)
         return capacity_of(
             config,
             contexts=contexts,
@@ -123,12 +125,33 @@ class FleetLoad:
             devices_up=self.devices_up,
         )
 
+    def measured_latencies(self, config: FleetConfig) -> dict[Context, float]:
+        """What devices have measured of local arms, in ms, by device class and arm."""
+        return self.speeds.latencies(
+            {
+                name: (arm.prompt_tokens, arm.completion_tokens)
+                for name, arm in config.arms.items()
+                if arm.arm.kind is ArmKind.LOCAL
+            }
+        )
+
+    def _latency_priors(
+        self, config: FleetConfig, *, contexts: Sequence[Context], arms: Sequence[str]
+    ) -> FloatArray:
+        """What a request takes by measurement, else by statement, in ms, shape (X, A)."""
+        priors = np.tile([config.arms[arm].latency_ms for arm in arms], (len(contexts), 1))
+        classes = np.array([device_class for device_class, _ in contexts])
+        for (device_class, arm), ms in self.measured_latencies(config).items():
+            if arm in arms:
+                priors[classes == device_class, arms.index(arm)] = ms
+        return priors
+
     def in_flight(self, last: PlannedSlot, *, config: FleetConfig) -> IntArray:
         """Requests that were sent by the last plan and have not come back, shape (X, A).
 
         Nobody reports them by arm; by Little's law there are as many as come in during an answer.
         """
-        priors = [config.arms[arm].latency_ms for arm in last.arms]
+        priors = self._latency_priors(config, contexts=last.contexts, arms=last.arms)
         latency = self.service_times.latency_ms(last.contexts, arms=last.arms, prior_ms=priors)
         rate = last.plan.weights * last.forecast.next_slot[:, None] / config.window.slot_ms
         return np.floor(rate * latency).astype(np.int64)
@@ -140,6 +163,7 @@ class FleetLoad:
             "forced": self.forced.to_state(),
             "reach": self.reach.to_state(),
             "devices_up": self.devices_up,
+            "speeds": self.speeds.to_state(),
         }
 
     @classmethod
@@ -150,6 +174,7 @@ class FleetLoad:
         load.forced = ForcedShare.from_state(state["forced"])
         load.reach = Reach.from_state(state.get("reach", ()))
         load.devices_up = dict(state["devices_up"])
+        load.speeds = MeasuredSpeeds.from_state(state.get("speeds", ()))
         return load
 
 

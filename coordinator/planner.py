@@ -34,7 +34,7 @@ from coordinator.policy import Constraints, Estimates, Forecast, Remaining, make
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from coordinator.records import Learned
 from shared.decision.table import SelectionTable
-from shared.decision.types import ArmKind
+from shared.decision.types import ArmKind, ArmSpeed
 
 PAPER_DELTA: Final = 0.01
 WITHOUT_FORGETTING: Final = frozenset({"copac_ucb", "ad_ucb", "pd_bwk", "sw_ucb"})
@@ -125,6 +125,7 @@ class Planner:
                     reward_count=arm.reward_weight,
                 ),
             )
+        self._follow_speeds()
         wanted = [
             (d, t) for d in sorted(config.device_classes) for t in sorted(config.task_classes)
         ]
@@ -171,6 +172,13 @@ class Planner:
             self.totals.arms[arm].reward += reward
         self.load.learn(lessons)
         self.estimates.record(lessons.observations)
+
+    def learn_speeds(
+        self, device_id: str, speeds: Iterable[ArmSpeed], *, device_class: str
+    ) -> None:
+        """Take in how fast a device runs its local arms, as far as it has measured them."""
+        self.load.speeds.tell(device_class, device_id, speeds)
+        self._follow_speeds()
 
     def close_slots(self, through: int) -> None:
         """Give the forecaster the counts of every slot up to an absolute index."""
@@ -303,6 +311,7 @@ class Planner:
         self._last_demand = counts_of(state["last_demand"])
         self.totals = WindowTotals.from_state(state["totals"])
         self.load = FleetLoad.from_state(state["load"])
+        self._follow_speeds()
         self._last = None
         if state["plan"] is not None:
             self._last = self._planned_again(state["plan"])
@@ -321,6 +330,10 @@ class Planner:
             plan=plan_of(state["plan"]),
             forced_share=array_of(state["forced_share"]),
         )
+
+    def _follow_speeds(self) -> None:
+        """Latencies that were measured stand where the configuration's statements stood."""
+        self.estimates.set_latencies(self.load.measured_latencies(self._config))
 
     def _count(self, context: Context, *, slot: int, requests: int) -> None:
         slot = max(slot, self.slot_closed + 1)

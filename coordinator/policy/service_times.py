@@ -45,6 +45,8 @@ class _Histogram:
 class ServiceTimes:
     """Mean service and answer times per (device class, task class, arm).
 
+    A ``prior_ms``, shape (X, A), is what a request takes by statement or by measurement.
+
     The time to the first token holds the wait in the queue and the reading of the prompt; what
     follows is work. So the service time is the time after the first token, plus that low quantile
     of the time to the first token which nearly nobody in a queue would see.
@@ -76,9 +78,9 @@ class ServiceTimes:
         contexts: Sequence[tuple[str, str]],
         *,
         arms: Sequence[str],
-        prior_ms: Sequence[float],
+        prior_ms: FloatArray,
     ) -> FloatArray:
-        """Mean worker-seconds per request, shape (X, A); starts from the stated latency."""
+        """Mean worker-seconds per request, shape (X, A); starts from the prior latency."""
         found = self._means(contexts, arms=arms, prior_ms=prior_ms, place=1)
         for row, context in enumerate(contexts):
             for column, arm in enumerate(arms):
@@ -90,7 +92,7 @@ class ServiceTimes:
         contexts: Sequence[tuple[str, str]],
         *,
         arms: Sequence[str],
-        prior_ms: Sequence[float],
+        prior_ms: FloatArray,
     ) -> FloatArray:
         """Mean time from arrival to the last token in ms, shape (X, A)."""
         return self._means(contexts, arms=arms, prior_ms=prior_ms, place=2)
@@ -100,7 +102,7 @@ class ServiceTimes:
         contexts: Sequence[tuple[str, str]],
         *,
         arms: Sequence[str],
-        prior_ms: Sequence[float],
+        prior_ms: FloatArray,
         place: int,
     ) -> FloatArray:
         """A context's mean, leaning on that of its device class, leaning on what was stated."""
@@ -113,7 +115,7 @@ class ServiceTimes:
         for row, (device, task) in enumerate(contexts):
             for column, arm in enumerate(arms):
                 count, total_ms = pooled.get((device, arm), (0.0, 0.0))
-                stated = prior_ms[column]
+                stated = float(prior_ms[row, column])
                 coarse = (total_ms + _PRIOR_WORTH * stated) / (count + _PRIOR_WORTH)
                 own = self._sums.get((device, task, arm))
                 n, ms = (own[0], own[place]) if own is not None else (0.0, 0.0)

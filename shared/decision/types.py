@@ -290,8 +290,45 @@ class LeaseStatus:
 
 
 @dataclass(frozen=True)
+class ArmSpeed:
+    """How fast a device runs a local arm, as it has measured: one request at a time."""
+
+    arm: str
+    prompt_tokens_per_s: float
+    completion_tokens_per_s: float
+
+    def latency_ms(self, *, prompt_tokens: int, completion_tokens: int) -> float:
+        """How long a request of so many tokens takes."""
+        seconds = (
+            prompt_tokens / self.prompt_tokens_per_s
+            + completion_tokens / self.completion_tokens_per_s
+        )
+        return 1_000.0 * seconds
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What a device runs on without mains; `charge_ratio` is from 0 to 1."""
+
+    charge_ratio: float
+    on_mains: bool
+
+
+@dataclass(frozen=True)
 class DeviceState:
-    """How a device is: sent with every heartbeat."""
+    """How a device is: sent with every heartbeat.
+
+    Attributes
+    ----------
+    temperature_celsius, power_watts : float
+        0 where the machine does not tell.
+    memory_pressure_ratio : float
+        Share of the last seconds in which some work waited for memory.
+    throttle_reasons : tuple of str
+        Why the processor is held back, such as `under_voltage`.
+    limited : tuple of Fallout
+        Kinds of arms (`local`, `cloud`) that a limit of the device closes, and which limit.
+    """
 
     cpu_percent: float = 0.0
     memory_available_bytes: int = 0
@@ -302,3 +339,9 @@ class DeviceState:
     loaded_arms: tuple[str, ...] = ()
     broken_arms: tuple[Fallout, ...] = field(default=())
     books_state: str = "ok"
+    power_watts: float = 0.0
+    battery: Battery | None = None
+    memory_total_bytes: int = 0
+    memory_pressure_ratio: float = 0.0
+    throttle_reasons: tuple[str, ...] = ()
+    limited: tuple[Fallout, ...] = ()
