@@ -20,7 +20,7 @@ from coordinator.records import (
     StoreEffect,
     WindowRow,
 )
-from shared.errors import NotFoundError, invariant
+from shared.errors import InvariantError, NotFoundError, invariant
 
 AttemptCost = tuple[int, int, str]
 """The lease's number, what the attempt cost in nano-dollars, and its request."""
@@ -162,10 +162,11 @@ class BudgetAccount:
             lease = self._known(device_id, number)
             booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
             for _, cost, request_id in run:
-                invariant(cost >= 0, f"a cost cannot be negative: {cost}")
+                if cost < 0:
+                    raise InvariantError(f"a cost cannot be negative: {cost}")
                 if lease.end is LeaseEnd.OPEN:
                     kind = LedgerKind.SETTLE
-                    covered = max(0, min(cost, lease.amount_nanos - booked))
+                    covered = min(cost, max(0, lease.amount_nanos - booked))
                 else:
                     kind = LedgerKind.CONFIRM
                     covered = min(cost, unconfirmed)
