@@ -27,6 +27,7 @@ from coordinator.records import (
     JoinTokenRow,
     LedgerRow,
     StoreEffect,
+    StoreSnapshot,
 )
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
@@ -67,8 +68,10 @@ class CoordinatorService:
         notifier: Notifier | None = None,
         seed: int = 0,
         demand_model: PathModel | None = None,
+        provider_keys: frozenset[str] = frozenset(),
     ) -> None:
         self._store = store
+        self._provider_keys = provider_keys
         self._demand_model = demand_model
         self._notifier = notifier
         self._clock = clock
@@ -79,7 +82,7 @@ class CoordinatorService:
         self._outboxes: dict[str, Outbox] = {}
         self._states: dict[str, DeviceState] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self.engine = CoordinatorEngine(store.load(), seed=seed, demand_model=demand_model)
+        self.engine = self._new_engine(store.load())
         self._stale = False
         self.commits = 0
         self.alerts: Counter[tuple[AlertKind, bool]] = Counter()
@@ -139,6 +142,11 @@ class CoordinatorService:
     def authenticate(self, credential: str) -> DeviceRow:
         """The device that a credential belongs to."""
         return self.engine.registry.authenticate(credential)
+
+    def standing(self, credential: str) -> str:
+        """How the device of a credential stands; `unknown` if it is nobody's."""
+        device = self.engine.registry.owner(credential)
+        return str(device.standing) if device is not None else "unknown"
 
     async def connect(self, device: DeviceRow, hello: HelloReceived) -> Outbox:
         """Begin a session; an older one of the same device ends."""
@@ -284,6 +292,10 @@ class CoordinatorService:
         """What an operator should know before a configuration is applied."""
         return self.engine.config_warnings(toml, unix_ms=self._clock.unix_ms())
 
+    async def renew_keys(self) -> None:
+        """Send the devices their keys anew: the files behind them may have changed."""
+        await self._change(lambda engine: engine.renewed_keys())
+
     async def command(self, change: Callable[[CoordinatorEngine, int], Reaction]) -> None:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
         await self._change(lambda engine: change(engine, self._clock.unix_ms()))
@@ -422,8 +434,16 @@ class CoordinatorService:
         self._outboxes.clear()
         self._stale = True  # until the store can be read, nothing may be decided or said
         snapshot = await self._read(self._store.load)
-        self.engine = CoordinatorEngine(snapshot, seed=self._seed, demand_model=self._demand_model)
+        self.engine = self._new_engine(snapshot)
         self._stale = False
+
+    def _new_engine(self, snapshot: StoreSnapshot) -> CoordinatorEngine:
+        return CoordinatorEngine(
+            snapshot,
+            seed=self._seed,
+            demand_model=self._demand_model,
+            provider_keys=self._provider_keys,
+        )
 
     async def _read(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)

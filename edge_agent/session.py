@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_agent.bookkeeper import Bookkeeper
@@ -13,7 +13,7 @@ from edge_agent.service import AgentService
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
+from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
 
@@ -47,6 +47,8 @@ class FleetSession:
         Told whether a session stands, for metrics.
     on_lease_news : callable, optional
         Told when a lease has come or was refused. With it requests may wait for one.
+    speeds : callable, optional
+        What was measured of the local arms, told with every hello.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class FleetSession:
         credential: Credential | None,
         on_connected: Callable[[bool], None],
         on_lease_news: Callable[[], None] | None = None,
+        speeds: Callable[[], Sequence[ArmSpeed]] = tuple,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -70,6 +73,7 @@ class FleetSession:
         self.credential = credential
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
+        self.speeds = speeds
         self.spooled = bookkeeper.spooled
 
     async def joined(self, credential: Credential) -> None:
@@ -113,7 +117,12 @@ class FleetSession:
 
     async def configured(self, config: DeviceConfig) -> None:
         """A new configuration."""
+        self._service.provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+
+    def keys_received(self, keys: Mapping[str, str]) -> None:
+        """Keys of paid endpoints: for this process's memory only."""
+        self._service.provider_keys.replace(keys)
 
     async def table_pushed(self, table: SelectionTable) -> None:
         """A new selection table."""
@@ -152,7 +161,8 @@ class FleetSession:
         await self._keep(self._engine.gate.pause(paused))
 
     async def quarantined(self, reason: str) -> None:
-        """Spend nothing any more."""
+        """Spend nothing any more; keys are given up too."""
+        self._service.provider_keys.replace({})
         await self._keep(self._engine.gate.quarantine(reason))
 
     def lease_wish(self) -> LeaseWish | None:
