@@ -22,7 +22,6 @@ from edge_agent.books import (
 from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.outbox import Outbox
 from shared.decision.lease import (
-    NOTHING_CHANGED,
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
@@ -407,8 +406,6 @@ class Gate:
 
     def _changes(self) -> Effects:
         changes = self._leases.take_changes()
-        if changes is NOTHING_CHANGED:
-            return []
         return [
             *(PutLease(row) for row in changes.leases),
             *(PutReservation(row) for row in changes.reservations),

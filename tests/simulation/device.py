@@ -25,6 +25,7 @@ from coordinator.messages import (
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect
 from edge_agent.engine import AgentEngine
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.session import Credential, FleetSession
 from shared.decision.lease import LeaseGranted
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
@@ -66,7 +67,9 @@ async def _nothing(_: object) -> None:
     """A device without models to load."""
 
 
-_SERVICE: Any = SimpleNamespace(keep_resident=_nothing, local_arms=lambda: ("tiny",))
+_SERVICE: Any = SimpleNamespace(
+    keep_resident=_nothing, local_arms=lambda: ("tiny",), provider_keys=ProviderKeys()
+)
 
 
 @dataclass(frozen=True)
