@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from coordinator.account import BudgetAccount
 from coordinator.fleet_config import FleetConfig
@@ -12,6 +11,7 @@ from coordinator.messages import LeaseRefused, LeaseSent
 from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRow
 from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
+from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
 FROZEN_RETRY_AFTER_MS = 10_000
@@ -102,7 +102,7 @@ class Lending:
             granted_unix_ms=unix_ms,
         )
         self._account.grant(lease)
-        device = self._registry.put(replace(device, lease_number_max=lease.number))
+        device = self._registry.put(changed(device, lease_number_max=lease.number))
         sent = LeaseSent(
             incarnation=lease.incarnation,
             lease_number=lease.number,
