@@ -87,9 +87,7 @@ def _hush() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def _each(
-    run: Callable[[T], R], items: Iterable[T], options: argparse.Namespace
-) -> Iterator[R]:
+def _each(run: Callable[[T], R], items: Iterable[T], options: argparse.Namespace) -> Iterator[R]:
     jobs: int = options.jobs
     with ProcessPoolExecutor(jobs, initializer=_hush) if jobs > 1 else nullcontext() as pool:
         yield from map(run, items) if pool is None else pool.map(run, items, chunksize=4)
