@@ -156,6 +156,11 @@ def key_problems(arms: Mapping[str, ArmTable], *, known: Collection[str]) -> lis
 def class_problems(file: FleetFile) -> list[Problem]:
     """Device classes that name unknown arms, or have none for a task class."""
     problems = []
+
+    def chats(arm: str) -> bool:
+        can = file.arms[arm].get("capabilities", ())
+        return "embeddings" not in can or "chat" in can
+
     private = sorted(name for name, task in file.task_classes.items() if task.privacy == "local")
     for name, device_class in file.device_classes.items():
         key = f"{dotted_key(['device_classes', name])}.arms"
@@ -167,6 +172,10 @@ def class_problems(file: FleetFile) -> list[Problem]:
             Problem(key, f"{arm!r} is no arm of this file{did_you_mean(arm, file.arms)}")
             for arm in unknown
         ]
+        if device_class.arms and not unknown and not any(map(chats, device_class.arms)):
+            problems.append(
+                Problem(key, "has arms for embeddings only; add one that answers chats")
+            )
         paid = [arm for arm in device_class.arms if file.arms.get(arm, {}).get("kind") == "cloud"]
         if private and paid == device_class.arms:
             problem = (

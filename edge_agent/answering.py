@@ -9,22 +9,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
 from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
-from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Chunk, Finished, Usage
-from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestRefused
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    Chunk,
+    CloudClient,
+    EmbedCall,
+    Finished,
+    LocalModels,
+    Usage,
+)
+from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, RequestRefused
 from shared.clock import Clock
 from shared.decision.money import dollars
 from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind
 from shared.errors import BooksFullError
 
 log = structlog.get_logger(__name__)
-_ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens"})
+_ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens", "input"})
 _END: Final = object()
 LEASE_WAIT_S: Final = 0.4
 """How long a request waits for a lease: the link's sending gap, a round trip, and a sync."""
@@ -64,6 +75,10 @@ class RunningAnswer(Answer):
             self._run.client_gone()
 
     @property
+    def usage(self) -> Mapping[str, Any]:
+        return self._run.usage
+
+    @property
     def cost_nanos(self) -> int:
         return self._run.cost_nanos
 
@@ -85,8 +100,8 @@ class RequestRun:
         *,
         engine: AgentEngine,
         bookkeeper: Bookkeeper,
-        local: ChatBackend,
-        cloud: ChatBackend,
+        local: LocalModels,
+        cloud: CloudClient,
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
         lease_news: LeaseNews | None = None,
@@ -111,6 +126,7 @@ class RequestRun:
         self.first: asyncio.Future[AnswerHead] = asyncio.get_running_loop().create_future()
         self.delivered: asyncio.Queue[Any] = asyncio.Queue()
         self.response: Mapping[str, Any] | None = None
+        self.usage: Mapping[str, Any] = {}
         self.cost_nanos = 0
 
     def start(self) -> asyncio.Task[None]:
@@ -190,25 +206,11 @@ class RequestRun:
                 full = ArmFailed("books_full", "the reservation could not be written")
                 await self._failed(full)
                 return False
-        call = ChatCall(
-            request_id=self._request.request_id,
-            arm=plan.arm,
-            body=self._body_for(plan),
-            stream=self._request.stream,
-        )
-        backend = self._local if plan.arm.cloud is None else self._cloud
-        finished: Finished | None = None
         try:
-            async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    if isinstance(event, Chunk):
-                        self._deliver(event, plan=plan)
-                    else:
-                        finished = event
-            if finished is None:
-                raise ArmFailed(
-                    "no_answer", "the answer ended without a result", settle=SettleKind.UNKNOWN
-                )
+            if self._request.kind is RequestKind.EMBEDDINGS:
+                finished = await self._embed(plan)
+            else:
+                finished = await self._chat(plan)
         except ArmFailed as failure:
             if self.first.done() or failure.client_error:
                 await self._fail_for_good(failure)
@@ -218,13 +220,61 @@ class RequestRun:
         await self._answered(finished, plan=plan)
         return True
 
+    async def _embed(self, plan: AttemptPlan) -> Finished:
+        """Have texts embedded; the vectors as the API's list."""
+        body = self._body_for(plan)
+        texts = body.pop("input")
+        as_tokens = isinstance(texts[0], list)
+        del body["model"]
+        backend = self._local if plan.arm.cloud is None else self._cloud
+        embedded = await backend.embed(
+            EmbedCall(
+                request_id=self._request.request_id,
+                arm=plan.arm,
+                inputs=() if as_tokens else tuple(texts),
+                token_inputs=tuple(map(tuple, texts)) if as_tokens else (),
+                fields=body,
+            )
+        )
+        data = [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(embedded.vectors)
+        ]
+        return Finished(embedded.usage, {"object": "list", "data": data}, embedded.timing)
+
+    async def _chat(self, plan: AttemptPlan) -> Finished:
+        """Call the arm, hand its chunks on as they come, and return its last word."""
+        call = ChatCall(
+            request_id=self._request.request_id,
+            arm=plan.arm,
+            body=self._body_for(plan),
+            stream=self._request.stream,
+        )
+        backend = self._local if plan.arm.cloud is None else self._cloud
+        finished: Finished | None = None
+        async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, Chunk):
+                    self._deliver(event, plan=plan)
+                else:
+                    finished = event
+        if finished is None:
+            raise ArmFailed(
+                "no_answer", "the answer ended without a result", settle=SettleKind.UNKNOWN
+            )
+        return finished
+
     def _body_for(self, plan: AttemptPlan) -> dict[str, Any]:
         body = dict(self._request.body)
         if plan.arm.cloud is not None:
             allowed = plan.arm.cloud.fields | _ALWAYS_SENT
             body = {name: value for name, value in body.items() if name in allowed}
+        if self._request.prompt is not None and COMPLETIONS in plan.arm.capabilities:
+            del body["messages"]
+            body["prompt"] = self._request.prompt
         body["model"] = plan.arm.model if plan.arm.cloud is not None else plan.arm.id
-        body["max_tokens"] = plan.max_tokens
+        if self._request.kind is RequestKind.CHAT:
+            body["max_tokens"] = plan.max_tokens
         return body
 
     def _head(self, plan: AttemptPlan) -> AnswerHead:
@@ -250,12 +300,16 @@ class RequestRun:
             self.delivered.put_nowait(chunk)
 
     async def _answered(self, finished: Finished, *, plan: AttemptPlan) -> None:
-        usage = finished.usage
+        usage, timing = finished.usage, finished.timing
+        if timing is not None:
+            # Measured where the token was made; what went before is our own.
+            waited_ms = self._attempt_started_ms - self._request.arrived_monotonic_ms
+            self._ttft_ms = round(waited_ms + timing.ttft_ms)
         end = self._end(SettleKind.REPORTED if usage else SettleKind.UNKNOWN, usage=usage)
         head = self._head(plan)
         status = RequestStatus.ABORTED if self._gone else RequestStatus.OK
         outcome = await self._finish(status, end=end)
-        counted = _usage_json(usage, cost_nanos=outcome.cost_nanos)
+        counted = self.usage = _usage_json(usage, cost_nanos=outcome.cost_nanos)
         if finished.response is not None:
             self.response = {**finished.response, "model": plan.arm.id, "usage": counted}
         elif self._request.include_usage:
@@ -263,7 +317,8 @@ class RequestRun:
         if not self.first.done():
             self.first.set_result(head)
         if self._keep is not None:
-            self._keep(Kept(head, self.response, tuple(self._sent), self.cost_nanos))
+            kept = Kept(head, self.response, tuple(self._sent), counted, self.cost_nanos)
+            self._keep(kept)
 
     def _usage_chunk(self, plan: AttemptPlan, *, usage: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -283,7 +338,7 @@ class RequestRun:
             reason=failure.reason,
             problem=str(failure),
         )
-        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        end = self._end_of(failure)
         effects = self._engine.attempt_failed(
             self._request.request_id, end, now_ms=self._clock.monotonic_ms()
         )
@@ -292,7 +347,7 @@ class RequestRun:
         await self._bookkeeper.commit_or_keep(effects)
 
     async def _fail_for_good(self, failure: ArmFailed) -> None:
-        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        end = self._end_of(failure)
         status = 400 if failure.client_error else 502
         refused = RequestRefused(status, failure.reason, str(failure))
         await self._finish(RequestStatus.ERROR, end=end)
@@ -340,6 +395,10 @@ class RequestRun:
         if self._engine.gate.anybody_waits:
             self._lease_news.tell()
 
+    def _end_of(self, failure: ArmFailed) -> AttemptEnd:
+        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        return replace(end, retry_after_s=failure.retry_after_s, problem=str(failure))
+
     def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
         now_ms = self._clock.monotonic_ms()
         if settle is SettleKind.REPORTED and usage is None:
@@ -359,6 +418,9 @@ class RequestRun:
 def _usage_json(usage: Usage | None, *, cost_nanos: int) -> dict[str, Any]:
     counted: dict[str, Any] = {"cost_usd": dollars(cost_nanos)}
     if usage is not None:
+        if usage.cached_tokens:
+            counted["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+        counted |= usage.details
         counted["prompt_tokens"] = usage.prompt_tokens
         counted["completion_tokens"] = usage.completion_tokens
         counted["total_tokens"] = usage.prompt_tokens + usage.completion_tokens

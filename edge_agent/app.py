@@ -199,6 +199,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             ids=ids,
             metrics=metrics,
             api_keys=api_keys,
+            cors_origins=settings.cors_origins,
         )
         server = await stack.enter_async_context(
             serve(

@@ -33,6 +33,7 @@ from shared.units import Address
 
 BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
+_ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
 
 
 def _name(value: str) -> str:
@@ -50,7 +51,15 @@ def _host_name() -> str:
     return name.lstrip("._-")[:NAME_CHARS_MAX] or "device"
 
 
+def _origin(value: str) -> str:
+    """An origin as browsers name it, or all of them."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError("should be an origin such as 'https://app.example:8443', or '*' for all")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class _Section(BaseModel):
@@ -238,6 +247,9 @@ class AgentConfig(FileSettings):
     )
     api_keys: tuple[SecretRef, ...] = Field(
         default=(), description="references to keys that clients must send; required off loopback"
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), description="origins whose pages may call the agent from a browser; * for all"
     )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     state_dir: Path = Field(

@@ -12,12 +12,12 @@ import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
-from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
-from edge_agent.openai_request import fields_of, media_parts, required_capabilities
+from edge_agent.openai_request import facts_of
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -35,6 +35,7 @@ from edge_agent.requests import (
     ClientRequest,
     ListedModel,
     Readiness,
+    RequestKind,
     RequestRefused,
     RouteDecision,
 )
@@ -112,6 +113,7 @@ class AgentService(AgentFacade):
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
         await self.watch.look()
         await self._local.start()
+        self._note_capabilities()
         await self.follow_table()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
@@ -138,7 +140,7 @@ class AgentService(AgentFacade):
         await self._local.stop()
         await self._cloud.close()
 
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         self._refuse_when_unable()
         facts = self._facts(request)
         keep: Callable[[Kept | None], None] | None = None
@@ -184,6 +186,7 @@ class AgentService(AgentFacade):
                 id=arm.id,
                 kind=str(arm.kind),
                 available=arm.enabled and _usable(conditions.get(arm.id)),
+                capabilities=capabilities_of(arm),
             )
             for arm in self._engine.config.arms
         ]
@@ -305,6 +308,7 @@ class AgentService(AgentFacade):
     async def tidy(self) -> None:
         """One round of house-keeping: expire, close, trim, raise watermarks."""
         async with self._tidy:
+            self._note_capabilities()
             await self._bookkeeper.retry()
             effects = self._engine.tick(
                 boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
@@ -318,6 +322,10 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+
+    def _note_capabilities(self) -> None:
+        """A model file may have been put into another's place."""
+        self._engine.models_can({each.arm: each.capabilities for each in self._local.status()})
 
     async def _compact(self) -> None:
         """Make room in an overfull spool, a piece at a time (rule O_2)."""
@@ -336,29 +344,13 @@ class AgentService(AgentFacade):
             await self.tidy()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        body = request.body
         name = request.task_class
+        if request.kind is RequestKind.EMBEDDINGS:
+            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
+            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
         if name is None and self._classifier is not None:
-            name = self._classifier.classify(body["messages"])
-        task = self._engine.task_class(name)
-        deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
-        return RequestFacts(
-            request_id=request.request_id,
-            task_class=task.id,
-            arrived_unix_ms=request.arrived_unix_ms,
-            deadline_ms=deadline_ms,
-            body_bytes=request.body_bytes,
-            messages=len(body["messages"]),
-            prompt_bytes=sum(_text_bytes(message) for message in body["messages"]),
-            media_parts=media_parts(body),
-            pinned_arm="" if request.model == MODEL_AUTO else request.model,
-            privacy_local=request.privacy_local or task.privacy_local,
-            capabilities=required_capabilities(body),
-            fields=fields_of(body),
-            max_tokens=body.get("max_tokens"),
-            n=body.get("n") or 1,
-            tag=request.tag,
-        )
+            name = self._classifier.classify(request.body["messages"])
+        return facts_of(request, task=self._engine.task_class(name))
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:
@@ -397,14 +389,3 @@ async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
 
 def _usable(condition: ArmCondition | None) -> bool:
     return condition is not None and not (condition.problem or condition.limit)
-
-
-def _text_bytes(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return len(content.encode())
-    if isinstance(content, list):
-        return sum(
-            len(str(part.get("text", "")).encode()) for part in content if isinstance(part, dict)
-        )
-    return 0

@@ -112,6 +112,11 @@ class Arm:
     enabled: bool = True
     cloud: CloudSettings | None = None
 
+    @property
+    def chats(self) -> bool:
+        """Whether it answers chats: a model for embeddings does not, unless it says so."""
+        return "embeddings" not in self.capabilities or "chat" in self.capabilities
+
 
 @dataclass(frozen=True)
 class TaskClass:

@@ -95,7 +95,7 @@ class _Bench:
         """One vector."""
         prompt, name = self._prompt(words), f"bench-{self._asked}"
         found = await self._models.embed(EmbedCall(name, self._arm, (prompt,)))
-        if found.timing is None:
+        if found.timing is None or found.usage is None:
             raise ArmFailed("no_answer", f"arm {self._arm.id} did not say how long it took")
         return _Answer(found.usage, found.timing)
 

@@ -342,6 +342,15 @@ def test_a_private_class_needs_a_local_arm_on_every_device() -> None:
     assert "no local arm" in problems(toml)["device_classes.pi.arms"]
 
 
+def test_a_device_class_needs_an_arm_that_chats() -> None:
+    """Arms for embeddings alone would leave every chat without an answer."""
+    embeds = 'kind = "local"\ncapabilities = ["embeddings"'
+    toml = changed(('kind = "local"', f"{embeds}]"), ('"tiny", "large"', '"tiny"'))
+    assert "for embeddings only" in problems(toml)["device_classes.pi.arms"]
+    both = changed(('kind = "local"', f'{embeds}, "chat"]'), ('"tiny", "large"', '"tiny"'))
+    assert {"embeddings", "chat"} == read(both).arms["tiny"].arm.capabilities
+
+
 @pytest.mark.parametrize("toml", ["", "[fleet", "= 1", "fleet = 3", "arms = []", "\x00"])
 def test_what_is_no_fleet_file_is_refused(toml: str) -> None:
     """Empty, broken, or of the wrong shape: always the same kind of error."""

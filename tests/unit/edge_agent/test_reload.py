@@ -201,6 +201,7 @@ async def test_workers_are_exchanged_when_the_old_one_is_idle() -> None:
     ] == journal
     assert ["new"] == [status.arm for status in models.status()]
     embedded = await models.embed(EmbedCall("e", local_arm(), ("x",)))
+    assert embedded.usage is not None
     assert 1 == embedded.usage.prompt_tokens
 
 
