@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from sys import intern
 from typing import Final
 
 from shared.decision.types import (
@@ -83,6 +84,7 @@ def _fill_attempt(message: pb.Attempt, attempt: Attempt) -> None:
 def attempt_from_pb(message: pb.Attempt) -> Attempt:
     """One try of one arm; a local one has no settle kind."""
     arm, latency_ms, error, lease_number, reserved, cost, settle = _ATTEMPT_FIELDS(message)
+    arm = intern(arm)
     if not (reserved or cost or settle):
         return Attempt(arm, latency_ms, error, lease_number)
     return Attempt(
@@ -169,10 +171,10 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
     ) = _OUTCOME_FIELDS(message)
     return Outcome(
         read_id(request_id, field="outcome.request_id"),
-        task_class,
+        intern(task_class),
         arrived_unix_ms,
         known(_STATUS_FROM_PB, status, field="outcome.status"),
-        arm,
+        intern(arm),
         drawn_arm,
         read_ppm(propensity_ppm, field="outcome.propensity_ppm"),
         table_version,
