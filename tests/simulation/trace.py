@@ -45,7 +45,7 @@ DISK_FAULTS = {
     "clone_of_stopped": 0.5,
     "clone_of_running": 0.7,
 }
-DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.5}
+DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.0}
 FAULT_SHARE = 0.4
 BURSTS = (1, 1, 2, 3, 5)
 GAPS_MS = (5, 40, 100, 250, 450)
