@@ -35,12 +35,9 @@ from edge_agent.adapters.llama_cpp.tool_calls import CallPart, ToolCallReader
 from edge_agent.ports import ArmFailed
 from shared.errors import invariant
 
-PROMPT_CHUNK_TOKENS: Final = 128
-"""Prompt tokens of one step; it bounds how long an answer waits for another's prompt."""
-
-PROMPT_CHUNK_TOKENS_MIN: Final = 16
+PIECE_TOKENS_MIN: Final = 16
 STEP_S_MAX: Final = 1.0
-"""A step with prompt tokens that takes longer halves the chunk, for slow devices."""
+"""A step with prompt tokens that takes longer halves the piece, for slow devices."""
 
 PROMPT_SPEEDUP: Final = 8.0
 """A paced model reads its prompt this much faster than it writes."""
@@ -74,6 +71,10 @@ class _Choice(Generic[SamplerT]):
         Prompt and answer; `tokens[:processed]` are in the slot.
     due_s : float
         When the next piece of work may be done.
+    pieces_read : int
+        How often a piece of the prompt was processed.
+    passed_over : bool
+        Whether the prompt had to wait in the last step.
     said, called, logprobs : list
         What the agent has not been told yet.
     """
@@ -88,6 +89,8 @@ class _Choice(Generic[SamplerT]):
     slot: int = -1
     processed: int = 0
     due_s: float = 0.0
+    pieces_read: int = 0
+    passed_over: bool = False
     said: list[str] = field(default_factory=list)
     called: list[CallPart] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -128,8 +131,8 @@ class Scheduler(Generic[SamplerT]):
         self._jobs: dict[int, _Job[SamplerT]] = {}
         self._waiting: deque[_Choice[SamplerT]] = deque()
         self._running: list[_Choice[SamplerT]] = []
-        self._chunk = min(PROMPT_CHUNK_TOKENS, model.batch_tokens - model.sequences)
-        invariant(self._chunk > 0, "a batch must hold prompt tokens beside every sequence")
+        self._piece = min(model.piece_tokens, model.batch_tokens - model.sequences)
+        invariant(self._piece > 0, "a batch must hold prompt tokens beside every sequence")
 
     @property
     def idle(self) -> bool:
@@ -256,7 +259,7 @@ class Scheduler(Generic[SamplerT]):
         if choice.generating:
             cost_s = 1.0 / self._rate
         else:
-            pending = min(len(choice.tokens) - choice.processed, self._chunk)
+            pending = min(len(choice.tokens) - choice.processed, self._piece)
             cost_s = pending / (self._rate * PROMPT_SPEEDUP)
         # Late by up to one piece of work is made good, so that the mean pace is kept.
         choice.due_s = max(choice.due_s, self._now() - cost_s) + cost_s
@@ -264,24 +267,26 @@ class Scheduler(Generic[SamplerT]):
     def _read_prompts(self, reading: Sequence[_Choice[SamplerT]], outputs: list[Output]) -> None:
         """Process a piece of one prompt, or several prompts that are no longer than a piece.
 
-        Each goes into a batch of its own, cut at places that depend on nothing else: the sums in
-        llama.cpp's kernels, and so the answer, may depend on how many tokens come together.
+        A new prompt comes first, so that a short one waits for no more than the piece in work;
+        but none is passed over twice. Each piece goes into a batch of its own, cut at places that
+        depend on nothing else: the sums in llama.cpp's kernels, and so the answer, may depend on
+        how many tokens come together.
         """
-        room = self._chunk
-        for choice in reading:
-            size = min(len(choice.tokens) - choice.processed, self._chunk)
-            if size > room or choice not in self._running:
+        room = self._piece
+        for choice in sorted(reading, key=_turn):
+            size = min(len(choice.tokens) - choice.processed, self._piece)
+            if choice not in self._running:
+                continue
+            choice.passed_over = size > room
+            if choice.passed_over:
                 continue
             room -= size
+            choice.pieces_read += 1
             started = self._now()
             piece = choice.tokens[choice.processed : choice.processed + size]
             self._decode([(choice, piece)], outputs)
             if self._now() - started > STEP_S_MAX:
-                self._chunk = max(self._chunk // 2, PROMPT_CHUNK_TOKENS_MIN)
-            if choice in self._running:
-                # Prompts take turns, so that a short one need not wait for a long one.
-                self._running.remove(choice)
-                self._running.append(choice)
+                self._piece = max(self._piece // 2, PIECE_TOKENS_MIN)
 
     def _decode(
         self, work: Sequence[tuple[_Choice[SamplerT], Sequence[int]]], outputs: list[Output]
@@ -407,6 +412,11 @@ class Scheduler(Generic[SamplerT]):
         self._pool.reset()
         self._model.clear()
         return failures
+
+
+def _turn(choice: _Choice[SamplerT]) -> tuple[bool, int]:
+    """Whose prompt is read first: those that had to wait, then the newest."""
+    return not choice.passed_over, choice.pieces_read
 
 
 def _told(choice: _Choice[SamplerT], finish_reason: str | None = None) -> TextProduced:

@@ -122,10 +122,9 @@ def test_answers_share_a_batch() -> None:
     assert [1] * 3 + [3] * 9 == [len(parts) for parts in bench.model.batches]
 
 
-def test_a_long_prompt_does_not_stall_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_does_not_stall_an_answer() -> None:
     """While a prompt is read in pieces, the other answer gets a token in every step."""
-    monkeypatch.setattr(scheduling, "PROMPT_CHUNK_TOKENS", 8)
-    bench = Bench(model=FakeModel(script=b"x" * 50))
+    bench = Bench(model=FakeModel(script=b"x" * 50, piece_tokens=8))
     bench.add(0, "short", tokens=40)
     bench.step()
     bench.add(1, "l" * 100, tokens=1)
@@ -135,14 +134,23 @@ def test_a_long_prompt_does_not_stall_an_answer(monkeypatch: pytest.MonkeyPatch)
     assert all(sum(len(part.tokens) for part in parts) <= 8 + 1 for parts in bench.model.batches)
 
 
-def test_prompts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short prompt behind a long one is answered first."""
-    monkeypatch.setattr(scheduling, "PROMPT_CHUNK_TOKENS", 10)
-    bench = Bench(model=FakeModel(script=b"xy"))
+def test_a_short_prompt_is_read_before_the_next_piece_of_a_long_one() -> None:
+    """Its first token comes in the step after it came."""
+    bench = Bench(model=FakeModel(script=b"xy", piece_tokens=10))
     bench.add(0, "l" * 150)
+    bench.step()
     bench.add(1, "short")
-    bench.run()
-    assert [1, 0] == [output.job for output in bench.outputs if isinstance(output, JobDone)]
+    assert [1] == [output.job for output in bench.step() if isinstance(output, TextProduced)]
+
+
+def test_no_prompt_is_passed_over_twice() -> None:
+    """New short prompts in every step leave a long one every other step."""
+    bench = Bench(model=FakeModel(script=b"", sequences=30, piece_tokens=10))
+    bench.add(0, "l" * 50, tokens=1)
+    for key in range(1, 12):
+        bench.add(key, "s" * 9, tokens=1)
+        bench.step()
+    assert any(isinstance(output, JobDone) and output.job == 0 for output in bench.outputs)
 
 
 def test_short_prompts_are_read_in_one_step() -> None:
