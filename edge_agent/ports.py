@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -24,11 +24,14 @@ class Usage:
     ----------
     cached_tokens : int
         Those of the prompt that did not have to be processed again.
+    details : mapping
+        What a provider says beside that (`completion_tokens_details`, ...), for the client.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class ChatCall:
     ----------
     body : mapping
         The OpenAI chat-completions request: validated, `model` and `max_tokens` set for the arm.
-        Local models also take `prompt`, a string, instead of `messages`: text that is continued
-        without a chat template.
+        Local models, and other arms that list `completions`, also take `prompt`, a string, instead
+        of `messages`: text that is continued without a chat template.
     stream : bool
         Whether the client wants chunks.
     """
@@ -102,19 +105,37 @@ ChatEvent = Chunk | Finished
 
 @dataclass(frozen=True)
 class EmbedCall:
-    """Texts to be turned into vectors by one arm."""
+    """Texts to be turned into vectors by one arm.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+    token_inputs : tuple of tuple of int
+        In their place, texts as ids of the model's own tokens; only for arms that list
+        `token_input`.
+    fields : mapping
+        Further fields of the request: `dimensions`, `user`.
+    """
 
     request_id: str
     arm: Arm
     inputs: tuple[str, ...]
+    token_inputs: tuple[tuple[int, ...], ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The vectors of a call's texts, in their order, each of length 1."""
+    """The vectors of a call's texts, in their order.
+
+    Attributes
+    ----------
+    usage : Usage or None
+        None when the backend never reported any.
+    """
 
     vectors: tuple[tuple[float, ...], ...]
-    usage: Usage
+    usage: Usage | None
     timing: Timing | None = None
 
 
@@ -132,6 +153,8 @@ class ArmFailed(TidegateError):
         call, else UNKNOWN, or REPORTED together with `usage`.
     client_error : bool
         The request itself is at fault (an upstream 400): another arm would refuse it as well.
+    retry_after_s : int
+        How long the endpoint wants to be left alone; 0 if it did not say.
     """
 
     code = "arm_failed"
@@ -144,12 +167,14 @@ class ArmFailed(TidegateError):
         settle: SettleKind = SettleKind.RELEASED,
         usage: Usage | None = None,
         client_error: bool = False,
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.settle = settle
         self.usage = usage
         self.client_error = client_error
+        self.retry_after_s = retry_after_s
 
 
 class ModelState(StrEnum):
@@ -252,7 +277,7 @@ class LocalModels(ChatBackend, EmbeddingBackend):
         """Prefer these arms in memory: load them, unload others where memory is short."""
 
 
-class CloudClient(ChatBackend):
+class CloudClient(ChatBackend, EmbeddingBackend):
     """Paid, OpenAI-compatible endpoints. Never retries by itself (rule S_1)."""
 
     @abstractmethod
