@@ -22,6 +22,7 @@ from tests.bench.ingestion import ingestion
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
 from tests.bench.recovery import recovery
 from tests.bench.replaying import REPLAYS, choice_figure
+from tests.bench.soak import soak
 
 BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
     "plan": (plan_of_a_large_fleet, programme_of_one_context),
@@ -58,6 +59,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
         simulating.fleet_overrun,
         simulating.fleet_returns,
     ),
+    "soak": (soak,),
 }
 
 

@@ -10,6 +10,7 @@ one queue.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import queue
 import signal
@@ -47,6 +48,8 @@ BEAT_S: Final = 0.25
 """With work at hand the agent hears something at least this often, except within a step."""
 
 EXIT_S_MAX: Final = 2.0
+OOM_SCORE_FILE: Final = Path("/proc/self/oom_score_adj")
+OOM_SCORE: Final = 500
 MESSAGE_CHARS_MAX: Final = 2_000
 
 LlamaScheduler = Scheduler[Sampler]
@@ -400,9 +403,16 @@ def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
+def _go_first_when_memory_runs_out() -> None:
+    """The kernel shall end this process rather than the agent, which can start it anew."""
+    with contextlib.suppress(OSError):  # only Linux has it
+        OOM_SCORE_FILE.write_text(str(OOM_SCORE))
+
+
 def main() -> int:
     """Run the worker on standard input and output."""
     threading.excepthook = _end_with_thread
+    _go_first_when_memory_runs_out()
     # Ctrl-C reaches the whole foreground process group; the agent decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Pipe()

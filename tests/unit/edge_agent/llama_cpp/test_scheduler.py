@@ -13,6 +13,7 @@ from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output, Te
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sampling import SamplingSettings
 from edge_agent.adapters.llama_cpp.scheduler import Scheduler
+from edge_agent.adapters.llama_cpp.tools import ToolFormat, ToolRequest
 from edge_agent.ports import ArmFailed
 from tests.unit.edge_agent.llama_cpp.fake_model import FakeModel, FakeSampler, answer_alone
 
@@ -331,6 +332,66 @@ def test_long_text_is_not_held_back_without_bound(monkeypatch: pytest.MonkeyPatc
     bench.run()
     texts = [output.text for output in bench.outputs if isinstance(output, TextProduced)]
     assert ["0123", "4567", "89"] == texts
+
+
+def _logprob_texts(bench: Bench) -> list[bytes]:
+    return [
+        entry.piece
+        for output in bench.outputs
+        if isinstance(output, TextProduced)
+        for entry in output.logprobs
+    ]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_shown_token_tells_how_likely_it_was(stream: bool) -> None:
+    """Those of a stop string are not shown, and not told of either."""
+    bench = Bench(model=FakeModel(script=b"one END two"))
+    spec = ChatSpec(
+        messages=({"role": "user", "content": "p"},),
+        sampling=SamplingSettings(logprobs=2),
+        stop=("END",),
+        max_tokens=50,
+    )
+    bench.scheduler.add(0, spec, stream=stream)
+    bench.run()
+    assert "one " == bench.text(0)
+    assert [b"o", b"n", b"e", b" "] == _logprob_texts(bench)
+
+
+def test_without_being_asked_nothing_is_told_of_likelihoods() -> None:
+    """It costs a look at every logit."""
+    bench = Bench(model=FakeModel(script=b"one"))
+    bench.add(0, "p")
+    bench.run()
+    assert [] == _logprob_texts(bench)
+
+
+def test_a_call_of_a_tool_ends_an_answer_as_such() -> None:
+    """Its text is no text of the answer; a call that was cut off ends by its length."""
+    says = b'Hm.<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    for tokens, reason in ((99, "tool_calls"), (50, "length")):
+        bench = Bench(model=FakeModel(script=says, tools=ToolFormat("<tool_call>", "</tool_call>")))
+        spec = ChatSpec(
+            messages=({"role": "user", "content": "p"},),
+            tools=ToolRequest(({"type": "function", "function": {"name": "f"}},)),
+            max_tokens=tokens,
+        )
+        bench.scheduler.add(0, spec, stream=True)
+        bench.run()
+        calls = [c for o in bench.outputs if isinstance(o, TextProduced) for c in o.calls]
+        assert ("Hm.", [reason]) == (bench.text(0), bench.reasons(0))
+        assert "f" == calls[0].name
+        assert '{"a": 1}'.startswith("".join(call.arguments for call in calls))
+
+
+def test_the_wait_for_a_model_counts_to_the_first_token() -> None:
+    """The request came before the model was there."""
+    bench = Bench(model=FakeModel(script=b"x"))
+    spec = ChatSpec(messages=({"role": "user", "content": "p"},))
+    bench.scheduler.add(0, spec, stream=True, arrived_s=bench.now_s - 2.0)
+    bench.run()
+    assert bench.done(0).ttft_ms == pytest.approx(2_000.0)
 
 
 def test_closing_frees_the_model_and_every_sampler() -> None:
