@@ -157,9 +157,7 @@ def _figures(sampled: Mapping[str, Sampled], tally: Tally) -> list[Figure]:
 
 async def _soak(agent: Agent, sampled: Mapping[str, Sampled]) -> Tally:
     tally = Tally()
-    clients = [
-        asyncio.create_task(_client(agent, number, tally)) for number in range(CLIENTS)
-    ]
+    clients = [asyncio.create_task(_client(agent, number, tally)) for number in range(CLIENTS)]
     begun = time.monotonic()
     while (at_s := time.monotonic() - begun) < SOAK_S:
         for each in sampled.values():

@@ -73,7 +73,12 @@ def _configured(folder: Path) -> list[LocalModel]:
             arm="slow", path=str(good), tokens_per_second_max=20.0, batch_sequences=1, **common
         ),
         LocalModel(arm="spare", path=str(good), **common),
-        LocalModel(arm="tools", path=str(_made(folder, "tools", template=TOOLS_TEMPLATE)), **common),
+        LocalModel(
+            arm="tools",
+            path=str(_made(folder, "tools", template=TOOLS_TEMPLATE)),
+            context_tokens=4 * CONTEXT_TOKENS,
+            threads=1,
+        ),
         LocalModel(arm="vectors", path=str(_made(folder, "vectors", pooling=1)), **common),
         LocalModel(arm="cut", path=str(cut)),
         LocalModel(arm="gone", path=str(folder / "gone.gguf")),

@@ -72,7 +72,7 @@ class LlamaModel:
             raise
         self._memory: Any = api.llama_get_memory(self._context)
         self._batch = Batch(self.batch_tokens)
-        self._candidates = Candidates(self._vocabulary.size)
+        self._candidates = Candidates(self._vocabulary)
 
     @property
     def tools(self) -> ToolFormat | None:

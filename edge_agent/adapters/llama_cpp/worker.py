@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from edge_agent.adapters.llama_cpp.embedding_model import EmbeddingModel
 from edge_agent.adapters.llama_cpp.embedding_scheduler import EmbeddingScheduler
-from edge_agent.adapters.llama_cpp.frames import Frame, FrameDecoder, encode
+from edge_agent.adapters.llama_cpp.frames import Frame
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, memory_bytes, read_shape
 from edge_agent.adapters.llama_cpp.model import LlamaModel
 from edge_agent.adapters.llama_cpp.native_log import start_backend
@@ -36,6 +36,7 @@ from edge_agent.adapters.llama_cpp.outputs import (
     TextProduced,
     VectorMade,
 )
+from edge_agent.adapters.llama_cpp.pipe import Pipe
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.residency import Residency, Room
 from edge_agent.adapters.llama_cpp.sampler import Sampler
@@ -43,7 +44,6 @@ from edge_agent.adapters.llama_cpp.sampling import unsupported
 from edge_agent.adapters.llama_cpp.scheduler import Scheduler
 from edge_agent.ports import ArmFailed, LocalModel, ModelState
 
-READ_BYTES: Final = 256 * 1024
 BEAT_S: Final = 0.25
 """With work at hand the agent hears something at least this often, except within a step."""
 
@@ -161,6 +161,8 @@ class Worker:
 
     def _wait_s(self) -> float | None:
         """How long nothing needs to be decoded; None means until something comes in."""
+        if self._room_changed:
+            return 0.0
         if not self._has_work():
             return None
         now = time.perf_counter()
@@ -353,35 +355,6 @@ class Worker:
     def _emit(self, frame: Frame) -> None:
         self._sent_s = time.perf_counter()
         self._send(frame)
-
-
-class Pipe:
-    """The worker's end of the pipes to the agent."""
-
-    def __init__(self) -> None:
-        self._input = os.dup(0)
-        self._output = os.dup(1)
-        # A library that prints must not tear the frames apart.
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
-        self._decoder = FrameDecoder()
-
-    def send(self, frame: Frame) -> None:
-        """Write a frame at once; waits while the agent does not read."""
-        data = memoryview(encode(frame))
-        with self._lock:
-            while data:
-                data = data[os.write(self._output, data) :]
-
-    def receive(self) -> list[Frame]:
-        """The next frames; empty when the agent has closed its end."""
-        frames: list[Frame] = []
-        while not frames:
-            data = os.read(self._input, READ_BYTES)
-            if not data:
-                return []
-            frames = list(self._decoder.feed(data))
-        return frames
 
 
 def _read_forever(pipe: Pipe, events: queue.SimpleQueue[_Event]) -> None:

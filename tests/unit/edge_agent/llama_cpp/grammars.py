@@ -26,8 +26,14 @@ class GrammarAsker:
         params.vocab_only = True
         self._model: Any = api.llama_model_load_from_file(os.fsencode(TINY), params)
         self.vocabulary = Vocabulary(self._model, arm="tiny")
-        size = self.vocabulary.size
-        self._pieces = {token: self.vocabulary.piece(token) for token in range(size)}
+        silent = self.vocabulary.silent()
+        self._pieces = {
+            token: self.vocabulary.piece(token)
+            for token in range(self.vocabulary.size)
+            if token not in silent
+        }
+        # Single bytes of a character may come together as none: llama.cpp counts them as one.
+        self._whole = [token for token, piece in self._pieces.items() if piece.isascii()]
         self._of_byte = {piece[0]: t for t, piece in self._pieces.items() if len(piece) == 1}
 
     def close(self) -> None:
@@ -62,7 +68,7 @@ class GrammarAsker:
         said = b""
         try:
             while len(said) < bytes_max:
-                allowed = self._allowed(sampler, list(range(self.vocabulary.size)))
+                allowed = self._allowed(sampler, self._whole)
                 if EOS in allowed and (len(allowed) == 1 or rng.random() < 0.3):
                     return said.decode()
                 token = self._pick([token for token in allowed if token != EOS], rng)
@@ -74,7 +80,9 @@ class GrammarAsker:
 
     def _pick(self, allowed: Sequence[int], rng: random.Random) -> int:
         """Any token, though more often one that closes something, so that there is an end."""
-        closing = [self._of_byte[ord(sign)] for sign in '"}]' if self._of_byte[ord(sign)] in allowed]
+        closing = [
+            self._of_byte[ord(sign)] for sign in '"}]' if self._of_byte[ord(sign)] in allowed
+        ]
         return rng.choice(closing if closing and rng.random() < 0.3 else allowed)
 
     def _sampler(self, grammar: str) -> Any:
@@ -86,4 +94,4 @@ class GrammarAsker:
         )
         array = api.llama_token_data_array(entries, len(tokens), -1, False)
         api.llama_sampler_apply(sampler, ctypes.byref(array))
-        return {entry.id for entry in entries if entry.logit != float("-inf")}
+        return {int(entry.id) for entry in entries if entry.logit != float("-inf")}

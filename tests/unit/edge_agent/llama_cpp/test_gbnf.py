@@ -23,7 +23,9 @@ def _as_regex(grammar: str) -> str:
     return re.sub(r'["\s]', "", grammar)
 
 
-@given(low=st.integers(-2_000, 2_000), width=st.integers(0, 3_000), probe=st.integers(-6_000, 6_000))
+@given(
+    low=st.integers(-2_000, 2_000), width=st.integers(0, 3_000), probe=st.integers(-6_000, 6_000)
+)
 def test_integers_between_two_bounds_and_no_others(low: int, width: int, probe: int) -> None:
     """Digit by digit, and without leading zeros."""
     high = low + width

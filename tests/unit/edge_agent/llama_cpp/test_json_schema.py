@@ -57,7 +57,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "number", "minimum": -2, "maximum": 3},
     {"type": "integer", "exclusiveMinimum": 0},
     {"type": "integer", "exclusiveMaximum": -7},
-    {"type": "string", "pattern": "a.c"},
+    {"type": "string", "pattern": "^a.c$"},
     {"type": "string", "pattern": "^(?:foo|ba[rz])+$|^\\w{3,5}-[0-9]*$"},
 ]
 

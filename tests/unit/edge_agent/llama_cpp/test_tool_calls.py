@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +24,10 @@ CASES = [
     ),
     (
         HERMES,
-        '<tool_call>{"name":"f","arguments":{}}</tool_call>\n'
-        '<tool_call>\n{"name": "g", "arguments": {"x": [1, {"y": 2}]}}\n</tool_call>\n',
+        (
+            '<tool_call>{"name":"f","arguments":{}}</tool_call>\n'
+            '<tool_call>\n{"name": "g", "arguments": {"x": [1, {"y": 2}]}}\n</tool_call>\n'
+        ),
         ("", [("f", "{}"), ("g", '{"x": [1, {"y": 2}]}')]),
     ),
     (
@@ -62,7 +66,7 @@ def test_calls_are_found_however_the_text_is_cut(
 ) -> None:
     """Tokens end anywhere, also within a marker."""
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [text[start:end] for start, end in pairwise(bounds)]
     assert wanted == _read(format_, pieces)
 
 

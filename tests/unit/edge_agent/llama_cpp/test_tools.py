@@ -47,7 +47,10 @@ def asker() -> Iterator[GrammarAsker]:
     ("template", "wanted"),
     [
         ("{% if tools %}... <tool_call></tool_call>", HERMES),
-        ("{% if tools %}[AVAILABLE_TOOLS]... [TOOL_CALLS]", ToolFormat("[TOOL_CALLS]", listed=True)),
+        (
+            "{% if tools %}[AVAILABLE_TOOLS]... [TOOL_CALLS]",
+            ToolFormat("[TOOL_CALLS]", listed=True),
+        ),
         (
             "{% if tools %}<|tool_call|>...<|/tool_call|>",
             ToolFormat("<|tool_call|>", "<|/tool_call|>", listed=True),
@@ -116,7 +119,9 @@ def test_a_required_call_is_all_that_can_be_said(asker: GrammarAsker) -> None:
     says = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
     assert asker.follows(grammar.text, says)
     assert asker.follows(grammar.text, says + "\n" + says)
-    assert asker.follows(grammar.text, '<tool_call>{"name":"clock","arguments":{"x":1}}</tool_call>')
+    assert asker.follows(
+        grammar.text, '<tool_call>{"name":"clock","arguments":{"x":1}}</tool_call>'
+    )
     for wrong in ("Hello", says.replace("Rome", "Paris"), says.replace("weather", "wether")):
         assert not asker.follows(grammar.text, wrong)
 
