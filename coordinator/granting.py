@@ -33,15 +33,13 @@ def lease_amount_nanos(
     worst_case_nanos : int
         The largest reservation that it lately asked for; 0 if it has seen no request yet.
     devices : int
-        Devices that share the free money.
+        Devices that share the free money, this one included.
     store : bool
         False: for one request, nothing to keep in store.
     """
     wanted = max(int(planned_nanos_per_slot * lease_slots), WORST_CASES_WANTED * worst_case_nanos)
     if not store:
         wanted = worst_case_nanos
-    fair = free_nanos // (FREE_SHARE_MAX * max(1, devices))
-    amount = min(max(wanted - available_nanos, worst_case_nanos), max(fair, worst_case_nanos))
-    if amount <= 0 or amount > free_nanos:
-        return 0
-    return amount
+    fair = free_nanos // (FREE_SHARE_MAX * devices)
+    amount = max(min(wanted - available_nanos, fair), worst_case_nanos)
+    return amount if amount <= free_nanos else 0
