@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from coordinator.alerts import AlertKind
-from coordinator.booking import named_in
+from coordinator.booking import Named, named_in
 from coordinator.identity import (
     close_lost,
     close_unseen,
@@ -210,7 +210,9 @@ class CoordinatorEngine(Operating):
             table_version=hello.table_version,
             leases=hello.leases,
             local_arms=hello.local_arms,
+            speeds=hello.speeds,
         )
+        self._learn_speeds(session)
         self.last_words[device_id] = LastWord(hello.leases, unix_ms)
         self._heard(reaction, unix_ms=unix_ms)
         if spool.is_caught_up:
@@ -250,12 +252,11 @@ class CoordinatorEngine(Operating):
         )
         return Reaction(effects=[device])
 
-    def unremembered(
-        self, device_id: str, records: Iterable[SpoolRecord]
-    ) -> tuple[list[str], list[int]]:
-        """What to look up in the books before a batch: its graded requests, its older leases."""
-        requests, numbers = named_in(records)
-        return requests, [n for n in numbers if self.account.lease(device_id, n) is None]
+    def unremembered(self, device_id: str, records: Iterable[SpoolRecord]) -> Named:
+        """What to look up in the books before a batch: of its leases, the older ones."""
+        named = named_in(records)
+        older = (n for n in named.leases if self.account.lease(device_id, n) is None)
+        return replace(named, leases=tuple(older))
 
     def batch(
         self,
@@ -349,9 +350,24 @@ class CoordinatorEngine(Operating):
             del self.sessions[device_id]
 
     def lease_requested(
-        self, device_id: str, *, available_nanos: int, worst_case_nanos: int, unix_ms: int
+        self,
+        device_id: str,
+        *,
+        available_nanos: int,
+        worst_case_nanos: int,
+        needed_nanos: int = 0,
+        asked_boot_ms: int = 0,
+        unix_ms: int,
     ) -> Reaction:
-        """A device asks for an allowance (rules C_1, L_6)."""
+        """A device asks for an allowance (rules C_1, L_6).
+
+        Parameters
+        ----------
+        needed_nanos : int
+            The worst cases of all requests that wait for it; 0 if it asks ahead.
+        asked_boot_ms : int
+            When, on its boot-time clock; the lease's duration counts from there. 0: not known.
+        """
         if self.config is None:
             refused = LeaseRefused("", "the fleet is not configured yet", RETRY_AFTER_MS)
             return Reaction(sends=[(device_id, refused)])
@@ -367,6 +383,8 @@ class CoordinatorEngine(Operating):
             else (self.recovery.refusal if self.recovery else ""),
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos,
+            needed_nanos=needed_nanos,
+            asked_boot_ms=asked_boot_ms,
             unix_ms=unix_ms,
         )
         for _, message in reaction.sends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, IncarnationRange, LeaseStatus
+from shared.decision.types import ArmSpeed, DeviceConfig, IncarnationRange, LeaseStatus
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class HelloReceived:
         Whose records its spool holds, rising; the last one is its own.
     copied : bool
         Its books were copied from another place since they last spoke to a coordinator.
+    speeds : tuple of ArmSpeed
+        What it has measured of its local arms.
     """
 
     incarnation: str
@@ -33,6 +35,7 @@ class HelloReceived:
     config_version: int
     software_version: str
     copied: bool = False
+    speeds: tuple[ArmSpeed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class ConfigSent:
 
 
 @dataclass(frozen=True)
+class ProviderKeysSent:
+    """The keys of these names; the adapter reads them when it sends, and only over TLS."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class TableSent:
     """A new selection table."""
 
@@ -69,7 +79,7 @@ class TableSent:
 
 @dataclass(frozen=True)
 class LeaseSent:
-    """An allowance. Amount in nano-dollars."""
+    """An allowance. Amount in nano-dollars; `asked_boot_ms` is the wish's that it answers."""
 
     incarnation: str
     lease_number: int
@@ -77,6 +87,7 @@ class LeaseSent:
     amount_nanos: int
     duration_ms: int
     price_version: int
+    asked_boot_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,7 @@ Message = (
     Welcomed
     | Acked
     | ConfigSent
+    | ProviderKeysSent
     | TableSent
     | LeaseSent
     | LeaseRefused

@@ -12,7 +12,6 @@ from typing import TypeVar
 import structlog
 
 from coordinator.alerts import Alert, AlertKind
-from coordinator.booking import outcomes_wanted
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
 from coordinator.forecast import PathModel
@@ -27,6 +26,7 @@ from coordinator.records import (
     JoinTokenRow,
     LedgerRow,
     StoreEffect,
+    StoreSnapshot,
 )
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
@@ -67,8 +67,10 @@ class CoordinatorService:
         notifier: Notifier | None = None,
         seed: int = 0,
         demand_model: PathModel | None = None,
+        provider_keys: frozenset[str] = frozenset(),
     ) -> None:
         self._store = store
+        self._provider_keys = provider_keys
         self._demand_model = demand_model
         self._notifier = notifier
         self._clock = clock
@@ -79,7 +81,7 @@ class CoordinatorService:
         self._outboxes: dict[str, Outbox] = {}
         self._states: dict[str, DeviceState] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self.engine = CoordinatorEngine(store.load(), seed=seed, demand_model=demand_model)
+        self.engine = self._new_engine(store.load())
         self._stale = False
         self.commits = 0
         self.alerts: Counter[tuple[AlertKind, bool]] = Counter()
@@ -140,6 +142,11 @@ class CoordinatorService:
         """The device that a credential belongs to."""
         return self.engine.registry.authenticate(credential)
 
+    def standing(self, credential: str) -> str:
+        """How the device of a credential stands; `unknown` if it is nobody's."""
+        device = self.engine.registry.owner(credential)
+        return str(device.standing) if device is not None else "unknown"
+
     async def connect(self, device: DeviceRow, hello: HelloReceived) -> Outbox:
         """Begin a session; an older one of the same device ends."""
         outbox = Outbox()
@@ -183,16 +190,16 @@ class CoordinatorService:
         kept = tuple(records)
 
         async def change(engine: CoordinatorEngine) -> Reaction:
-            requests, numbers = engine.unremembered(device_id, kept)
+            named = engine.unremembered(device_id, kept)
             earlier = EarlierFacts()
-            if requests or numbers:
+            if named.graded or named.leases:
                 earlier = await self._read(
                     lambda: self._store.earlier(
-                        device_id, request_ids=requests, lease_numbers=numbers
+                        device_id, request_ids=named.graded, lease_numbers=named.leases
                     )
                 )
-            if wanted := outcomes_wanted(kept):
-                outcomes = await self._read(lambda: self._outcomes(device_id, wanted))
+            if named.outcomes:
+                outcomes = await self._read(lambda: self._outcomes(device_id, named.outcomes))
                 earlier = replace(earlier, outcomes=outcomes)
             return engine.batch(
                 device_id,
@@ -212,7 +219,13 @@ class CoordinatorService:
         return tuple(decision.outcome.outcome for page in found for decision in page)
 
     async def lease_requested(
-        self, device_id: str, *, available_nanos: int, worst_case_nanos: int
+        self,
+        device_id: str,
+        *,
+        available_nanos: int,
+        worst_case_nanos: int,
+        needed_nanos: int = 0,
+        asked_boot_ms: int = 0,
     ) -> None:
         """Grant or refuse a lease."""
         await self._change(
@@ -220,6 +233,8 @@ class CoordinatorService:
                 device_id,
                 available_nanos=available_nanos,
                 worst_case_nanos=worst_case_nanos,
+                needed_nanos=needed_nanos,
+                asked_boot_ms=asked_boot_ms,
                 unix_ms=self._clock.unix_ms(),
             )
         )
@@ -275,6 +290,10 @@ class CoordinatorService:
     def config_warnings(self, toml: str) -> tuple[str, ...]:
         """What an operator should know before a configuration is applied."""
         return self.engine.config_warnings(toml, unix_ms=self._clock.unix_ms())
+
+    async def renew_keys(self) -> None:
+        """Send the devices their keys anew: the files behind them may have changed."""
+        await self._change(lambda engine: engine.renewed_keys())
 
     async def command(self, change: Callable[[CoordinatorEngine, int], Reaction]) -> None:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
@@ -414,8 +433,16 @@ class CoordinatorService:
         self._outboxes.clear()
         self._stale = True  # until the store can be read, nothing may be decided or said
         snapshot = await self._read(self._store.load)
-        self.engine = CoordinatorEngine(snapshot, seed=self._seed, demand_model=self._demand_model)
+        self.engine = self._new_engine(snapshot)
         self._stale = False
+
+    def _new_engine(self, snapshot: StoreSnapshot) -> CoordinatorEngine:
+        return CoordinatorEngine(
+            snapshot,
+            seed=self._seed,
+            demand_model=self._demand_model,
+            provider_keys=self._provider_keys,
+        )
 
     async def _read(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)

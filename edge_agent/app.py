@@ -8,7 +8,9 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,27 +21,39 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
+from edge_agent.adapters.coordinator_link import CoordinatorLink
+from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import build_app
-from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
+from edge_agent.adapters.http_api.gate import ApiKeys
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from edge_agent.adapters.model_bench import known_speeds
+from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
-from edge_agent.candidates import OTHER_CLASS
+from edge_agent.cli import models
+from edge_agent.cli.bench import bench
+from edge_agent.cli.doctor import doctor
+from edge_agent.cli.init import init
+from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.parts import (
+    api_key_secrets,
+    fallback_config,
+    link_target,
+    local_models,
+    new_worker,
+)
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
-from edge_agent.ports import LocalModel
+from edge_agent.provider_keys import ProviderKeys
+from edge_agent.reloading import make_reloader
 from edge_agent.service import AgentService
 from edge_agent.session import Credential, FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.decision.money import PPM
-from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import BooksCorruptError, TidegateError
 from shared.http_server import serve
-from shared.settings import read_secret
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
 log = structlog.get_logger(__name__)
@@ -50,13 +64,19 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="TOML file; see `tidegate-agent example`."),
-]
-BOOKS_FILE = "books.db"
+cli.add_typer(models.app, name="models")
+cli.command()(init)
+cli.command()(doctor)
+cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
+
+
+@cli.callback()
+def quiet() -> None:
+    """Commands say what they found; only the daemon logs."""
+    logs.configure(format_="console", level="warning")
+    stamina.instrumentation.set_on_retry_hooks(())  # an outage is told once, by who has it
 
 
 @cli.command()
@@ -71,14 +91,14 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings)
+        problems = agent_config.check(settings, file=config)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
         raise typer.Exit(1 if problems else 0)
     logs.configure(format_=settings.log.format, level=settings.log.level)
-    stamina.instrumentation.set_on_retry_hooks(())  # the link logs an outage once, by itself
-    _event_loop(run_agent(settings))
+    read = partial(agent_config.load, config, overrides)
+    _event_loop(run_agent(settings, read=read))
 
 
 @cli.command()
@@ -99,44 +119,45 @@ def version() -> None:
     typer.echo(f"tidegate-agent {SOFTWARE_VERSION} (protocol {PROTOCOL_VERSION})")
 
 
-async def run_agent(settings: AgentConfig) -> None:
-    """Run an agent until SIGINT or SIGTERM."""
-    stop = asyncio.Event()
+async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -> None:
+    """Run an agent until SIGINT or SIGTERM; SIGHUP makes it read its file again."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
-    metrics = AgentMetrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
     async with AsyncExitStack() as stack:
-        books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
+        books = _open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
         snapshot = books.load()
         engine = AgentEngine(
             incarnation=ids.new_id("inc"),
             boot_id=clock.boot_id(),
             snapshot=snapshot,
-            fallback=_fallback(settings),
+            fallback=fallback_config(settings),
             unix_ms=clock.unix_ms(),
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
+        keys, local = ProviderKeys(), ReloadableModels(new_worker(settings, clock=clock))
         service = AgentService(
             engine,
             books=books,
             bookkeeper=bookkeeper,
-            local=LlamaWorker(
-                models=_models(settings),
-                clock=clock,
-                memory_bytes_max=settings.worker.memory_bytes_max or None,
-                hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
-            ),
-            cloud=OpenAiCloud(environ=os.environ),
+            local=local,
+            cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
             classifier=None,
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
+            limits=settings.limits.to_limits(),
+            provider_keys=keys,
         )
+        registry.register(DeviceCollector(service.device_state))
         link_up = asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         stack.push_async_callback(_cancel, tasks)
@@ -152,17 +173,34 @@ async def run_agent(settings: AgentConfig) -> None:
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
+            provider_keys=keys,
+            speeds=lambda: known_speeds(settings.state_dir, local_models(reloader.running)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
+        api_keys = ApiKeys(api_key_secrets(settings))
+        link = None
         if settings.coordinator.address is not None:
-            link = CoordinatorLink(_target(settings), session=session)
+            link = CoordinatorLink(link_target(settings), session=session)
+        reloader = make_reloader(
+            settings,
+            read=read,
+            engine=engine,
+            service=service,
+            local=local,
+            api_keys=api_keys,
+            link=link,
+            clock=clock,
+        )
+        tasks.append(asyncio.create_task(reloader.run(hangup), name="reloader"))
+        if link is not None:
             tasks.append(asyncio.create_task(link.run(), name="link"))
         app = build_app(
             service,
             clock=clock,
             ids=ids,
             metrics=metrics,
-            api_keys=[read_secret(ref, key="api_keys") for ref in settings.api_keys],
+            api_keys=api_keys,
+            cors_origins=settings.cors_origins,
         )
         server = await stack.enter_async_context(
             serve(
@@ -232,46 +270,6 @@ def _open_books(path: Path, *, clock: SystemClock) -> SqliteBooks:
 def _credential(snapshot: BooksSnapshot) -> Credential | None:
     secret = snapshot.meta.get(MetaKey.CREDENTIAL)
     return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
-
-
-def _models(settings: AgentConfig) -> list[LocalModel]:
-    return [LocalModel(**model.model_dump()) for model in settings.models]
-
-
-def _fallback(settings: AgentConfig) -> DeviceConfig:
-    """The device's own models, for as long as no coordinator has configured it."""
-    arms = tuple(
-        Arm(
-            id=model.arm,
-            kind=ArmKind.LOCAL,
-            model=model.arm,
-            context_tokens_max=model.context_tokens,
-            max_tokens_default=min(256, model.context_tokens // 2),
-            bytes_per_token_ppm=3 * PPM,
-        )
-        for model in settings.models
-    )
-    return DeviceConfig(
-        version=0,
-        device_class="",
-        arms=arms,
-        task_classes=(TaskClass(OTHER_CLASS, deadline_ms=0),),
-        price_version=0,
-        budget_name="",
-        close_wait_ms=30_000,
-    )
-
-
-def _target(settings: AgentConfig) -> LinkTarget:
-    link = settings.coordinator
-    return LinkTarget(
-        address=str(link.address),
-        plaintext=link.plaintext,
-        ca_file=_path(link.ca_file),
-        device_name=settings.name,
-        device_class=link.device_class,
-        join_token=lambda: read_secret(link.join_token, key="coordinator.join_token"),
-    )
 
 
 def _path(text: str) -> Path | None:

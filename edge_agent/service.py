@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
-from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
+from edge_agent.device_limits import DeviceLimits
+from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
-from edge_agent.openai_request import fields_of, media_parts, required_capabilities
+from edge_agent.openai_request import facts_of
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -23,6 +26,7 @@ from edge_agent.ports import (
     LocalModels,
     ModelState,
 )
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
     AgentFacade,
@@ -31,17 +35,20 @@ from edge_agent.requests import (
     ClientRequest,
     ListedModel,
     Readiness,
+    RequestKind,
     RequestRefused,
     RouteDecision,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import ArmKind, DeviceState, Fallout, Feedback, Outcome
+from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, Outcome
 from shared.errors import BooksFullError, ConflictError, NotFoundError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
+NO_LIMITS = DeviceLimits()
+NO_KEY = "no_provider_key"
 
 
 class AgentService(AgentFacade):
@@ -53,9 +60,15 @@ class AgentService(AgentFacade):
         For the draws from the selection table.
     on_outcome : callable
         Told every outcome, for metrics.
+    limits : DeviceLimits
+        What closes arms when the sensors say so.
 
     Attributes
     ----------
+    watch : DeviceWatch
+        The machine's condition.
+    provider_keys : ProviderKeys
+        What the coordinator has delivered.
     lease_news : LeaseNews
         Whoever brings the coordinator's word on a lease tells it.
     """
@@ -73,32 +86,39 @@ class AgentService(AgentFacade):
         clock: Clock,
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
+        limits: DeviceLimits = NO_LIMITS,
+        provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
         self._bookkeeper = bookkeeper
         self._local = local
         self._cloud = cloud
-        self._sensors = sensors
         self._classifier = classifier
         self._clock = clock
         self._rng = rng
         self._on_outcome = on_outcome
+        self.watch = DeviceWatch(sensors, limits=limits)
+        self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
         self._idempotent = IdempotentAnswers()
         self._runs: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._house_keeping: asyncio.Task[None] | None = None
+        self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
         self._grading = asyncio.Lock()
 
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
+        await self.watch.look()
         await self._local.start()
-        table = self._engine.table
-        await self.keep_resident(table.resident_arms if table else self.local_arms())
-        self._house_keeping = asyncio.create_task(self._keep_house(), name="house-keeping")
+        self._note_capabilities()
+        await self.follow_table()
+        self._house_keeping = [
+            asyncio.create_task(self._keep_house(), name="house-keeping"),
+            asyncio.create_task(self.watch.run(), name="device-watch"),
+        ]
 
     async def stop(self, *, grace_s: float) -> None:
         """Finish running answers, give leases back, stop the models."""
@@ -110,9 +130,9 @@ class AgentService(AgentFacade):
             task.cancel()
         if self._runs:
             await asyncio.wait(self._runs)
-        if self._house_keeping is not None:
-            self._house_keeping.cancel()
-            await asyncio.wait([self._house_keeping])
+        for task in self._house_keeping:
+            task.cancel()
+        await asyncio.gather(*self._house_keeping, return_exceptions=True)
         await self._bookkeeper.commit_or_keep(
             self._engine.gate.recalled(0, boot_ms=self._clock.boot_ms(), reason="agent stopped")
         )
@@ -120,7 +140,7 @@ class AgentService(AgentFacade):
         await self._local.stop()
         await self._cloud.close()
 
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         self._refuse_when_unable()
         facts = self._facts(request)
         keep: Callable[[Kept | None], None] | None = None
@@ -165,7 +185,8 @@ class AgentService(AgentFacade):
             ListedModel(
                 id=arm.id,
                 kind=str(arm.kind),
-                available=arm.enabled and arm.id in conditions and not conditions[arm.id].problem,
+                available=arm.enabled and _usable(conditions.get(arm.id)),
+                capabilities=capabilities_of(arm),
             )
             for arm in self._engine.config.arms
         ]
@@ -214,8 +235,17 @@ class AgentService(AgentFacade):
             problems.append(f"quarantined: {gate.quarantined}")
         if gate.spend_paused:
             problems.append("spending is paused: paid arms are closed")
+        problems += [
+            f"{arm}: its key has not come from the coordinator yet"
+            for arm, condition in self.conditions().items()
+            if condition.problem == NO_KEY
+        ]
+        problems += [
+            f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
+            for closed in self.watch.limits.fallouts
+        ]
         table = self._engine.table
-        usable = [arm for arm, condition in self.conditions().items() if not condition.problem]
+        usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
         return Readiness(
             ready=bool(usable) and not self._stopping,
             problems=tuple(problems),
@@ -231,34 +261,44 @@ class AgentService(AgentFacade):
 
     def conditions(self) -> dict[str, ArmCondition]:
         """What can be said of every arm now, from memory."""
+        limit = self.watch.closed(ArmKind.CLOUD)
         conditions = {
-            arm.id: ArmCondition() for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD
+            arm.id: ArmCondition(self._key_problem(arm.cloud), limit=limit)
+            for arm in self._engine.config.arms
+            if arm.cloud is not None
         }
+        limit = self.watch.closed(ArmKind.LOCAL)
         for status in self._local.status():
             usable = status.state not in (ModelState.BROKEN, ModelState.ABSENT)
             problem = "" if usable else f"model_{status.state}"
-            conditions[status.arm] = ArmCondition(problem=problem, queue_ms=status.queue_ms)
+            conditions[status.arm] = ArmCondition(problem, status.queue_ms, limit)
         return conditions
+
+    def _key_problem(self, cloud: CloudSettings) -> str:
+        """A key that has not come yet closes its arm, before money is reserved for it."""
+        name = cloud.provider_key
+        return NO_KEY if name and name not in self.provider_keys else ""
 
     def device_state(self) -> DeviceState:
         """The machine's and the agent's condition, for heartbeats."""
-        state = self._sensors.read()
         statuses = self._local.status()
-        return DeviceState(
-            cpu_percent=state.cpu_percent,
-            memory_available_bytes=state.memory_available_bytes,
-            disk_available_bytes=state.disk_available_bytes,
-            temperature_celsius=state.temperature_celsius,
-            throttled=state.throttled,
+        return replace(
+            self.watch.state,
             requests_in_flight=self._engine.requests_in_flight,
             loaded_arms=tuple(s.arm for s in statuses if s.state is ModelState.LOADED),
             broken_arms=tuple(Fallout(s.arm, s.problem) for s in statuses if s.problem),
             books_state=self._engine.gate.books_problem or "ok",
+            limited=self.watch.limits.fallouts,
         )
 
     def local_arms(self) -> tuple[str, ...]:
         """The arms that this device has models for."""
         return tuple(status.arm for status in self._local.status())
+
+    async def follow_table(self) -> None:
+        """Load what the present table wants resident; without one, what there is."""
+        table = self._engine.table
+        await self.keep_resident(table.resident_arms if table else self.local_arms())
 
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""
@@ -268,6 +308,7 @@ class AgentService(AgentFacade):
     async def tidy(self) -> None:
         """One round of house-keeping: expire, close, trim, raise watermarks."""
         async with self._tidy:
+            self._note_capabilities()
             await self._bookkeeper.retry()
             effects = self._engine.tick(
                 boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
@@ -281,6 +322,10 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+
+    def _note_capabilities(self) -> None:
+        """A model file may have been put into another's place."""
+        self._engine.models_can({each.arm: each.capabilities for each in self._local.status()})
 
     async def _compact(self) -> None:
         """Make room in an overfull spool, a piece at a time (rule O_2)."""
@@ -299,29 +344,13 @@ class AgentService(AgentFacade):
             await self.tidy()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        body = request.body
         name = request.task_class
+        if request.kind is RequestKind.EMBEDDINGS:
+            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
+            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
         if name is None and self._classifier is not None:
-            name = self._classifier.classify(body["messages"])
-        task = self._engine.task_class(name)
-        deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
-        return RequestFacts(
-            request_id=request.request_id,
-            task_class=task.id,
-            arrived_unix_ms=request.arrived_unix_ms,
-            deadline_ms=deadline_ms,
-            body_bytes=request.body_bytes,
-            messages=len(body["messages"]),
-            prompt_bytes=sum(_text_bytes(message) for message in body["messages"]),
-            media_parts=media_parts(body),
-            pinned_arm="" if request.model == MODEL_AUTO else request.model,
-            privacy_local=request.privacy_local or task.privacy_local,
-            capabilities=required_capabilities(body),
-            fields=fields_of(body),
-            max_tokens=body.get("max_tokens"),
-            n=body.get("n") or 1,
-            tag=request.tag,
-        )
+            name = self._classifier.classify(request.body["messages"])
+        return facts_of(request, task=self._engine.task_class(name))
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:
@@ -358,12 +387,5 @@ async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
     return run.first.result()
 
 
-def _text_bytes(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return len(content.encode())
-    if isinstance(content, list):
-        return sum(
-            len(str(part.get("text", "")).encode()) for part in content if isinstance(part, dict)
-        )
-    return 0
+def _usable(condition: ArmCondition | None) -> bool:
+    return condition is not None and not (condition.problem or condition.limit)

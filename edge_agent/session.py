@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
-from edge_agent.gate import LeaseWish
 from edge_agent.ports import Books
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.service import AgentService
 from shared.clock import Clock
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
+from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
 
@@ -48,6 +48,10 @@ class FleetSession:
         Told whether a session stands, for metrics.
     on_lease_news : callable, optional
         Told when a lease has come or was refused. With it requests may wait for one.
+    speeds : callable, optional
+        What was measured of the local arms, told with every hello.
+    provider_keys : ProviderKeys, optional
+        Where the keys go that the coordinator delivers.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class FleetSession:
         credential: Credential | None,
         on_connected: Callable[[bool], None],
         on_lease_news: Callable[[], None] | None = None,
+        speeds: Callable[[], Sequence[ArmSpeed]] = tuple,
+        provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -71,6 +77,8 @@ class FleetSession:
         self.credential = credential
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
+        self.speeds = speeds
+        self._provider_keys = provider_keys or ProviderKeys()
         self.spooled = bookkeeper.spooled
 
     async def joined(self, credential: Credential) -> None:
@@ -114,7 +122,12 @@ class FleetSession:
 
     async def configured(self, config: DeviceConfig) -> None:
         """A new configuration."""
+        self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+
+    def keys_received(self, keys: Mapping[str, str]) -> None:
+        """Keys of paid endpoints: for this process's memory only."""
+        self._provider_keys.replace(keys)
 
     async def table_pushed(self, table: SelectionTable) -> None:
         """A new selection table."""
@@ -126,9 +139,11 @@ class FleetSession:
         effects = self._engine.gate.granted(
             granted, incarnation=incarnation, boot_ms=self._clock.boot_ms()
         )
-        await self._bookkeeper.commit(effects, sync=True)
-        self._engine.gate.synced(effects)
-        self._tell_lease_news()
+        try:
+            await self._bookkeeper.commit(effects, sync=True)
+            self._engine.gate.synced(effects)
+        finally:
+            self._tell_lease_news()  # also if the disk is full: then nobody has to wait for it
 
     def refused(self, reason: str, *, retry_after_ms: float) -> None:
         """No lease now."""
@@ -151,12 +166,15 @@ class FleetSession:
         await self._keep(self._engine.gate.pause(paused))
 
     async def quarantined(self, reason: str) -> None:
-        """Spend nothing any more."""
+        """Spend nothing any more; keys are given up too."""
+        self._provider_keys.replace({})
         await self._keep(self._engine.gate.quarantine(reason))
 
     def lease_wish(self) -> LeaseWish | None:
         """Whether the device wants a lease now."""
-        return self._engine.gate.wish(now_ms=self._clock.monotonic_ms())
+        return self._engine.gate.wish(
+            now_ms=self._clock.monotonic_ms(), boot_ms=self._clock.boot_ms()
+        )
 
     def heartbeat(self) -> HeartbeatFacts:
         """The device's condition."""

@@ -74,6 +74,29 @@ class LinkTarget:
     join_token: Callable[[], str]
 
 
+def open_channel(target: LinkTarget) -> grpc.aio.Channel:
+    """A channel of its own, over TLS unless the target says otherwise.
+
+    Raises
+    ------
+    ConfigError
+        If the authority's file cannot be read.
+    """
+    if target.plaintext:
+        return grpc.aio.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+    roots = None
+    if target.ca_file is not None:
+        try:
+            roots = target.ca_file.read_bytes()
+        except OSError as error:
+            raise ConfigError("coordinator.ca_file", f"cannot be read: {error}") from error
+    return grpc.aio.secure_channel(
+        target.address,
+        grpc.ssl_channel_credentials(root_certificates=roots),
+        options=CHANNEL_OPTIONS,
+    )
+
+
 class CoordinatorLink:
     """Keeps a session with the coordinator for as long as the agent runs."""
 
@@ -88,6 +111,11 @@ class CoordinatorLink:
         self._session = session
         self._protocol = protocol
         self._away = False
+        self._begin_anew = asyncio.Event()
+
+    def reconnect(self) -> None:
+        """Begin a new session: the device has something else to say in its hello."""
+        self._begin_anew.set()
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
@@ -124,7 +152,7 @@ class CoordinatorLink:
         """
         begun_s = asyncio.get_running_loop().time()
         try:
-            async with self._channel() as channel:
+            async with open_channel(self._target) as channel:
                 stub = fleet_pb2_grpc.FleetStub(channel)
                 if self._session.credential is None:
                     await self._join(stub)
@@ -155,21 +183,6 @@ class CoordinatorLink:
             self._away = True
             log.warning("coordinator_away", address=self._target.address, problem=problem)
 
-    def _channel(self) -> grpc.aio.Channel:
-        if self._target.plaintext:
-            return grpc.aio.insecure_channel(self._target.address, options=CHANNEL_OPTIONS)
-        roots = None
-        if self._target.ca_file is not None:
-            try:
-                roots = self._target.ca_file.read_bytes()
-            except OSError as error:
-                raise ConfigError("coordinator.ca_file", f"cannot be read: {error}") from error
-        return grpc.aio.secure_channel(
-            self._target.address,
-            grpc.ssl_channel_credentials(root_certificates=roots),
-            options=CHANNEL_OPTIONS,
-        )
-
     async def _join(self, stub: Any) -> None:
         reply = await stub.Join(
             fleet_pb2.JoinRequest(
@@ -199,6 +212,7 @@ class CoordinatorLink:
             lease_number_max=facts.lease_number_max,
             leases=[wire.lease_status_to_pb(lease) for lease in facts.leases],
             local_arms=self._session.local_arms(),
+            speeds=[wire.speed_to_pb(speed) for speed in self._session.speeds()],
             table_version=facts.table_version,
             config_version=facts.config_version,
             incarnations=[wire.incarnation_to_pb(each) for each in facts.incarnations],
@@ -227,16 +241,20 @@ class CoordinatorLink:
 
     async def _exchange(self, call: Any, *, heartbeat_s: float) -> None:
         """Send and receive until either side ends."""
-        sending = asyncio.create_task(self._send(call, heartbeat_s=heartbeat_s))
-        receiving = asyncio.create_task(self._receive(call))
+        self._begin_anew.clear()
+        tasks: set[asyncio.Task[Any]] = {
+            asyncio.create_task(self._send(call, heartbeat_s=heartbeat_s)),
+            asyncio.create_task(self._receive(call)),
+            asyncio.create_task(self._begin_anew.wait()),
+        }
         try:
-            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (sending, receiving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, receiving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, call: Any, *, heartbeat_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -249,7 +267,10 @@ class CoordinatorLink:
             wish = self._session.lease_wish()
             if wish is not None:
                 request = fleet_pb2.LeaseRequest(
-                    available_nanos=wish.available_nanos, worst_case_nanos=wish.worst_case_nanos
+                    available_nanos=wish.available_nanos,
+                    worst_case_nanos=wish.worst_case_nanos,
+                    needed_nanos=wish.needed_nanos,
+                    asked_boot_ms=wish.asked_boot_ms,
                 )
                 await call.write(fleet_pb2.DeviceMessage(lease_request=request))
             if loop.time() >= heartbeat_at:
@@ -277,6 +298,8 @@ class CoordinatorLink:
                 await session.acked(message.ack.sequence)
             case "config":
                 await session.configured(wire.config_from_pb(message.config))
+            case "provider_keys":
+                session.keys_received(wire.provider_keys_from_pb(message.provider_keys))
             case "table":
                 await session.table_pushed(wire.table_from_pb(message.table))
             case "grant":

@@ -19,6 +19,9 @@ from shared.wire.device import (
     incarnations_from_pb,
     lease_status_from_pb,
     lease_status_to_pb,
+    provider_keys_from_pb,
+    speed_to_pb,
+    speeds_from_pb,
 )
 from shared.wire.fleet import (
     arm_from_pb,
@@ -96,10 +99,13 @@ __all__ = [
     "outcome_to_pb",
     "price_from_pb",
     "price_to_pb",
+    "provider_keys_from_pb",
     "record_from_bytes",
     "record_from_pb",
     "record_to_bytes",
     "record_to_pb",
+    "speed_to_pb",
+    "speeds_from_pb",
     "summary_from_pb",
     "summary_to_pb",
     "table_from_pb",

@@ -33,6 +33,7 @@ def hello_of(version: ProtocolVersion) -> fleet_pb2.DeviceMessage:
     hello = fleet_pb2.Hello.FromString(UNKNOWN_FIELD)
     hello.protocol.CopyFrom(types_pb2.ProtocolVersion(major=version.major, minor=version.minor))
     hello.incarnation = f"inc-{version}"
+    hello.incarnations.add(incarnation=hello.incarnation)
     hello.software_version = "9.9.9"
     return fleet_pb2.DeviceMessage(hello=hello)
 
@@ -91,8 +92,10 @@ def test_a_device_two_versions_apart_is_refused_by_name(fleet: Fleet, stub: Any)
 class _NewerServicer(FleetServicer):
     """Sends messages of a kind that this version does not know."""
 
-    async def _outgoing(self, outbox: Any) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
-        async for message in super()._outgoing(outbox):
+    async def _outgoing(
+        self, outbox: Any, **link: Any
+    ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
+        async for message in super()._outgoing(outbox, **link):
             yield fleet_pb2.CoordinatorMessage.FromString(
                 message.SerializeToString() + UNKNOWN_FIELD
             )

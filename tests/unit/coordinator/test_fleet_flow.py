@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from coordinator.engine import CoordinatorEngine
+from coordinator.fleet_config import FleetConfigError
 from coordinator.messages import (
     Acked,
     ConfigSent,
@@ -16,6 +17,7 @@ from coordinator.messages import (
     LeaseRefused,
     LeaseSent,
     Message,
+    ProviderKeysSent,
     SpendCommanded,
     TableSent,
     Welcomed,
@@ -33,6 +35,7 @@ from coordinator.records import (
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.decision.types import (
+    ArmSpeed,
     Attempt,
     CostAdjustment,
     IncarnationRange,
@@ -125,7 +128,8 @@ class Fleet:
 
     def hello(self, *, token: str | None = None, number_max: int | None = None,
               acked: int = 0, last: int | None = None, copied: bool = False,
-              leases: tuple[LeaseStatus, ...] | None = None) -> list[Message]:  # fmt: skip
+              leases: tuple[LeaseStatus, ...] | None = None,
+              speeds: tuple[ArmSpeed, ...] = ()) -> list[Message]:  # fmt: skip
         """A new process connects with what an honest one would say, unless told otherwise."""
         self.tokens += 1
         number_max = self.device.lease_number_max if number_max is None else number_max
@@ -139,6 +143,7 @@ class Fleet:
             incarnations=self.incarnations(last=self.sequence if last is None else last),
             lease_number_max=number_max, leases=tuple(held) if leases is None else leases,
             local_arms=(), table_version=0, config_version=0, software_version="1", copied=copied,
+            speeds=speeds,
         )  # fmt: skip
         issued = f"token-{self.tokens}"
         said = say_hello(
@@ -528,6 +533,14 @@ class TestLease:
 
         assert 3_000 == fleet.lease().duration_ms
 
+    def test_a_grant_repeats_when_its_device_asked(self, fleet: Fleet) -> None:
+        """On the device's clock, so that its time begins before the coordinator has counted it."""
+        asked = fleet.engine.lease_requested(
+            "dev", available_nanos=0, worst_case_nanos=WORST, asked_boot_ms=77, unix_ms=fleet.now
+        )
+        (sent,) = only(LeaseSent, fleet.does(asked))
+        assert 77 == sent.asked_boot_ms
+
 
 class TestBatch:
     """What a device's records do to the books."""
@@ -630,3 +643,71 @@ class TestTables:
         assert not replace(after, version=before.version).same_choices(before)
         repeated = fleet.engine.set_arm_enabled("large", False, actor="op", unix_ms=fleet.now)
         assert [] == only(TableSent, fleet.does(repeated))
+
+
+def test_what_a_device_has_measured_becomes_a_prior() -> None:
+    """From its hello on; also if the fleet was configured only after that."""
+    speeds = (ArmSpeed("local", 100.0, 10.0),)
+    for fleet in (Fleet(), Fleet(configured=False)):
+        fleet.hello(speeds=speeds)
+        fleet.apply(FLEET)
+        assert fleet.engine.planner is not None
+        known = fleet.engine.planner.load.speeds.to_state()
+        assert [["pi", "dev", [["local", 100.0, 10.0]]]] == known
+        fleet.tick(later_ms=60_000)  # a slot later it is part of the snapshot
+        fleet.restart()
+        assert fleet.engine.planner is not None
+        assert known == fleet.engine.planner.load.speeds.to_state()
+
+
+KEYED = FLEET.replace('model = "large"', 'model = "large"\napi_key = "coordinator:big"')
+OTHER_BUDGET = KEYED.replace('"0.05"', '"0.06"')
+
+
+def with_keys(*names: str, configured: bool = True) -> Fleet:
+    """A fleet whose coordinator has these provider keys."""
+    fleet = Fleet(configured=False)
+    fleet.engine = CoordinatorEngine(fleet.store.load(), provider_keys=frozenset(names))
+    if configured:
+        fleet.apply(KEYED)
+    return fleet
+
+
+def keys_in(messages: list[Message]) -> list[frozenset[str]]:
+    """The names of the keys that are sent."""
+    return [message.names for message in messages if isinstance(message, ProviderKeysSent)]
+
+
+def test_a_device_gets_the_keys_that_its_arms_name() -> None:
+    """After each configuration, and when the keys may have changed."""
+    fleet = with_keys("big", "other")
+    said = fleet.hello()
+    kinds = [type(message) for message in said]
+    assert kinds.index(ConfigSent) < kinds.index(ProviderKeysSent)
+    assert [{"big"}] == keys_in(said)
+    assert [{"big"}] == keys_in(fleet.apply(OTHER_BUDGET))
+    assert [{"big"}] == keys_in(fleet.does(fleet.engine.renewed_keys()))
+    assert [] == keys_in(fleet.apply(FLEET))
+    assert [] == keys_in(fleet.does(fleet.engine.renewed_keys()))
+
+
+def test_a_key_that_the_coordinator_lacks_is_refused_at_apply() -> None:
+    """By its name; what was applied before goes on, also without the key."""
+    fleet = with_keys("other", configured=False)
+    with pytest.raises(FleetConfigError, match=r"no provider key 'big'; known are other"):
+        fleet.apply(KEYED)
+    fleet = with_keys("big")
+    fleet.engine = CoordinatorEngine(fleet.store.load())
+    assert fleet.engine.config is not None
+    with pytest.raises(FleetConfigError):
+        fleet.apply(OTHER_BUDGET)
+
+
+def test_a_clone_gets_no_keys() -> None:
+    """Only a device in good standing may spend."""
+    fleet = with_keys("big")
+    fleet.hello()
+    fleet.sync()
+    assert [] == keys_in(fleet.hello(token="an older one"))
+    assert DeviceStanding.QUARANTINED is fleet.device.standing
+    assert [] == keys_in(fleet.does(fleet.engine.renewed_keys()))

@@ -45,6 +45,8 @@ class Lender:
             "frozen": "",
             "available_nanos": 0,
             "worst_case_nanos": WORST,
+            "needed_nanos": 0,
+            "asked_boot_ms": 77,
         }
         lending = Lending(account=self.account, registry=self.registry, sessions=self.sessions)
         return lending.request(self.device, unix_ms=unix_ms, **{**values, **changes})
@@ -75,7 +77,7 @@ def test_a_lease_is_booked_with_its_number_before_it_is_sent() -> None:
     lender = Lender()
     reaction = lender.ask()
     amount = 8 * WORST
-    sent = LeaseSent("inc-9", 5, 7, amount, WINDOW_MS - CLOSING_MS - 50_000, 3)
+    sent = LeaseSent("inc-9", 5, 7, amount, WINDOW_MS - CLOSING_MS - 50_000, 3, asked_boot_ms=77)
     assert [("dev", sent)] == reaction.sends
     record = LeaseRecord("dev", 5, "inc-9", 7, amount, 3, granted_unix_ms=50_000)
     window, lease, _, device = reaction.effects
