@@ -256,7 +256,7 @@ class CoordinatorEngine(Operating):
         """What to look up in the books before a batch: of its leases, the older ones."""
         named = named_in(records)
         older = (n for n in named.leases if self.account.lease(device_id, n) is None)
-        return replace(named, leases=tuple(older))
+        return changed(named, leases=tuple(older))
 
     def batch(
         self,

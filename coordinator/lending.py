@@ -141,8 +141,8 @@ class Lending:
         closes, until_ms = self._unclean.get(device.id, (0, 0))
         if device.unclean_closes != closes:
             closes = device.unclean_closes
-            wait_ms = UNCLEAN_BACKOFF_MS * 2 ** min(closes - 1, 32) if closes else 0
-            until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, int(wait_ms))
+            wait_ms = UNCLEAN_BACKOFF_MS << (closes - 1) if closes else 0
+            until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
             self._unclean[device.id] = closes, until_ms
         return until_ms
 
