@@ -34,6 +34,26 @@ from shared.decision.types import (
 from shared.errors import InvariantError
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a batch speaks of, and the books may know more of.
+
+    Attributes
+    ----------
+    graded : tuple of str
+        The requests that it grades.
+    leases : tuple of int
+        Their numbers.
+    outcomes : tuple of str
+        The requests whose cost it raises after the fact, and those that it reports as left
+        unfinished: their outcomes matter, if the books hold them.
+    """
+
+    graded: tuple[str, ...]
+    leases: tuple[int, ...]
+    outcomes: tuple[str, ...]
+
+
 @dataclass
 class Booked:
     """What a batch came to.
@@ -131,9 +151,9 @@ class Booking:
         if missing:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
         account.remember(earlier.leases, windows=earlier.windows)
+        slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:
-            slot = _slot(record, window=window, unix_ms=unix_ms)
-            self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
+            self._book_one(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
@@ -148,25 +168,19 @@ class Booking:
         booked: Booked,
         *,
         account: BudgetAccount,
-        slot: int,
+        slots: _Slots,
         unix_ms: int,
     ) -> None:
         device, body = booked.device, record.body
         match body:
-            case Outcome(status=RequestStatus.INTERRUPTED) if booked.has_outcome(body.request_id):
-                pass
             case Outcome():
-                _note_costs(body, booked)
-                place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                booked.learned.append(BookedOutcome(*place, body, record.encoded))
+                self._book_outcome(record, body, booked, slot=slots.of(body.arrived_unix_ms))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():
                 booked.graded.add(body.request_id)
-                feedback = BookedFeedback(
-                    self._next(), device.id, device.device_class, record.sequence, feedback=body
-                )
-                booked.learned.append(feedback)
+                place = (device.id, device.device_class, record.sequence)
+                booked.learned.append(BookedFeedback(self._next(), *place, body))
             case LeaseClose():
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
@@ -175,11 +189,29 @@ class Booking:
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
                 booked.costs += [(number, cost, "") for number, cost in body.costs]
+                where = (device.id, device.device_class, record.sequence, slots.of(unix_ms))
                 for count in body.counts:
-                    place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                    booked.learned.append(
-                        BookedCounts(*place, count.task_class, count.arm, count.requests)
-                    )
+                    what = (count.task_class, count.arm, count.requests)
+                    booked.learned.append(BookedCounts(self._next(), *where, *what))
+
+    def _book_outcome(
+        self, record: SpoolRecord, outcome: Outcome, booked: Booked, *, slot: int
+    ) -> None:
+        request_id = outcome.request_id
+        if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
+            return
+        for attempt in outcome.attempts:
+            if attempt.lease_number and attempt.is_booked:
+                if attempt.cost_nanos > attempt.reserved_nanos:
+                    booked.overran(attempt, attempt.cost_nanos, request_id)
+                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+        self.position += 1
+        device, sequence, encoded = booked.device, record.sequence, record.encoded
+        booked.learned.append(
+            BookedOutcome(
+                self.position, device.id, device.device_class, sequence, slot, outcome, encoded
+            )
+        )
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -233,54 +265,42 @@ class Booking:
         return self.position
 
 
-def _note_costs(outcome: Outcome, booked: Booked) -> None:
-    """What a request's attempts cost, on whichever leases."""
-    for attempt in outcome.attempts:
-        if not attempt.is_booked:
-            continue
-        if attempt.cost_nanos > attempt.reserved_nanos:
-            booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
-        booked.costs.append((attempt.lease_number, attempt.cost_nanos, outcome.request_id))
-
-
-def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
-    """The requests that a batch grades, and the numbers of the leases that it speaks of."""
-    requests: set[str] = set()
-    numbers: set[int] = set()
+def named_in(records: Iterable[SpoolRecord]) -> Named:
+    """What a batch speaks of."""
+    graded: set[str] = set()
+    leases: set[int] = set()
+    outcomes: list[str] = []
     for record in records:
         match record.body:
-            case Outcome(attempts=attempts):
-                for attempt in attempts:
-                    numbers.add(attempt.lease_number)
-            case Feedback(request_id=request_id):
-                requests.add(request_id)
-            case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):
-                numbers.add(number)
-            case SpoolSummary(costs=costs):
-                numbers.update(number for number, _ in costs)
-    return sorted(requests), sorted(numbers - {0})
+            case Outcome() as outcome:
+                for attempt in outcome.attempts:
+                    if attempt.lease_number:
+                        leases.add(attempt.lease_number)
+                if outcome.status is RequestStatus.INTERRUPTED:
+                    outcomes.append(outcome.request_id)
+            case Feedback() as feedback:
+                graded.add(feedback.request_id)
+            case LeaseClose() as close:
+                leases.add(close.lease_number)
+            case CostAdjustment() as late:
+                leases.add(late.lease_number)
+                if late.delta_nanos > 0:
+                    outcomes.append(late.request_id)
+            case SpoolSummary() as summary:
+                leases.update(number for number, _ in summary.costs)
+    return Named(tuple(sorted(graded)), tuple(sorted(leases - {0})), tuple(outcomes))
 
 
-def outcomes_wanted(records: Iterable[SpoolRecord]) -> list[str]:
-    """The requests whose outcomes matter to a batch, if the books hold them.
+class _Slots:
+    """The absolute slots of a batch: by the device's clock, but never in the future."""
 
-    Those whose cost it raises after the fact, and those that it reports as left unfinished.
-    """
-    wanted = []
-    for record in records:
-        match record.body:
-            case CostAdjustment(request_id=request_id, delta_nanos=delta) if delta > 0:
-                wanted.append(request_id)
-            case Outcome(request_id=request_id, status=RequestStatus.INTERRUPTED):
-                wanted.append(request_id)
-    return wanted
+    def __init__(self, window: WindowConfig | None, *, unix_ms: int) -> None:
+        self._window = window
+        self._unix_ms = unix_ms
 
-
-def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> int:
-    """The absolute slot of a request's arrival, by the device's clock but never in the future."""
-    if window is None:
-        return 0
-    arrived = unix_ms
-    if isinstance(record.body, Outcome):
-        arrived = min(unix_ms, record.body.arrived_unix_ms)
-    return (arrived - window.anchor_unix_ms) // window.slot_ms
+    def of(self, arrived_unix_ms: int) -> int:
+        """The slot of a request's arrival; 0 as long as the fleet has no slots."""
+        window = self._window
+        if window is None:
+            return 0
+        return (min(self._unix_ms, arrived_unix_ms) - window.anchor_unix_ms) // window.slot_ms

@@ -74,7 +74,7 @@ def test_a_streamed_answer_finishes_with_usage_alone() -> None:
     finished = builder.finished(
         prompt_tokens=3, completion_tokens=2, cached_tokens=1, timing=TIMING
     )
-    assert Finished(Usage(3, 2), timing=TIMING) == finished
+    assert Finished(Usage(3, 2, cached_tokens=1), timing=TIMING) == finished
 
 
 def test_a_whole_answer_holds_every_choice_and_the_usage() -> None:
@@ -85,7 +85,7 @@ def test_a_whole_answer_holds_every_choice_and_the_usage() -> None:
     finished = builder.finished(
         prompt_tokens=3, completion_tokens=9, cached_tokens=1, timing=TIMING
     )
-    assert Usage(3, 9) == finished.usage
+    assert Usage(3, 9, cached_tokens=1) == finished.usage
     assert finished.response is not None
     response = dict(finished.response)
     assert [
