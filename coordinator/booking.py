@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
@@ -154,12 +153,13 @@ class Booking:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
-        for are_outcomes, run in groupby(fresh, key=_is_outcome):
-            if are_outcomes:  # nearly all of them are
-                self._book_outcomes(run, booked, slots=slots)
+        for record in fresh:
+            body = record.body
+            if isinstance(body, Outcome):  # nearly all of them are
+                slot = slots.of(body.arrived_unix_ms)
+                self._book_outcome(body, record, booked, slot=slot)
             else:
-                for record in run:
-                    self._book_one(record, booked, account=account, slots=slots, unix_ms=unix_ms)
+                self._book_other(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
@@ -168,7 +168,7 @@ class Booking:
         booked.effects += after.moved_since(spool, device_id=device.id)
         return booked
 
-    def _book_one(
+    def _book_other(
         self,
         record: SpoolRecord,
         booked: Booked,
@@ -198,23 +198,20 @@ class Booking:
                     what = (count.task_class, count.arm, count.requests)
                     booked.learned.append(BookedCounts(self._next(), *where, *what))
 
-    def _book_outcomes(
-        self, records: Iterable[SpoolRecord], booked: Booked, *, slots: _Slots
+    def _book_outcome(
+        self, outcome: Outcome, record: SpoolRecord, booked: Booked, *, slot: int
     ) -> None:
-        device_id, device_class = booked.device.id, booked.device.device_class
-        for sequence, _, outcome, encoded in records:
-            request_id = outcome.request_id
-            if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
-                continue
-            for attempt in outcome.attempts:
-                if attempt.lease_number and attempt.is_booked:
-                    if attempt.cost_nanos > attempt.reserved_nanos:
-                        booked.overran(attempt, attempt.cost_nanos, request_id)
-                    booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
-            position, slot = self._next(), slots.of(outcome.arrived_unix_ms)
-            booked.learned.append(
-                BookedOutcome(position, device_id, device_class, sequence, slot, outcome, encoded)
-            )
+        request_id = outcome.request_id
+        if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
+            return
+        for attempt in outcome.attempts:
+            if attempt.lease_number and attempt.is_booked:
+                if attempt.cost_nanos > attempt.reserved_nanos:
+                    booked.overran(attempt, attempt.cost_nanos, request_id)
+                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+        device = booked.device
+        place = (self._next(), device.id, device.device_class, record.sequence, slot)
+        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -292,10 +289,6 @@ def named_in(records: Iterable[SpoolRecord]) -> Named:
             case SpoolSummary() as summary:
                 leases.update(number for number, _ in summary.costs)
     return Named(tuple(sorted(graded)), tuple(sorted(leases - {0})), tuple(outcomes))
-
-
-def _is_outcome(record: SpoolRecord) -> bool:
-    return isinstance(record.body, Outcome)
 
 
 class _Slots:
