@@ -206,7 +206,7 @@ class Booking:
             return
         for attempt in outcome.attempts:
             if attempt.lease_number and attempt.is_booked:
-                if attempt.cost_nanos > attempt.reserved_nanos:
+                if attempt.is_overrun:
                     booked.overran(attempt, attempt.cost_nanos, request_id)
                 booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
         device = booked.device

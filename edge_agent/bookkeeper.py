@@ -67,7 +67,7 @@ class Bookkeeper:
         self._under_way.discard(number)
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
-            self._gate.books_problem = FULL
+            self._gate.books_problem = self._gate.books_problem or FULL  # broken ones stay so
         elif error is not None:
             # The engine is ahead of the books for good: only a start from the books mends that.
             self._gate.books_problem = BROKEN

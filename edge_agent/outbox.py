@@ -100,8 +100,9 @@ class Outbox:
     def compact(self, records: Sequence[SpoolRecord]) -> Effects:
         """Put summaries in the place of outcomes and grades that were never sent (rule O_2).
 
-        Closes and adjustments stay as they are. A record that was ever sent may be in the
-        coordinator's books already, and must not change. A summary is of one incarnation.
+        Closes and adjustments stay as they are, and so does an overrun: its arm closes everywhere
+        by it (rule S_4). A record that was ever sent may be in the coordinator's books already, and
+        must not change. A summary is of one incarnation.
         """
         effects: Effects = []
         for (summarises, _), run in groupby(
@@ -113,8 +114,12 @@ class Outbox:
         return effects
 
     def _summarises(self, record: SpoolRecord) -> bool:
-        unsent = record.sequence > self.sent_max
-        return unsent and isinstance(record.body, Outcome | Feedback | SpoolSummary)
+        body = record.body
+        if isinstance(body, Outcome) and any(attempt.is_overrun for attempt in body.attempts):
+            return False
+        return record.sequence > self.sent_max and isinstance(
+            body, Outcome | Feedback | SpoolSummary
+        )
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
