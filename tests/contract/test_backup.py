@@ -107,6 +107,8 @@ def test_a_restore_that_is_cut_short_mixes_no_books(
             patch.setattr(Path, name, _cut_after(left, getattr(Path, name)))
         with contextlib.suppress(Cut):
             restore(url, out, mark_file=mark_file, progress=quiet)
+    if path.exists() and path.read_bytes() != killed["books.db"]:
+        assert not (tmp_path / "books.db-wal").exists()
     store = SqlStore(url, mark_file=mark_file)
     store.open()
     rows = [row.id for row in store.ledger(after_id=0, limit=9)]
