@@ -40,6 +40,11 @@ class Bookkeeper:
         self.spooled = asyncio.Event()
         self.spool_held = asyncio.Lock()
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return bool(self._unwritten)
+
     async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
         """Write effects; with `sync`, or if a lease closes, also through a loss of power.
 
