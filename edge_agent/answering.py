@@ -293,7 +293,7 @@ class RequestRun:
         self._tell(refused)
 
     async def _refuse(self) -> None:
-        refused = self._engine.refusal(self._request.request_id)
+        refused = self._engine.refusal(self._request.request_id, unix_ms=self._clock.unix_ms())
         status = RequestStatus.ERROR if refused.status >= 500 else RequestStatus.REFUSED
         await self._finish(status, end=None)
         self._tell(refused)

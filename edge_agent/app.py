@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
-from edge_agent.adapters.http_api import build_app
+from edge_agent.adapters.http_api import ApiKey, build_app
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from edge_agent.adapters.sensors import SystemSensors
@@ -37,7 +37,7 @@ from shared import logs
 from shared.clock import SystemClock, SystemIds
 from shared.decision.money import PPM
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
-from shared.errors import BooksCorruptError, TidegateError
+from shared.errors import BooksCorruptError, ConfigError, TidegateError
 from shared.http_server import serve
 from shared.settings import read_secret
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -107,7 +107,7 @@ async def run_agent(settings: AgentConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
-    metrics = AgentMetrics(CollectorRegistry())
+    metrics = AgentMetrics(CollectorRegistry(), tags=[key.tag for key in settings.keys])
     async with AsyncExitStack() as stack:
         books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
         stack.push_async_callback(books.close)
@@ -118,6 +118,7 @@ async def run_agent(settings: AgentConfig) -> None:
             snapshot=snapshot,
             fallback=_fallback(settings),
             unix_ms=clock.unix_ms(),
+            key_budgets=[key.budget for key in settings.keys if key.budget is not None],
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
         service = AgentService(
@@ -162,7 +163,7 @@ async def run_agent(settings: AgentConfig) -> None:
             clock=clock,
             ids=ids,
             metrics=metrics,
-            api_keys=[read_secret(ref, key="api_keys") for ref in settings.api_keys],
+            api_keys=_api_keys(settings),
         )
         server = await stack.enter_async_context(
             serve(
@@ -214,6 +215,7 @@ async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.
                 table_version=engine.table.version if engine.table else 0,
                 lease_available_nanos=engine.gate.available_nanos,
                 lease_reserved_nanos=sum(held.reserved_nanos for held in engine.gate.leases()),
+                key_budgets=engine.gate.key_budgets(),
             )
         )
         await asyncio.sleep(GAUGES_S)
@@ -260,6 +262,25 @@ def _fallback(settings: AgentConfig) -> DeviceConfig:
         budget_name="",
         close_wait_ms=30_000,
     )
+
+
+def _api_keys(settings: AgentConfig) -> list[ApiKey]:
+    """The keys with their secrets.
+
+    Raises
+    ------
+    ConfigError
+        If a secret cannot be read, or two applications have the same.
+    """
+    keys: list[ApiKey] = []
+    for index, each in enumerate(settings.keys):
+        secret = read_secret(each.key, key=f"keys[{index}].key")
+        same = [key.tag for key in keys if key.secret == secret]
+        if same:
+            problem = f"is the secret of {same[0]!r} too; each application needs one of its own"
+            raise ConfigError(f"keys[{index}].key", problem)
+        keys.append(ApiKey(secret, each.tag, each.task_class, refine_tag=each.refine_tag))
+    return keys
 
 
 def _target(settings: AgentConfig) -> LinkTarget:

@@ -32,6 +32,10 @@ class RequestFacts:
         no true worst case and a paid arm may not have them (I3).
     max_tokens : int or None
         The client's own limit.
+    tag : str
+        Whose request it is, for the outcome.
+    key_tag : str
+        The API key's own tag, by which its budget is known; empty without a key.
     """
 
     request_id: str
@@ -49,6 +53,7 @@ class RequestFacts:
     max_tokens: int | None = None
     n: int = 1
     tag: str = ""
+    key_tag: str = ""
 
     def max_tokens_on(self, arm: Arm) -> int:
         """The limit that is sent to an arm."""
@@ -107,7 +112,10 @@ CONTEXT_REASON = "context_length_exceeded"
 KINDS_MAX = 256
 DISABLED = "disabled"
 CONTEXT_DOUBT = 2  # a prompt may take this many times fewer tokens than is typical
-BUDGET_REASONS = frozenset({"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused"})
+KEY_BUDGET_REASON = "key_budget"
+BUDGET_REASONS = frozenset(
+    {"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused", KEY_BUDGET_REASON}
+)
 
 
 def row_for(facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable | None) -> TableRow:

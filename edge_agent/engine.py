@@ -10,7 +10,7 @@ money, `outbox.py` the sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
@@ -28,6 +28,7 @@ from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
 from edge_agent.refusals import refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
+from shared.decision.key_budget import KeyBudget
 from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
 from shared.decision.table import Draw, SelectionTable
@@ -162,6 +163,8 @@ class AgentEngine:
         What the books held at the start. `recover` must be called before anything else.
     fallback : DeviceConfig
         The device's own models, for as long as no coordinator has configured it (promise P2).
+    key_budgets : iterable of KeyBudget
+        What the calls of an API key may cost beside the fleet's budget.
     """
 
     def __init__(
@@ -172,13 +175,19 @@ class AgentEngine:
         snapshot: BooksSnapshot,
         fallback: DeviceConfig,
         unix_ms: int,
+        key_budgets: Iterable[KeyBudget] = (),
     ) -> None:
         self._incarnation = incarnation
         self.config = snapshot.config or fallback
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
         self.gate = Gate(
-            incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=self.outbox
+            incarnation=incarnation,
+            boot_id=boot_id,
+            snapshot=snapshot,
+            outbox=self.outbox,
+            key_budgets=key_budgets,
+            unix_ms=unix_ms,
         )
         self.health = ArmHealth()
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
@@ -318,14 +327,17 @@ class AgentEngine:
         """Why the present arm answers; becomes `x-tidegate-reason`."""
         return self._requests[request_id].reason
 
-    def refusal(self, request_id: str) -> RequestRefused:
+    def refusal(self, request_id: str, *, unix_ms: int) -> RequestRefused:
         """What a client is told when no candidate is left."""
         request = self._requests[request_id]
+        key_tag = request.facts.key_tag
         failed = [Fallout(tried.arm, tried.error) for tried in request.attempts if tried.error]
         return refusal_for(
             (*request.fallouts, *failed),
             budget=self.config.budget_name,
             why=self.gate.refused_because,
+            key_tag=key_tag,
+            key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )
 
     def finish(
@@ -398,7 +410,7 @@ class AgentEngine:
 
     def tick(self, *, boot_ms: int, unix_ms: int) -> Effects:
         """Let leases expire and close; the effects must be synced if any lease closes."""
-        effects = self.gate.expire(boot_ms=boot_ms)
+        effects = self.gate.expire(boot_ms=boot_ms, unix_ms=unix_ms)
         late = self.gate.overdue(boot_ms=boot_ms, close_wait_ms=self.config.close_wait_ms)
         for request in self._requests.values():
             if request.plan and request.plan.reservation_id in late:
@@ -482,7 +494,7 @@ class AgentEngine:
         candidates = prepared.candidates(
             facts,
             conditions=conditions,
-            allowance=self.gate.allowance(),
+            allowance=self.gate.allowance(facts.key_tag),
             money=lambda arm: self._money_problem(facts, arm=arm, now_ms=now_ms),
         )
         return candidates, prepared.ranked.draw(candidates.arms, uniform)

@@ -33,6 +33,9 @@ class ClientRequest:
         From the header `x-tidegate-task`.
     deadline_ms : int or None
         From the header `x-tidegate-deadline-ms`; None means the class's own.
+    tag, key_tag : str
+        Whose request it is: of the API key, perhaps refined by `x-tidegate-tag`; and the tag of
+        the key alone, empty without one.
     """
 
     request_id: str
@@ -47,6 +50,7 @@ class ClientRequest:
     privacy_local: bool = False
     deadline_ms: int | None = None
     tag: str = ""
+    key_tag: str = ""
     idempotency_key: str = ""
 
 

@@ -95,6 +95,7 @@ class AgentService(AgentFacade):
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
+        await self.tidy()  # the budgets of keys open before the first request
         await self._local.start()
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
@@ -321,6 +322,7 @@ class AgentService(AgentFacade):
             max_tokens=body.get("max_tokens"),
             n=body.get("n") or 1,
             tag=request.tag,
+            key_tag=request.key_tag,
         )
 
     def _refuse_when_unable(self) -> None:

@@ -377,7 +377,7 @@ class Device:
                 return
             if plan is None:
                 at_once(self.keeper.commit_or_keep(effects))
-                refused = self.engine.refusal(request_id)
+                refused = self.engine.refusal(request_id, unix_ms=self.unix_ms())
                 status = RequestStatus.ERROR if refused.status >= 500 else RequestStatus.REFUSED
                 self.finish(request_id, status=status, end=None)
                 return

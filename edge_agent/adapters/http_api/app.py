@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge_agent.adapters.http_api.bodies import read_json
 from edge_agent.adapters.http_api.delivery import client_watch, head_headers, send_stream
 from edge_agent.adapters.http_api.errors import error_response, json_response, refused_from_http
-from edge_agent.adapters.http_api.gate import ApiKeys, Gate, arrival
+from edge_agent.adapters.http_api.gate import Gate, api_key, arrival
+from edge_agent.adapters.http_api.keys import ApiKey, ApiKeys
 from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.openai_request import parse_grade, parse_request
 from edge_agent.requests import (
@@ -44,7 +45,7 @@ def build_app(
     clock: Clock,
     ids: IdSource,
     metrics: AgentMetrics,
-    api_keys: Iterable[str] = (),
+    api_keys: Iterable[ApiKey] = (),
 ) -> ASGIApp:
     """The agent's HTTP face as an ASGI application.
 
@@ -52,7 +53,7 @@ def build_app(
     ----------
     facade : AgentFacade
         Answers; the application itself decides nothing.
-    api_keys : iterable of str
+    api_keys : iterable of ApiKey
         Keys of which a client of `/v1` has to show one; none means that everybody may ask.
         Health and metrics, which hold no prompts, need no key.
     """
@@ -88,14 +89,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _client_request(scope: Scope, receive: Receive) -> ClientRequest:
     """Read and check a chat request."""
-    noted = arrival(scope)
-    return parse_request(
+    noted, key = arrival(scope), api_key(scope)
+    request = parse_request(
         await read_json(scope, receive),
         headers=Headers(scope=scope),
         request_id=noted.request_id,
         arrived_unix_ms=noted.unix_ms,
         arrived_monotonic_ms=noted.monotonic_ms,
     )
+    return request if key is None else key.asked(request)
 
 
 class _Chat:
