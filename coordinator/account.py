@@ -6,8 +6,10 @@ the caller to commit in one transaction. Amounts are nano-dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 from coordinator.records import (
     MOVES,
@@ -19,6 +21,11 @@ from coordinator.records import (
     WindowRow,
 )
 from shared.errors import NotFoundError, invariant
+
+AttemptCost = tuple[int, int, str]
+"""The lease's number, what the attempt cost in nano-dollars, and its request."""
+
+_lease_number = itemgetter(0)
 
 
 class BudgetAccount:
@@ -139,25 +146,35 @@ class BudgetAccount:
         self._check(lease.window_id)
 
     def settle(self, device_id: str, number: int, *, cost: int, request_id: str, at: int) -> int:
-        """Book the cost of one attempt; returns the part that the lease did not cover.
+        """Book the cost of one attempt; returns the part that the lease did not cover."""
+        return self.settle_all(device_id, [(number, cost, request_id)], at=at)
 
-        On a lease that has ended, the cost turns its unconfirmed money into settled money first.
+    def settle_all(self, device_id: str, costs: Sequence[AttemptCost], *, at: int) -> int:
+        """Book the costs of attempts, in order; returns the part that no lease covered.
+
+        On a lease that has ended, a cost turns its unconfirmed money into settled money first.
         """
-        lease = self._known(device_id, number)
-        invariant(cost >= 0, f"a cost cannot be negative: {cost}")
-        if lease.end is LeaseEnd.OPEN:
-            covered = max(0, min(cost, lease.amount_nanos - lease.booked_nanos))
-            kind = LedgerKind.SETTLE
-        else:
-            covered = min(cost, lease.unconfirmed_nanos)
-            kind = LedgerKind.CONFIRM
-            lease = replace(lease, unconfirmed_nanos=lease.unconfirmed_nanos - covered)
-        self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + cost))
-        if covered:
-            self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
-        if cost > covered:
-            self._book(lease, LedgerKind.OVERRUN, cost - covered, unix_ms=at, request_id=request_id)
-        return cost - covered
+        overrun = 0
+        for number, run in groupby(costs, key=_lease_number):
+            lease = self._known(device_id, number)
+            booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
+            for _, cost, request_id in run:
+                invariant(cost >= 0, f"a cost cannot be negative: {cost}")
+                if lease.end is LeaseEnd.OPEN:
+                    kind = LedgerKind.SETTLE
+                    covered = max(0, min(cost, lease.amount_nanos - booked))
+                else:
+                    kind = LedgerKind.CONFIRM
+                    covered = min(cost, unconfirmed)
+                    unconfirmed -= covered
+                booked += cost
+                if covered:
+                    self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
+                if cost > covered:
+                    over, overrun = cost - covered, overrun + cost - covered
+                    self._book(lease, LedgerKind.OVERRUN, over, unix_ms=at, request_id=request_id)
+            self._put_lease(replace(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
+        return overrun
 
     def adjust(self, device_id: str, number: int, *, delta: int, request_id: str, at: int) -> None:
         """Correct a settled cost after late usage (rule S_3).
@@ -310,21 +327,15 @@ class BudgetAccount:
         note: str = "",
     ) -> None:
         self._ledger_id += 1
-        row = LedgerRow(
-            id=self._ledger_id,
-            at_unix_ms=unix_ms,
-            window_id=lease.window_id,
-            kind=kind,
-            device_id=lease.device_id,
-            lease_number=lease.number,
-            amount_nanos=amount,
-            request_id=request_id,
-            note=note,
-        )
-        self._rows.append(row)
-        moved = self._moved.setdefault(row.window_id, [0, 0, 0])
-        for index, factor in enumerate(MOVES[kind]):
-            moved[index] += factor * amount
+        place = (self._ledger_id, unix_ms, lease.window_id, kind, lease.device_id, lease.number)
+        self._rows.append(LedgerRow(*place, amount, request_id, note))
+        moved = self._moved.get(lease.window_id)
+        if moved is None:
+            moved = self._moved[lease.window_id] = [0, 0, 0]
+        settled, unconfirmed, outstanding = MOVES[kind]
+        moved[0] += settled * amount
+        moved[1] += unconfirmed * amount
+        moved[2] += outstanding * amount
 
     def _put_window(self, window: WindowRow) -> None:
         self._windows[window.id] = window

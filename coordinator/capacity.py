@@ -9,24 +9,15 @@ from typing import Any, Final
 import numpy as np
 
 from coordinator.fleet_config import DeviceClassConfig, FleetConfig
+from coordinator.lessons import Lessons, was_executed
 from coordinator.planned import Context, PlannedSlot
 from coordinator.policy import Capacity
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
+from coordinator.policy.measured_speeds import MeasuredSpeeds
 from coordinator.policy.service_times import ForcedShare, ServiceTimes
-from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus, SettleKind
+from shared.decision.types import ArmKind, Attempt
 
 _ARMS_ENUMERATED_MAX: Final = 12
-LASTING_FALLOUTS: Final = (
-    "privacy",
-    "capability:",
-    "field:",
-    "media_has_no_worst_case",
-    "context_length_exceeded",
-    "not_on_this_device",
-)
-"""Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
-
-
 UNREACHED_RUN: Final = 8
 """Calls in a row that were not executed until an arm counts as out of reach of a device class."""
 TRIAL_SHARE_MAX: Final = 0.05
@@ -47,11 +38,11 @@ class Reach:
         """Take in one attempt; local ones do not count."""
         if attempt.settle is None:
             return
-        key = (device_class, attempt.arm)
         if not was_executed(attempt):
+            key = (device_class, attempt.arm)
             self._runs[key] = self._runs.get(key, 0) + 1
-        else:
-            self._runs.pop(key, None)
+        elif self._runs:
+            self._runs.pop((device_class, attempt.arm), None)
 
     def lost(
         self, feasible: BoolArray, *, contexts: Sequence[Context], arms: Sequence[str]
@@ -79,11 +70,6 @@ class Reach:
         return reach
 
 
-def was_executed(attempt: Attempt) -> bool:
-    """Whether a provider, or a local model, did anything for this attempt (rule S_2)."""
-    return not (attempt.error and attempt.settle is SettleKind.RELEASED)
-
-
 def with_trials(weights: FloatArray, *, lost: BoolArray, next_slot: FloatArray) -> FloatArray:
     """Give arms that are out of reach about one request of each context in the coming slot.
 
@@ -108,22 +94,15 @@ class FleetLoad:
         self.forced = ForcedShare()
         self.reach = Reach()
         self.devices_up: dict[str, int] = {}
+        self.speeds = MeasuredSpeeds()
 
-    def learn(self, outcome: Outcome, *, context: Context) -> None:
-        """Take in one outcome: who placed it, and how long the answering arm worked."""
-        self.forced.count(context, arm=forced_arm(outcome))
-        for attempt in outcome.attempts:
-            self.reach.count(attempt, device_class=context[0])
-        if outcome.status is not RequestStatus.OK or not outcome.attempts:
-            return
-        final = outcome.attempts[-1]
-        if final.arm == outcome.arm and not final.error:
-            alone = len(outcome.attempts) == 1
-            self.service_times.record(
-                (*context, outcome.arm),
-                latency_ms=float(final.latency_ms),
-                ttft_ms=float(outcome.ttft_ms) if alone else 0.0,
-            )
+    def learn(self, lessons: Lessons) -> None:
+        """Take in who placed the requests, what was reached, and how long answers took."""
+        for (context, _, _, _, _, forced), requests in lessons.kinds.items():
+            self.forced.count(context, arm=forced, requests=requests)
+        for device_class, attempt in lessons.calls:
+            self.reach.count(attempt, device_class=device_class)
+        self.service_times.record(lessons.answers)
 
     def slot_closed(self) -> None:
         """A slot is over."""
@@ -137,7 +116,7 @@ class FleetLoad:
         self, config: FleetConfig, *, contexts: Sequence[Context], arms: Sequence[str]
     ) -> Capacity:
         """The capacity rows of the fleet as it is now."""
-        priors = [config.arms[arm].latency_ms for arm in arms]
+        priors = self._latency_priors(config, contexts=contexts, arms=arms)
         return capacity_of(
             config,
             contexts=contexts,
@@ -146,12 +125,33 @@ class FleetLoad:
             devices_up=self.devices_up,
         )
 
+    def measured_latencies(self, config: FleetConfig) -> dict[Context, float]:
+        """What devices have measured of local arms, in ms, by device class and arm."""
+        return self.speeds.latencies(
+            {
+                name: (arm.prompt_tokens, arm.completion_tokens)
+                for name, arm in config.arms.items()
+                if arm.arm.kind is ArmKind.LOCAL
+            }
+        )
+
+    def _latency_priors(
+        self, config: FleetConfig, *, contexts: Sequence[Context], arms: Sequence[str]
+    ) -> FloatArray:
+        """What a request takes by measurement, else by statement, in ms, shape (X, A)."""
+        priors = np.tile([config.arms[arm].latency_ms for arm in arms], (len(contexts), 1))
+        classes = np.array([device_class for device_class, _ in contexts])
+        for (device_class, arm), ms in self.measured_latencies(config).items():
+            if arm in arms:
+                priors[classes == device_class, arms.index(arm)] = ms
+        return priors
+
     def in_flight(self, last: PlannedSlot, *, config: FleetConfig) -> IntArray:
         """Requests that were sent by the last plan and have not come back, shape (X, A).
 
         Nobody reports them by arm; by Little's law there are as many as come in during an answer.
         """
-        priors = [config.arms[arm].latency_ms for arm in last.arms]
+        priors = self._latency_priors(config, contexts=last.contexts, arms=last.arms)
         latency = self.service_times.latency_ms(last.contexts, arms=last.arms, prior_ms=priors)
         rate = last.plan.weights * last.forecast.next_slot[:, None] / config.window.slot_ms
         return np.floor(rate * latency).astype(np.int64)
@@ -163,6 +163,7 @@ class FleetLoad:
             "forced": self.forced.to_state(),
             "reach": self.reach.to_state(),
             "devices_up": self.devices_up,
+            "speeds": self.speeds.to_state(),
         }
 
     @classmethod
@@ -173,15 +174,8 @@ class FleetLoad:
         load.forced = ForcedShare.from_state(state["forced"])
         load.reach = Reach.from_state(state.get("reach", ()))
         load.devices_up = dict(state["devices_up"])
+        load.speeds = MeasuredSpeeds.from_state(state.get("speeds", ()))
         return load
-
-
-def forced_arm(outcome: Outcome) -> str:
-    """The arm that had to answer, whatever the table said; empty if the policy placed it."""
-    if not outcome.forced or not outcome.drawn_arm:
-        return ""
-    lasting = all(fallout.reason.startswith(LASTING_FALLOUTS) for fallout in outcome.fallouts)
-    return outcome.drawn_arm if lasting else ""
 
 
 def resident_arms(

@@ -210,7 +210,9 @@ class CoordinatorEngine(Operating):
             table_version=hello.table_version,
             leases=hello.leases,
             local_arms=hello.local_arms,
+            speeds=hello.speeds,
         )
+        self._learn_speeds(session)
         self.last_words[device_id] = LastWord(hello.leases, unix_ms)
         self._heard(reaction, unix_ms=unix_ms)
         if spool.is_caught_up:

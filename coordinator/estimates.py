@@ -6,7 +6,7 @@ cannot disagree with it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ from coordinator.policy.bounds import (
     paper_bounds,
     paper_radius,
 )
-from coordinator.policy.cells import CellStore
-from coordinator.policy.sketch import blend, dense, prior_histogram, quantiles
+from coordinator.policy.cells import UNANSWERED, Cell, CellStore, Observation
+from coordinator.policy.sketch import BUCKETS, blend, dense, prior_histogram, quantiles
 
 __all__ = ["ArmPrior", "Confidence", "Context", "EstimateBook", "paper_radius"]
 
@@ -60,12 +60,15 @@ class EstimateBook:
         self._confidence = confidence or Confidence()
         self._store = CellStore(adaptive=adaptive)
         self._priors: dict[str, ArmPrior] = {}
+        self._prices: dict[str, float] = {}
         self._deadlines: dict[str, float] = {}
+        self._latencies: dict[tuple[str, str], float] = {}
         self._cached: _Cached | None = None
 
     def set_prior(self, arm: str, *, prior: ArmPrior) -> None:
         """State what is believed of ``arm``; replaces an earlier prior, keeps the statistics."""
         self._priors[arm] = prior
+        self._prices[arm] = prior.cost_nanos
         self._cached = None
 
     def set_adaptive(self, adaptive: bool) -> None:
@@ -76,6 +79,12 @@ class EstimateBook:
         """State a task class's deadline: with an arm's stated latency it gives a first hit rate."""
         self._deadlines[task_class] = float(deadline_ms)
         self._cached = None
+
+    def set_latencies(self, latencies: Mapping[tuple[str, str], float]) -> None:
+        """State what was measured, in ms by (device class, arm): it goes over the priors'."""
+        if self._latencies != latencies:
+            self._latencies = dict(latencies)
+            self._cached = None
 
     def deadline_ms(self, task_class: str) -> float | None:
         """A task class's stated deadline."""
@@ -124,6 +133,10 @@ class EstimateBook:
             cell.graded for cell in cells
         )
 
+    def record(self, observations: Iterable[Observation]) -> None:
+        """Book what attempts and grades say, in order. O(1) each."""
+        self._store.observe(observations, prices=self._prices)
+
     def record_outcome(
         self,
         device_class: str,
@@ -151,17 +164,8 @@ class EstimateBook:
             False for an error or a refusal: it counts as a miss and as a grade of 0, so the
             caller records no reward for it.
         """
-        key, store = (device_class, task_class, arm), self._store
-        prior = self._priors.get(arm)
-        store.book(key, cost_nanos, reference_nanos=0.0 if prior is None else prior.cost_nanos)
-        if not answered:
-            store.time(key, hit=False)
-            store.grade(key, 0.0)
-            return
-        if hit is not None:
-            store.time(key, hit=hit)
-        if latency_ms is not None:
-            store.note_latency(key, latency_ms)
+        said = (hit, latency_ms, None) if answered else UNANSWERED
+        self.record([((device_class, task_class, arm), cost_nanos, *said)])
 
     def record_reward(self, device_class: str, task_class: str, arm: str, *, reward: float) -> None:
         """Book one grade. O(1).
@@ -180,7 +184,7 @@ class EstimateBook:
         """
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"reward is {reward}, expected 0 to 1")
-        self._store.grade((device_class, task_class, arm), reward)
+        self.record([((device_class, task_class, arm), None, None, None, reward)])
 
     def estimates(
         self,
@@ -285,7 +289,9 @@ class EstimateBook:
         """Return latency quantiles in ms, shape (X, A, len(probabilities)).
 
         Each context's histogram is completed by the coarser levels', worth ten observations, and
-        those by a lognormal shape around the prior. The buckets are 13 % wide.
+        those by a lognormal shape around the prior. Where the latency was measured, the coarser
+        levels are those of the device class alone: others may be faster or slower. The buckets are
+        13 % wide.
 
         Raises
         ------
@@ -295,22 +301,18 @@ class EstimateBook:
         priors = self._priors_of(arms)
         result = np.zeros((len(contexts), len(arms), len(probabilities)))
         for column, arm in enumerate(arms):
-            prior = prior_histogram(priors[column].latency_ms)
-            by_task: dict[str, FloatArray] = {}
-            for (_, task_class, name), cell in sorted(self._store.cells.items()):
-                if name == arm:
-                    by_task.setdefault(task_class, np.zeros_like(prior))
-                    by_task[task_class] += dense(cell.latency)
-            overall = sum(by_task.values(), np.zeros_like(prior))
-            overall = blend(overall, prior=prior, worth=_LATENCY_POOL_WORTH)
-            for row, (device_class, task_class) in enumerate(contexts):
-                own = self._store.cells.get((device_class, task_class, arm))
-                task = by_task.get(task_class, np.zeros_like(prior))
-                histogram = blend(
-                    np.zeros_like(prior) if own is None else dense(own.latency),
-                    prior=blend(task, prior=overall, worth=_LATENCY_POOL_WORTH),
-                    worth=_LATENCY_POOL_WORTH,
-                )
+            cells = {key[:2]: cell for key, cell in self._store.cells.items() if key[2] == arm}
+            everywhere = _Completed(cells, latency_ms=priors[column].latency_ms)
+            measured: dict[str, _Completed] = {}
+            for row, context in enumerate(contexts):
+                device_class = context[0]
+                found, latency_ms = everywhere, self._latencies.get((device_class, arm))
+                if latency_ms is not None:
+                    if device_class not in measured:
+                        own = {key: cell for key, cell in cells.items() if key[0] == device_class}
+                        measured[device_class] = _Completed(own, latency_ms=latency_ms)
+                    found = measured[device_class]
+                histogram = found.histogram(context)
                 result[row, column] = quantiles(histogram, probabilities=probabilities)
         return result
 
@@ -329,7 +331,16 @@ class EstimateBook:
             contexts=contexts,
             arms=arms,
             grid=grid,
-            arrays=PriorArrays.of(priors, tasks=grid.tasks, deadlines=self._deadlines),
+            arrays=PriorArrays.of(
+                priors,
+                grid=grid,
+                deadlines=self._deadlines,
+                latencies={
+                    (device_class, arms.index(arm)): ms
+                    for (device_class, arm), ms in self._latencies.items()
+                    if arm in arms
+                },
+            ),
             nothing=np.zeros(grid.shape),
         )
         return self._cached
@@ -369,3 +380,35 @@ class _Cached:
     grid: Grid
     arrays: PriorArrays
     nothing: FloatArray
+
+
+class _Completed:
+    """Latency histograms of one arm, completed by those of the task class, all, and a prior.
+
+    Parameters
+    ----------
+    cells : mapping
+        (Device class, task class) to the cell of the arm.
+    latency_ms : float
+        What a request takes before any is seen.
+    """
+
+    def __init__(self, cells: Mapping[Context, Cell], *, latency_ms: float) -> None:
+        self._cells = cells
+        self._by_task: dict[str, FloatArray] = {}
+        for (_, task_class), cell in sorted(cells.items(), key=lambda item: item[0]):
+            known = self._by_task.setdefault(task_class, np.zeros(BUCKETS))
+            known += dense(cell.latency)
+        overall = sum(self._by_task.values(), np.zeros(BUCKETS))
+        prior = prior_histogram(latency_ms)
+        self._overall = blend(overall, prior=prior, worth=_LATENCY_POOL_WORTH)
+
+    def histogram(self, context: Context) -> FloatArray:
+        """What is known of a context's latency."""
+        own = self._cells.get(context)
+        task = self._by_task.get(context[1], np.zeros(BUCKETS))
+        return blend(
+            np.zeros(BUCKETS) if own is None else dense(own.latency),
+            prior=blend(task, prior=self._overall, worth=_LATENCY_POOL_WORTH),
+            worth=_LATENCY_POOL_WORTH,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, IncarnationRange, LeaseStatus
+from shared.decision.types import ArmSpeed, DeviceConfig, IncarnationRange, LeaseStatus
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class HelloReceived:
         Whose records its spool holds, rising; the last one is its own.
     copied : bool
         Its books were copied from another place since they last spoke to a coordinator.
+    speeds : tuple of ArmSpeed
+        What it has measured of its local arms.
     """
 
     incarnation: str
@@ -33,6 +35,7 @@ class HelloReceived:
     config_version: int
     software_version: str
     copied: bool = False
+    speeds: tuple[ArmSpeed, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class Operating(Recovering):
             reaction.effects.append(PutSetting(SettingKey.BUDGET_OVERRIDE, ""))
         if self.planner is None:
             self.planner = self._new_planner(config)
+            for session in self.sessions.values():
+                self._learn_speeds(session)
         else:
             if before is not None and before.window != config.window:
                 self.planner.restart_slots()

@@ -83,6 +83,11 @@ class Registry:
         self._by_credential[device.credential_digest] = device.id
         return device
 
+    def owner(self, credential: str) -> DeviceRow | None:
+        """The device that a credential belongs to, whatever its standing; None if to none."""
+        device_id = self._by_credential.get(digest(credential)) if credential else None
+        return self._devices[device_id] if device_id is not None else None
+
     def authenticate(self, credential: str) -> DeviceRow:
         """The device that a credential belongs to.
 
@@ -91,12 +96,11 @@ class Registry:
         AuthenticationError
             If it belongs to none, or to a device that was revoked.
         """
-        device_id = self._by_credential.get(digest(credential)) if credential else None
-        if device_id is None:
+        device = self.owner(credential)
+        if device is None:
             raise AuthenticationError(
                 "this device credential is not known here; join again with a new join token"
             )
-        device = self._devices[device_id]
         if device.standing is DeviceStanding.REVOKED:
             raise AuthenticationError(f"device {device.name} was revoked; it cannot come back")
         return device

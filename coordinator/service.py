@@ -140,6 +140,11 @@ class CoordinatorService:
         """The device that a credential belongs to."""
         return self.engine.registry.authenticate(credential)
 
+    def standing(self, credential: str) -> str:
+        """How the device of a credential stands; `unknown` if it is nobody's."""
+        device = self.engine.registry.owner(credential)
+        return str(device.standing) if device is not None else "unknown"
+
     async def connect(self, device: DeviceRow, hello: HelloReceived) -> Outbox:
         """Begin a session; an older one of the same device ends."""
         outbox = Outbox()

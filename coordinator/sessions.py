@@ -8,7 +8,7 @@ from coordinator.alerts import Alert
 from coordinator.messages import Message
 from coordinator.records import StoreEffect
 from coordinator.spool_progress import SpoolProgress
-from shared.decision.types import LeaseStatus
+from shared.decision.types import ArmSpeed, LeaseStatus
 
 
 @dataclass
@@ -110,4 +110,5 @@ class Session:
     table_version: int = 0
     leases: tuple[LeaseStatus, ...] = ()
     local_arms: tuple[str, ...] = ()
+    speeds: tuple[ArmSpeed, ...] = ()
     unclean_until_ms: int = 0

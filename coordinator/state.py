@@ -172,6 +172,12 @@ class FleetState:
         """The devices that may hold leases."""
         return tuple(d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
 
+    def _learn_speeds(self, session: Session) -> None:
+        """What a device has measured stands where the configuration only states."""
+        if self.planner is not None:
+            device_class = self.registry.device(session.device_id).device_class
+            self.planner.learn_speeds(session.device_id, session.speeds, device_class=device_class)
+
     def _sessions_of(self, device_class: str) -> list[Session]:
         return [
             session

@@ -19,18 +19,24 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.adapters.coordinator_link import CoordinatorLink, LinkTarget
+from edge_agent.adapters.coordinator_link import CoordinatorLink
+from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import ApiKey, build_app
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from edge_agent.adapters.model_bench import known_speeds
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.candidates import OTHER_CLASS
+from edge_agent.cli import models
+from edge_agent.cli.bench import bench
+from edge_agent.cli.doctor import doctor
+from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.parts import link_target, local_models
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
-from edge_agent.ports import LocalModel
 from edge_agent.service import AgentService
 from edge_agent.session import Credential, FleetSession
 from shared import logs
@@ -50,13 +56,18 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="TOML file; see `tidegate-agent example`."),
-]
-BOOKS_FILE = "books.db"
+cli.add_typer(models.app, name="models")
+cli.command()(doctor)
+cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
+
+
+@cli.callback()
+def quiet() -> None:
+    """Commands say what they found; only the daemon logs."""
+    logs.configure(format_="console", level="warning")
+    stamina.instrumentation.set_on_retry_hooks(())  # an outage is told once, by who has it
 
 
 @cli.command()
@@ -77,7 +88,6 @@ def run(
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
         raise typer.Exit(1 if problems else 0)
     logs.configure(format_=settings.log.format, level=settings.log.level)
-    stamina.instrumentation.set_on_retry_hooks(())  # the link logs an outage once, by itself
     _event_loop(run_agent(settings))
 
 
@@ -107,9 +117,10 @@ async def run_agent(settings: AgentConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
-    metrics = AgentMetrics(CollectorRegistry(), tags=[key.tag for key in settings.keys])
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])
     async with AsyncExitStack() as stack:
-        books = _open_books(settings.state_dir / BOOKS_FILE, clock=clock)
+        books = _open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
         snapshot = books.load()
         engine = AgentEngine(
@@ -126,7 +137,7 @@ async def run_agent(settings: AgentConfig) -> None:
             books=books,
             bookkeeper=bookkeeper,
             local=LlamaWorker(
-                models=_models(settings),
+                models=local_models(settings),
                 clock=clock,
                 memory_bytes_max=settings.worker.memory_bytes_max or None,
                 hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
@@ -137,7 +148,9 @@ async def run_agent(settings: AgentConfig) -> None:
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
+            limits=settings.limits.to_limits(),
         )
+        registry.register(DeviceCollector(service.device_state))
         link_up = asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         stack.push_async_callback(_cancel, tasks)
@@ -153,10 +166,11 @@ async def run_agent(settings: AgentConfig) -> None:
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
+            speeds=lambda: known_speeds(settings.state_dir, local_models(settings)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
         if settings.coordinator.address is not None:
-            link = CoordinatorLink(_target(settings), session=session)
+            link = CoordinatorLink(link_target(settings), session=session)
             tasks.append(asyncio.create_task(link.run(), name="link"))
         app = build_app(
             service,
@@ -236,10 +250,6 @@ def _credential(snapshot: BooksSnapshot) -> Credential | None:
     return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
 
 
-def _models(settings: AgentConfig) -> list[LocalModel]:
-    return [LocalModel(**model.model_dump()) for model in settings.models]
-
-
 def _fallback(settings: AgentConfig) -> DeviceConfig:
     """The device's own models, for as long as no coordinator has configured it."""
     arms = tuple(
@@ -281,18 +291,6 @@ def _api_keys(settings: AgentConfig) -> list[ApiKey]:
             raise ConfigError(f"keys[{index}].key", problem)
         keys.append(ApiKey(secret, each.tag, each.task_class, refine_tag=each.refine_tag))
     return keys
-
-
-def _target(settings: AgentConfig) -> LinkTarget:
-    link = settings.coordinator
-    return LinkTarget(
-        address=str(link.address),
-        plaintext=link.plaintext,
-        ca_file=_path(link.ca_file),
-        device_name=settings.name,
-        device_class=link.device_class,
-        join_token=lambda: read_secret(link.join_token, key="coordinator.join_token"),
-    )
 
 
 def _path(text: str) -> Path | None:

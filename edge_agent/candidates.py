@@ -83,10 +83,13 @@ class ArmCondition:
         Why it cannot answer; empty when it can.
     queue_ms : float
         Expected wait before it starts.
+    limit : str
+        The limit of the device that closes it (`hot`, `battery`, ...); empty if none does.
     """
 
     problem: str = ""
     queue_ms: float = 0.0
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,8 @@ class PreparedRow:
                     problem = condition.problem
                 elif doubtful and prepared.paid:
                     problem = allowance.problem or money(prepared.arm)  # type: ignore[arg-type]
+                if not problem and condition is not None:
+                    problem = condition.limit
             if problem or condition is None:
                 fallouts.append(Fallout(prepared.id, problem))
             elif prepared.latency_ms + condition.queue_ms > deadline_ms:

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
+from edge_agent.device_limits import DeviceLimits, KindLimits
+from edge_agent.model_source import file_name, parse_source
 from shared.decision.key_budget import KeyBudget
 from shared.decision.money import dollars, nanos_from_dollars
 from shared.limits import AMOUNT_NANOS_MAX, API_KEYS_MAX, NAME_CHARS_MAX
@@ -40,6 +42,7 @@ from shared.settings import (
 from shared.units import Address
 
 BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
+BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 
 
@@ -160,11 +163,44 @@ class CoordinatorLinkConfig(_Section):
         return self.address is not None and self.address.is_loopback and not self.ca_file
 
 
+def _source(value: str) -> str:
+    if value:
+        parse_source(value)
+    return value
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch("([0-9a-fA-F]{64})?", value):
+        raise ValueError("should be a SHA-256 checksum, 64 hexadecimal digits")
+    return value.lower()
+
+
+class LibraryConfig(_Section):
+    """Where `tidegate-agent models pull` keeps what it fetches."""
+
+    folder: str = Field(
+        default="", description="the folder; empty: the folder `models` in state_dir"
+    )
+    disk_bytes_max: ByteSize = Field(
+        default=0, description="for all files in it, begun ones included; 0: no limit"
+    )
+
+
 class ModelConfig(_Section):
     """A model file on this device, bound to a local arm of the fleet."""
 
     arm: Name = Field(description='the local arm that it serves, such as "tiny"')
-    path: Annotated[str, Field(min_length=1)] = Field(description="the GGUF file")
+    path: str = Field(
+        default="", description="the GGUF file; empty: the source's file in the library's folder"
+    )
+    source: Annotated[str, AfterValidator(_source)] = Field(
+        default="",
+        description="where `models pull` gets it: hf://OWNER/REPOSITORY[@REVISION]/FILE, "
+        "https://..., or a path",
+    )
+    sha256: Annotated[str, AfterValidator(_sha256)] = Field(
+        default="", description="the file's checksum, if only this content will do"
+    )
     context_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
         default=2_048, description="prompt and answer together, per sequence"
     )
@@ -181,6 +217,12 @@ class ModelConfig(_Section):
         default=0.0, description="slow the model down to this; 0: as fast as it can"
     )
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> ModelConfig:
+        if not self.path and not self.source:
+            raise key_error("path", "missing; the GGUF file, or a source to fetch it from")
+        return self
+
 
 class WorkerConfig(_Section):
     """The process that runs the models."""
@@ -191,6 +233,51 @@ class WorkerConfig(_Section):
     hang_timeout: Duration = Field(
         default=timedelta(seconds=60), description="silence after which the worker is restarted"
     )
+
+
+class KindLimitsConfig(_Section):
+    """What closes one kind of arms."""
+
+    temperature_celsius_max: Annotated[float, Field(ge=0.0, le=150.0)] = Field(
+        default=0.0, description="closed from here on, open again 5 degrees below; 0: no limit"
+    )
+    battery_percent_min: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
+        default=0.0, description="closed below it while not on the mains; 0: no limit"
+    )
+    memory_bytes_min: ByteSize = Field(
+        default=0, description="closed while less memory is available; 0: no limit"
+    )
+    power_watts_max: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="closed while the device draws more; 0: no limit"
+    )
+    when_throttled: bool = Field(
+        default=False, description="closed while heat or a weak supply holds the processor back"
+    )
+
+    def to_limits(self) -> KindLimits:
+        """The limits as the agent decides by them."""
+        return KindLimits(
+            temperature_celsius_max=self.temperature_celsius_max,
+            battery_ratio_min=self.battery_percent_min / 100,
+            memory_bytes_min=self.memory_bytes_min,
+            power_watts_max=self.power_watts_max,
+            when_throttled=self.when_throttled,
+        )
+
+
+class LimitsConfig(_Section):
+    """When the device's condition closes its arms."""
+
+    local: KindLimitsConfig = Field(
+        default_factory=KindLimitsConfig, description="for the models of this device"
+    )
+    cloud: KindLimitsConfig = Field(
+        default_factory=KindLimitsConfig, description="for paid calls from this device"
+    )
+
+    def to_limits(self) -> DeviceLimits:
+        """The limits as the agent decides by them."""
+        return DeviceLimits(local=self.local.to_limits(), cloud=self.cloud.to_limits())
 
 
 class LogConfig(_Section):
@@ -222,7 +309,13 @@ class AgentConfig(FileSettings):
     )
     coordinator: CoordinatorLinkConfig = Field(default_factory=CoordinatorLinkConfig)
     models: tuple[ModelConfig, ...] = Field(default=(), description="local models")
+    library: LibraryConfig = Field(
+        default_factory=LibraryConfig, description="where fetched models are kept"
+    )
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    limits: LimitsConfig = Field(
+        default_factory=LimitsConfig, description="when the device's condition closes its arms"
+    )
     log: LogConfig = Field(default_factory=LogConfig)
     drain: Duration = Field(
         default=timedelta(seconds=30), description="how long a stop waits for answers under way"
@@ -237,6 +330,28 @@ class AgentConfig(FileSettings):
                 "tls.key_file and a [[keys]] table, or listen on 127.0.0.1",
             )
         return self
+
+    @property
+    def books_path(self) -> Path:
+        """The device's books."""
+        return self.state_dir / BOOKS_FILE
+
+    @property
+    def library_folder(self) -> Path:
+        """Where fetched models are kept."""
+        return Path(self.library.folder) if self.library.folder else self.state_dir / "models"
+
+    @property
+    def placed_models(self) -> tuple[ModelConfig, ...]:
+        """The models, each with the path of its file."""
+        return tuple(
+            model
+            if model.path
+            else model.model_copy(
+                update={"path": str(self.library_folder / file_name(parse_source(model.source)))}
+            )
+            for model in self.models
+        )
 
     @model_validator(mode="after")
     def _one_key_per_tag(self) -> AgentConfig:
@@ -273,8 +388,13 @@ def check(config: AgentConfig) -> tuple[Problem, ...]:
         problems += secret_problem(f"keys[{index}].key", each.key)
     if config.coordinator.join_token:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
-    files = [(f"models[{index}].path", model.path) for index, model in enumerate(config.models)]
-    files += [
+    for index, model in enumerate(config.placed_models):
+        if model.source and not Path(model.path).exists():
+            remedy = f"is not here yet; fetch it: tidegate-agent models pull {model.arm}"
+            problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
+        else:
+            problems += file_problem(f"models[{index}].path", model.path)
+    files = [
         ("tls.cert_file", config.tls.cert_file),
         ("tls.key_file", config.tls.key_file),
         ("coordinator.ca_file", config.coordinator.ca_file),

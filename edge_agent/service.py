@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -12,6 +13,8 @@ import structlog
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
 from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.device_limits import DeviceLimits
+from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.openai_request import fields_of, media_parts, required_capabilities
@@ -42,6 +45,7 @@ from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
+NO_LIMITS = DeviceLimits()
 
 
 class AgentService(AgentFacade):
@@ -53,9 +57,13 @@ class AgentService(AgentFacade):
         For the draws from the selection table.
     on_outcome : callable
         Told every outcome, for metrics.
+    limits : DeviceLimits
+        What closes arms when the sensors say so.
 
     Attributes
     ----------
+    watch : DeviceWatch
+        The machine's condition.
     lease_news : LeaseNews
         Whoever brings the coordinator's word on a lease tells it.
     """
@@ -73,22 +81,23 @@ class AgentService(AgentFacade):
         clock: Clock,
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
+        limits: DeviceLimits = NO_LIMITS,
     ) -> None:
         self._engine = engine
         self._books = books
         self._bookkeeper = bookkeeper
         self._local = local
         self._cloud = cloud
-        self._sensors = sensors
         self._classifier = classifier
         self._clock = clock
         self._rng = rng
         self._on_outcome = on_outcome
+        self.watch = DeviceWatch(sensors, limits=limits)
         self.lease_news = LeaseNews()
         self._idempotent = IdempotentAnswers()
         self._runs: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._house_keeping: asyncio.Task[None] | None = None
+        self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
         self._grading = asyncio.Lock()
 
@@ -96,10 +105,14 @@ class AgentService(AgentFacade):
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
         await self.tidy()  # the budgets of keys open before the first request
+        await self.watch.look()
         await self._local.start()
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
-        self._house_keeping = asyncio.create_task(self._keep_house(), name="house-keeping")
+        self._house_keeping = [
+            asyncio.create_task(self._keep_house(), name="house-keeping"),
+            asyncio.create_task(self.watch.run(), name="device-watch"),
+        ]
 
     async def stop(self, *, grace_s: float) -> None:
         """Finish running answers, give leases back, stop the models."""
@@ -111,9 +124,9 @@ class AgentService(AgentFacade):
             task.cancel()
         if self._runs:
             await asyncio.wait(self._runs)
-        if self._house_keeping is not None:
-            self._house_keeping.cancel()
-            await asyncio.wait([self._house_keeping])
+        for task in self._house_keeping:
+            task.cancel()
+        await asyncio.gather(*self._house_keeping, return_exceptions=True)
         await self._bookkeeper.commit_or_keep(
             self._engine.gate.recalled(0, boot_ms=self._clock.boot_ms(), reason="agent stopped")
         )
@@ -166,7 +179,7 @@ class AgentService(AgentFacade):
             ListedModel(
                 id=arm.id,
                 kind=str(arm.kind),
-                available=arm.enabled and arm.id in conditions and not conditions[arm.id].problem,
+                available=arm.enabled and _usable(conditions.get(arm.id)),
             )
             for arm in self._engine.config.arms
         ]
@@ -215,8 +228,12 @@ class AgentService(AgentFacade):
             problems.append(f"quarantined: {gate.quarantined}")
         if gate.spend_paused:
             problems.append("spending is paused: paid arms are closed")
+        problems += [
+            f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
+            for closed in self.watch.limits.fallouts
+        ]
         table = self._engine.table
-        usable = [arm for arm, condition in self.conditions().items() if not condition.problem]
+        usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
         return Readiness(
             ready=bool(usable) and not self._stopping,
             problems=tuple(problems),
@@ -232,29 +249,25 @@ class AgentService(AgentFacade):
 
     def conditions(self) -> dict[str, ArmCondition]:
         """What can be said of every arm now, from memory."""
-        conditions = {
-            arm.id: ArmCondition() for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD
-        }
+        paid = ArmCondition(limit=self.watch.closed(ArmKind.CLOUD))
+        conditions = {arm.id: paid for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD}
+        limit = self.watch.closed(ArmKind.LOCAL)
         for status in self._local.status():
             usable = status.state not in (ModelState.BROKEN, ModelState.ABSENT)
             problem = "" if usable else f"model_{status.state}"
-            conditions[status.arm] = ArmCondition(problem=problem, queue_ms=status.queue_ms)
+            conditions[status.arm] = ArmCondition(problem, status.queue_ms, limit)
         return conditions
 
     def device_state(self) -> DeviceState:
         """The machine's and the agent's condition, for heartbeats."""
-        state = self._sensors.read()
         statuses = self._local.status()
-        return DeviceState(
-            cpu_percent=state.cpu_percent,
-            memory_available_bytes=state.memory_available_bytes,
-            disk_available_bytes=state.disk_available_bytes,
-            temperature_celsius=state.temperature_celsius,
-            throttled=state.throttled,
+        return replace(
+            self.watch.state,
             requests_in_flight=self._engine.requests_in_flight,
             loaded_arms=tuple(s.arm for s in statuses if s.state is ModelState.LOADED),
             broken_arms=tuple(Fallout(s.arm, s.problem) for s in statuses if s.problem),
             books_state=self._engine.gate.books_problem or "ok",
+            limited=self.watch.limits.fallouts,
         )
 
     def local_arms(self) -> tuple[str, ...]:
@@ -358,6 +371,10 @@ async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
         run.first.add_done_callback(lambda first: first.cancelled() or first.exception())
         raise RequestRefused(499, "client_gone", "the client went away")
     return run.first.result()
+
+
+def _usable(condition: ArmCondition | None) -> bool:
+    return condition is not None and not (condition.problem or condition.limit)
 
 
 def _text_bytes(message: object) -> int:

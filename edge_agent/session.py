@@ -14,7 +14,7 @@ from edge_agent.service import AgentService
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
+from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
 
@@ -48,6 +48,8 @@ class FleetSession:
         Told whether a session stands, for metrics.
     on_lease_news : callable, optional
         Told when a lease has come or was refused. With it requests may wait for one.
+    speeds : callable, optional
+        What was measured of the local arms, told with every hello.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FleetSession:
         credential: Credential | None,
         on_connected: Callable[[bool], None],
         on_lease_news: Callable[[], None] | None = None,
+        speeds: Callable[[], Sequence[ArmSpeed]] = tuple,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -71,6 +74,7 @@ class FleetSession:
         self.credential = credential
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
+        self.speeds = speeds
         self.spooled = bookkeeper.spooled
 
     async def joined(self, credential: Credential) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The machine that runs the tests may be slow and shared, so no example has a time limit.
 settings.register_profile(
@@ -20,7 +20,22 @@ settings.register_profile(
 settings.register_profile(
     "explore", settings.get_profile("ci"), derandomize=False, max_examples=1_000
 )
+# Few examples, and the first failure is enough: python -m tests.mutants
+settings.register_profile(
+    "mutants",
+    settings.get_profile("ci"),
+    max_examples=25,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two workers (`-n 2 --dist loadgroup`) one runs all that starts processes, in order."""
+    for item in items:
+        if item.get_closest_marker("e2e") is not None:
+            item.add_marker(pytest.mark.xdist_group("e2e"))
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from coordinator.service import CoordinatorService, bearer
 from shared import wire
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted
-from shared.errors import LimitError, ProtocolError, ProtocolVersionError
+from shared.errors import AuthenticationError, LimitError, ProtocolError, ProtocolVersionError
 from shared.limits import BATCH_RECORDS_MAX, NAME_CHARS_MAX
 from shared.pb.v1 import fleet_pb2, fleet_pb2_grpc
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION, ProtocolVersion
@@ -77,6 +77,27 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             )
         return fleet_pb2.JoinReply(device_id=device_id, credential=credential)
 
+    async def Greet(  # noqa: N802 - the name is gRPC's
+        self, request: fleet_pb2.GreetRequest, context: Context
+    ) -> fleet_pb2.GreetReply:
+        """Say who is here, what time it is, and how a credential that is shown stands."""
+        async with translated(context):
+            self._check_version(request.protocol)
+        return fleet_pb2.GreetReply(
+            protocol=wire.version_to_pb(self._protocol),
+            software_version=SOFTWARE_VERSION,
+            now_unix_ms=self._clock.unix_ms(),
+            standing=self._standing(context),
+        )
+
+    def _standing(self, context: Context) -> str:
+        """How the device of a credential stands; empty if none was shown."""
+        try:
+            credential = bearer(context.invocation_metadata())
+        except AuthenticationError:
+            return ""
+        return self._service.standing(credential)
+
     async def Connect(  # noqa: N802 - the name is gRPC's
         self, request_iterator: AsyncIterator[fleet_pb2.DeviceMessage], context: Context
     ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
@@ -118,6 +139,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             lease_number_max=hello.lease_number_max,
             leases=tuple(wire.lease_status_from_pb(lease) for lease in hello.leases),
             local_arms=tuple(hello.local_arms),
+            speeds=wire.speeds_from_pb(hello.speeds),
             table_version=hello.table_version,
             config_version=hello.config_version,
             software_version=hello.software_version,

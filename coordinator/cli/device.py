@@ -6,9 +6,19 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.render import NONE, console, facts, instant, show_json, table, usd, yes_no
+from coordinator.cli.render import (
+    NONE,
+    console,
+    facts,
+    instant,
+    share,
+    show_json,
+    table,
+    usd,
+    yes_no,
+)
 from coordinator.cli.session import OutputFormat, Session, confirm, is_interactive, session_of
-from shared.pb.v1 import admin_pb2
+from shared.pb.v1 import admin_pb2, types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="List devices and decide whether they may talk.")
 
@@ -99,6 +109,7 @@ def _show(session: Session, device: admin_pb2.Device) -> None:
 def _facts(device: admin_pb2.Device) -> list[tuple[str, str]]:
     state = device.device_state
     broken = [f"{arm.arm} ({arm.reason})" for arm in state.broken_arms]
+    closed = state.limited
     gib = 2**30
     return [
         ("name", device.name),
@@ -117,8 +128,34 @@ def _facts(device: admin_pb2.Device) -> list[tuple[str, str]]:
         ("broken arms", ", ".join(broken) or NONE),
         ("books", state.books_state or NONE),
         ("pause confirmed", yes_no(device.spend_paused_confirmed)),
-        ("CPU", f"{state.cpu_percent:.0f}%, {state.temperature_celsius:.0f} °C"),
-        ("memory free", f"{state.memory_available_bytes / gib:.1f} GiB"),
+        ("CPU", _cpu(state)),
+        ("memory free", _memory(state)),
+        ("power", f"{state.power_watts:.1f} W" if state.power_watts else NONE),
+        ("battery", _battery(state)),
+        ("closed by limits", ", ".join(f"{each.arm} ({each.reason})" for each in closed) or NONE),
         ("disk free", f"{state.disk_available_bytes / gib:.1f} GiB"),
         ("in flight", str(state.requests_in_flight)),
     ]
+
+
+def _cpu(state: types_pb2.DeviceState) -> str:
+    text = f"{state.cpu_percent:.0f}%"
+    if state.temperature_celsius:
+        text += f", {state.temperature_celsius:.0f} °C"
+    if state.throttled:
+        text += f", held back ({', '.join(state.throttle_reasons) or 'no reason told'})"
+    return text
+
+
+def _memory(state: types_pb2.DeviceState) -> str:
+    text = f"{state.memory_available_bytes / 2**30:.1f}"
+    if state.memory_total_bytes:
+        text += f" of {state.memory_total_bytes / 2**30:.1f}"
+    return f"{text} GiB, {share(state.memory_pressure_ratio)} of the time short of it"
+
+
+def _battery(state: types_pb2.DeviceState) -> str:
+    if not state.HasField("battery"):
+        return NONE
+    where = "on the mains" if state.battery.on_mains else "discharging"
+    return f"{share(state.battery.charge_ratio)}, {where}"

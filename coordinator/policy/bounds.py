@@ -66,19 +66,21 @@ class ArmPrior:
     hit_count: float = 2.0
     cost_count: float = 8.0
 
-    def hit_within(self, deadline_ms: float | None) -> float:
+    def hit_within(self, deadline_ms: float | None, *, latency_ms: float | None = None) -> float:
         """Expected share of requests within a deadline, a lognormal shape around the latency.
 
         Parameters
         ----------
         deadline_ms : float or None
             None where the task class's deadline is not known.
+        latency_ms : float, optional
+            Measured, instead of the one that is stated.
         """
         if self.hit is not None:
             return self.hit
         if deadline_ms is None:
             return _HIT_UNKNOWN
-        center = math.log(self.latency_ms) - 0.5 * PRIOR_SHAPE**2
+        center = math.log(latency_ms or self.latency_ms) - 0.5 * PRIOR_SHAPE**2
         score = (math.log(max(deadline_ms, 1.0)) - center) / PRIOR_SHAPE
         share = 0.5 * math.erfc(-score / math.sqrt(2.0))
         return min(max(share, _HIT_DOUBT), 1.0 - _HIT_DOUBT)
@@ -190,11 +192,11 @@ class Grid:
     ) -> None:
         self._arm_at = {arm: index for index, arm in enumerate(arms)}
         known = sorted(key for key in cells if key[2] in self._arm_at)
-        devices = sorted({key[0] for key in known} | {context[0] for context in contexts})
+        self.devices = sorted({key[0] for key in known} | {context[0] for context in contexts})
         self.tasks = sorted({key[1] for key in known} | {context[1] for context in contexts})
-        self._device_at = {name: index for index, name in enumerate(devices)}
+        self._device_at = {name: index for index, name in enumerate(self.devices)}
         self._task_at = {name: index for index, name in enumerate(self.tasks)}
-        self.shape = (len(devices), len(self.tasks), len(arms))
+        self.shape = (len(self.devices), len(self.tasks), len(arms))
         self._stack = np.zeros((len(SUM_NAMES), *self.shape))
         self.sums = dict(zip(SUM_NAMES, self._stack, strict=True))
         for key in known:
@@ -230,8 +232,9 @@ class PriorArrays:
 
     Parameters
     ----------
-    offset : ndarray, shape (T, 3 A)
-        Stated means. Pooling works on what an observation is above them.
+    offset : ndarray, shape (D, T, 3 A)
+        Stated means, or those that follow from measured latencies. Pooling works on what an
+        observation is above them.
     prior : PoolPrior
         Arrays of shape (3 A,), with means of 0.
     free : ndarray of bool, shape (A,)
@@ -247,19 +250,33 @@ class PriorArrays:
         cls,
         priors: Sequence[ArmPrior],
         *,
-        tasks: Sequence[str],
+        grid: Grid,
         deadlines: Mapping[str, float],
+        latencies: Mapping[tuple[str, int], float],
     ) -> "PriorArrays":
-        """Return the arrays for arms with these priors, over task classes with these deadlines."""
+        """Return the arrays for the arms of a grid.
+
+        Parameters
+        ----------
+        priors : sequence of ArmPrior, length A
+        deadlines : mapping
+            Task class to its deadline in ms.
+        latencies : mapping
+            (Device class, position of the arm) to a measured latency in ms.
+        """
         reward, cost = _column(priors, "reward"), _column(priors, "cost_nanos")
-        hit = np.array(
-            [[prior.hit_within(deadlines.get(task)) for prior in priors] for task in tasks]
-        )
-        tiled = [np.tile(column, (len(tasks), 1)) for column in (reward, cost)]
+        stated = [[p.hit_within(deadlines.get(task)) for p in priors] for task in grid.tasks]
+        hit = np.tile(np.array(stated), (grid.shape[0], 1, 1))
+        for (device_class, at), ms in latencies.items():
+            if device_class in grid.devices:
+                hit[grid.devices.index(device_class), :, at] = [
+                    priors[at].hit_within(deadlines.get(task), latency_ms=ms) for task in grid.tasks
+                ]
+        tiled = [np.broadcast_to(column, grid.shape) for column in (reward, cost)]
         one = np.ones_like(reward)
-        hit_middle = hit.mean(axis=0)
+        hit_middle = hit.mean(axis=(0, 1))
         return cls(
-            offset=np.concatenate([tiled[0], hit, tiled[1]], axis=1),
+            offset=np.concatenate([tiled[0], hit, tiled[1]], axis=2),
             prior=PoolPrior(
                 mean=np.zeros(3 * len(priors)),
                 count=np.concatenate(
@@ -321,7 +338,7 @@ def make_bounds(
     )
     mean, radius = grid.pick(pooled.mean + offset), grid.pick(radius)
     ungraded = (grades == 0.0) & (answers >= UNGRADED_AFTER)
-    stated = grid.pick(np.broadcast_to(offset, count.shape))[:, :arms]
+    stated = grid.pick(offset)[:, :arms]
     reward = np.where(ungraded, stated, mean[:, :arms])
     return (
         _unit_bounds(reward, np.where(ungraded, 0.0, radius[:, :arms])),

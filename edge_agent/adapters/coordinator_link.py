@@ -74,6 +74,29 @@ class LinkTarget:
     join_token: Callable[[], str]
 
 
+def open_channel(target: LinkTarget) -> grpc.aio.Channel:
+    """A channel of its own, over TLS unless the target says otherwise.
+
+    Raises
+    ------
+    ConfigError
+        If the authority's file cannot be read.
+    """
+    if target.plaintext:
+        return grpc.aio.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+    roots = None
+    if target.ca_file is not None:
+        try:
+            roots = target.ca_file.read_bytes()
+        except OSError as error:
+            raise ConfigError("coordinator.ca_file", f"cannot be read: {error}") from error
+    return grpc.aio.secure_channel(
+        target.address,
+        grpc.ssl_channel_credentials(root_certificates=roots),
+        options=CHANNEL_OPTIONS,
+    )
+
+
 class CoordinatorLink:
     """Keeps a session with the coordinator for as long as the agent runs."""
 
@@ -124,7 +147,7 @@ class CoordinatorLink:
         """
         begun_s = asyncio.get_running_loop().time()
         try:
-            async with self._channel() as channel:
+            async with open_channel(self._target) as channel:
                 stub = fleet_pb2_grpc.FleetStub(channel)
                 if self._session.credential is None:
                     await self._join(stub)
@@ -155,21 +178,6 @@ class CoordinatorLink:
             self._away = True
             log.warning("coordinator_away", address=self._target.address, problem=problem)
 
-    def _channel(self) -> grpc.aio.Channel:
-        if self._target.plaintext:
-            return grpc.aio.insecure_channel(self._target.address, options=CHANNEL_OPTIONS)
-        roots = None
-        if self._target.ca_file is not None:
-            try:
-                roots = self._target.ca_file.read_bytes()
-            except OSError as error:
-                raise ConfigError("coordinator.ca_file", f"cannot be read: {error}") from error
-        return grpc.aio.secure_channel(
-            self._target.address,
-            grpc.ssl_channel_credentials(root_certificates=roots),
-            options=CHANNEL_OPTIONS,
-        )
-
     async def _join(self, stub: Any) -> None:
         reply = await stub.Join(
             fleet_pb2.JoinRequest(
@@ -199,6 +207,7 @@ class CoordinatorLink:
             lease_number_max=facts.lease_number_max,
             leases=[wire.lease_status_to_pb(lease) for lease in facts.leases],
             local_arms=self._session.local_arms(),
+            speeds=[wire.speed_to_pb(speed) for speed in self._session.speeds()],
             table_version=facts.table_version,
             config_version=facts.config_version,
             incarnations=[wire.incarnation_to_pb(each) for each in facts.incarnations],

@@ -14,6 +14,8 @@ from enum import StrEnum
 from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
 from shared.errors import invariant
 
+WATERMARK_CHUNKS = 4
+
 
 class LeaseState(StrEnum):
     """A lease only moves forward: active, closing, closed."""
@@ -96,9 +98,6 @@ class LeaseChanges:
     dropped: tuple[str, ...] = ()
 
 
-NOTHING_CHANGED = LeaseChanges()
-
-
 @dataclass(frozen=True)
 class Settlement:
     """How a reservation ended: what is booked and against which lease."""
@@ -135,11 +134,12 @@ class LeaseBook:
 
     Notes
     -----
-    Invariant I2, checked on every change: settled + reserved <= amount for every lease, apart
-    from overruns, which the provider caused and which are booked in full (rule S_4).
+    Invariant I2: settled + reserved <= amount for every lease. It is checked at every reservation;
+    a settlement can only break it by an overrun, which the provider caused and which is booked in
+    full (rule S_4).
     """
 
-    def __init__(self, *, incarnation: str, boot_id: str, chunks: int = 4) -> None:
+    def __init__(self, *, incarnation: str, boot_id: str, chunks: int = WATERMARK_CHUNKS) -> None:
         self._incarnation = incarnation
         self._boot_id = boot_id
         self._chunks = chunks
@@ -147,7 +147,6 @@ class LeaseBook:
         self._synced: dict[int, int] = {}
         self._reservations: dict[str, ReservationRow] = {}
         self._reserved: dict[int, int] = {}
-        self._overrun: dict[int, int] = {}
         self._number_max = 0
         self._changed: dict[int, LeaseRow] = {}
         self._made: list[ReservationRow] = []
@@ -167,13 +166,9 @@ class LeaseBook:
             self._leases[row.number] = row
             self._synced[row.number] = row.watermark_nanos
             self._reserved[row.number] = 0
-            self._largest = None
         for reservation in reservations:
             self._reservations[reservation.id] = reservation
             self._reserved[reservation.lease_number] += reservation.amount_nanos
-        for number, row in self._leases.items():
-            # Only an overrun, which was booked in full, can have gone beyond the lease (rule S_4).
-            self._overrun[number] = max(0, self._used(number) - row.amount_nanos)
         self._number_max = max([number_max, *self._leases])
 
     def earlier_reservations(self) -> tuple[ReservationRow, ...]:
@@ -303,10 +298,11 @@ class LeaseBook:
         """Hold a worst case (rules S_1, L_2). The change must be committed before the call."""
         invariant(amount_nanos >= 0, f"a worst case cannot be negative: {amount_nanos}")
         invariant(reservation_id not in self._reservations, f"{reservation_id} is reserved twice")
-        lease = self._lease_for(amount_nanos)
-        if lease is None:
+        refused = self.refusal(amount_nanos)
+        if refused is not None:
             self._raise_watermark(amount_nanos)
-            return self.refusal(amount_nanos) or LeaseRefusal.NOT_SYNCED
+            return refused
+        lease = self._lease_for(amount_nanos)
         row = ReservationRow(
             id=reservation_id,
             request_id=request_id,
@@ -324,7 +320,11 @@ class LeaseBook:
         self._largest = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
-        self._check(lease.number)
+        invariant(
+            self._used(lease.number) <= lease.amount_nanos,
+            f"I2 broken: {row} on lease {lease.number}, of which {self._used(lease.number)} of "
+            f"{lease.amount_nanos} nanos are used",
+        )
         return row
 
     def settle(
@@ -345,9 +345,7 @@ class LeaseBook:
         self._forget(reservation)
         lease = self._leases[reservation.lease_number]
         overrun = max(0, cost - reservation.amount_nanos)
-        self._overrun[lease.number] = self._overrun.get(lease.number, 0) + overrun
         self._put(replace(lease, settled_nanos=lease.settled_nanos + cost))
-        self._check(lease.number)
         return Settlement(
             lease_number=lease.number,
             reserved_nanos=reservation.amount_nanos,
@@ -410,7 +408,6 @@ class LeaseBook:
         )
         for number in numbers:
             del self._leases[number], self._synced[number], self._reserved[number]
-            self._overrun.pop(number, None)
         return numbers
 
     def status(self) -> tuple[LeaseStatus, ...]:
@@ -431,8 +428,6 @@ class LeaseBook:
 
     def take_changes(self) -> LeaseChanges:
         """Everything that changed since the last call, once."""
-        if not (self._changed or self._made or self._dropped):
-            return NOTHING_CHANGED
         changes = LeaseChanges(
             leases=tuple(self._changed.values()),
             reservations=tuple(row for row in self._made if row.id not in self._dropped),
@@ -451,12 +446,13 @@ class LeaseBook:
     def _room(self, row: LeaseRow) -> int:
         return max(0, row.amount_nanos - self._used(row.number))
 
-    def _lease_for(self, amount_nanos: int) -> LeaseRow | None:
-        """The oldest active lease with room below its synced watermark."""
-        for row in self._active():
-            if self._used(row.number) + amount_nanos <= self._synced[row.number]:
-                return row
-        return None
+    def _lease_for(self, amount_nanos: int) -> LeaseRow:
+        """The oldest active lease with room below its synced watermark; there is one."""
+        return next(
+            row
+            for row in self._active()
+            if self._used(row.number) + amount_nanos <= self._synced[row.number]
+        )
 
     def _chunk(self, amount_nanos: int) -> int:
         return -(-amount_nanos // self._chunks)
@@ -477,7 +473,6 @@ class LeaseBook:
     def _forget(self, reservation: ReservationRow) -> None:
         del self._reservations[reservation.id]
         self._reserved[reservation.lease_number] -= reservation.amount_nanos
-        self._largest = None
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
@@ -489,13 +484,4 @@ class LeaseBook:
         self._put(replace(row, state=LeaseState.CLOSED))
         return LeaseClose(
             lease_number=row.number, final_nanos=final_nanos, clean=clean, reason=reason
-        )
-
-    def _check(self, number: int) -> None:
-        row = self._leases[number]
-        allowed = row.amount_nanos + self._overrun.get(number, 0)
-        invariant(
-            row.settled_nanos + self._reserved[number] <= allowed,
-            f"I2 broken: lease {number} has settled {row.settled_nanos} and reserved "
-            f"{self._reserved[number]} of {row.amount_nanos} nanos",
         )

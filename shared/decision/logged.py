@@ -165,7 +165,14 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "table_version": (int,),
 }
 _REQUIRED: Final = tuple(each.name for each in fields(LoggedDecision) if each.default is MISSING)
-_WORDS: Final = {str: "text", int: "an integer", dict: "an object", list: "a list", bool: "a flag"}
+_WORDS: Final[Mapping[tuple[type, ...], str]] = {
+    (str,): "text",
+    (int,): "an integer",
+    (dict,): "an object",
+    (list,): "a list",
+    (bool,): "a flag",
+    (int, float, type(None)): "a number or null",
+}
 
 
 def _read(key: str, value: Any) -> Any:
@@ -173,7 +180,7 @@ def _read(key: str, value: Any) -> Any:
     wanted = _TYPES[key]
     data: Any = value
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        _refuse(f"{key} is {value!r}, expected {_WORDS.get(wanted[0], 'a number')}")
+        _refuse(f"{key} is {value!r}, expected {_WORDS[wanted]}")
     match key:
         case "status":
             known = [status.value for status in RequestStatus]

@@ -6,13 +6,15 @@ Rules A_1 to A_3 of the money protocol.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, Inexact, InvalidOperation
 from typing import Final
 
 NANOS_PER_DOLLAR: Final = 1_000_000_000
 TOKENS_PER_MTOK: Final = 1_000_000
 PPM: Final = 1_000_000
-DOLLARS_EXPONENT_MAX: Final = 18
+_NANO: Final = Decimal("1e-9")
+# Nine decimals of less than 1e19 dollars; what does not fit is an error, not rounded.
+_EXACT: Final = Context(prec=28, traps=[Inexact, InvalidOperation])
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,14 @@ def nanos_from_dollars(text: str | int | Decimal) -> int:
         raise ValueError(f"{text!r} is not a decimal amount of dollars") from None
     if not amount.is_finite():
         raise ValueError(f"{text!r} is not a finite amount of dollars")
-    if amount and amount.adjusted() > DOLLARS_EXPONENT_MAX:
-        raise ValueError(f"{text!r} is beyond the largest amount of dollars that can be counted")
-    # In whole numbers: `Decimal` would round what has more digits than its context.
-    finer = amount and amount.adjusted() < -9
-    nanos, rest = (0, 1) if finer else _divided(amount)
-    if rest:
-        raise ValueError(f"{text!r} is finer than a nano-dollar (nine decimals)")
-    return nanos
-
-
-def _divided(amount: Decimal) -> tuple[int, int]:
-    numerator, denominator = amount.as_integer_ratio()
-    return divmod(numerator * NANOS_PER_DOLLAR, denominator)
+    try:
+        return int(amount.quantize(_NANO, context=_EXACT).scaleb(9, context=_EXACT))
+    except Inexact:
+        raise ValueError(f"{text!r} is finer than a nano-dollar (nine decimals)") from None
+    except InvalidOperation:
+        raise ValueError(
+            f"{text!r} is beyond the largest amount of dollars that can be counted"
+        ) from None
 
 
 def dollars(nanos: int, *, places: int = 9) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from shared.decision.money import PPM
 
 
@@ -15,7 +13,7 @@ def reward_ppm(score: float) -> int:
     ValueError
         If the score is not a number in [0, 1].
     """
-    if not math.isfinite(score) or not 0.0 <= score <= 1.0:
+    if not 0.0 <= score <= 1.0:  # nor is NaN
         raise ValueError(f"a reward must be a number from 0 to 1, not {score!r}")
     return round(score * PPM)
 

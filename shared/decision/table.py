@@ -69,18 +69,16 @@ class Draw:
 class RankedRow:
     """A row in the order of its fallbacks, ready to be drawn from.
 
-    Fallbacks follow by weight, then by expected reward. If no candidate has weight, the one that is
-    expected to do best is taken, with certainty.
+    Fallbacks follow by weight, then by expected reward, then by name. If no candidate has weight,
+    the one that is expected to do best is taken, with certainty.
     """
 
     def __init__(self, row: TableRow) -> None:
         self._weights = [(arm.arm, arm.weight_ppm) for arm in row.arms]
-        by_weight = sorted(
+        ranked = sorted(
             row.arms, key=lambda arm: (-arm.weight_ppm, -arm.expected_reward_ppm, arm.arm)
         )
-        by_reward = sorted(row.arms, key=lambda arm: (-arm.expected_reward_ppm, arm.arm))
-        self._by_weight = [arm.arm for arm in by_weight]
-        self._by_reward = [arm.arm for arm in by_reward]
+        self._order = [arm.arm for arm in ranked]
         self._total = sum(arm.weight_ppm for arm in row.arms)
 
     def draw(self, candidates: Collection[str], uniform: float) -> Draw | None:
@@ -89,7 +87,7 @@ class RankedRow:
         Parameters
         ----------
         candidates : collection of str
-            The arms that may answer; others are passed over.
+            The arms of the row that may answer, each once.
         uniform : float
             A random number in [0, 1).
 
@@ -98,7 +96,7 @@ class RankedRow:
         Draw or None
             None if the row names no candidate.
         """
-        weights, order, total = self._weights, self._by_weight, self._total
+        weights, order, total = self._weights, self._order, self._total
         if len(candidates) < len(weights):
             weights = [pair for pair in weights if pair[0] in candidates]
             order = [arm for arm in order if arm in candidates]
@@ -106,7 +104,6 @@ class RankedRow:
         if not weights:
             return None
         if total == 0:
-            order = [arm for arm in self._by_reward if arm in candidates]
             return Draw(order[0], PPM, tuple(order[1:]))
         target = int(uniform * total)
         position = 0

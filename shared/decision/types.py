@@ -1,10 +1,15 @@
-"""Requests, arms and outcomes: what devices decide about and report."""
+"""Requests, arms and outcomes: what devices decide about and report.
+
+Outcomes and their parts, which come by the ten thousand a second, are named tuples: as frozen as
+the other values, and made in a seventh of the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from shared.decision.money import PPM, Price, WorstCase
 
@@ -128,8 +133,7 @@ class DeviceConfig:
         return {arm.id: arm for arm in self.arms}
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try of one arm. A local attempt has lease 0, no cost and no settle kind."""
 
     arm: str
@@ -146,24 +150,21 @@ class Attempt:
         return bool(self.lease_number) and self.settle not in (None, SettleKind.RELEASED)
 
 
-@dataclass(frozen=True)
-class Fallout:
+class Fallout(NamedTuple):
     """An arm that was no candidate, and why."""
 
     arm: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An arm that was left after filtering, with its weight in the table."""
 
     arm: str
     weight_ppm: int
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one request: everything needed to book, learn from and explain it (P6)."""
 
     request_id: str
@@ -190,7 +191,10 @@ class Outcome:
     @property
     def cost_nanos(self) -> int:
         """What all its paid attempts cost, in nano-dollars."""
-        return sum(attempt.cost_nanos for attempt in self.attempts)
+        total = 0
+        for attempt in self.attempts:
+            total += attempt.cost_nanos
+        return total
 
 
 @dataclass(frozen=True)
@@ -286,8 +290,45 @@ class LeaseStatus:
 
 
 @dataclass(frozen=True)
+class ArmSpeed:
+    """How fast a device runs a local arm, as it has measured: one request at a time."""
+
+    arm: str
+    prompt_tokens_per_s: float
+    completion_tokens_per_s: float
+
+    def latency_ms(self, *, prompt_tokens: int, completion_tokens: int) -> float:
+        """How long a request of so many tokens takes."""
+        seconds = (
+            prompt_tokens / self.prompt_tokens_per_s
+            + completion_tokens / self.completion_tokens_per_s
+        )
+        return 1_000.0 * seconds
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What a device runs on without mains; `charge_ratio` is from 0 to 1."""
+
+    charge_ratio: float
+    on_mains: bool
+
+
+@dataclass(frozen=True)
 class DeviceState:
-    """How a device is: sent with every heartbeat."""
+    """How a device is: sent with every heartbeat.
+
+    Attributes
+    ----------
+    temperature_celsius, power_watts : float
+        0 where the machine does not tell.
+    memory_pressure_ratio : float
+        Share of the last seconds in which some work waited for memory.
+    throttle_reasons : tuple of str
+        Why the processor is held back, such as `under_voltage`.
+    limited : tuple of Fallout
+        Kinds of arms (`local`, `cloud`) that a limit of the device closes, and which limit.
+    """
 
     cpu_percent: float = 0.0
     memory_available_bytes: int = 0
@@ -298,3 +339,9 @@ class DeviceState:
     loaded_arms: tuple[str, ...] = ()
     broken_arms: tuple[Fallout, ...] = field(default=())
     books_state: str = "ok"
+    power_watts: float = 0.0
+    battery: Battery | None = None
+    memory_total_bytes: int = 0
+    memory_pressure_ratio: float = 0.0
+    throttle_reasons: tuple[str, ...] = ()
+    limited: tuple[Fallout, ...] = ()

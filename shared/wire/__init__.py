@@ -19,6 +19,8 @@ from shared.wire.device import (
     incarnations_from_pb,
     lease_status_from_pb,
     lease_status_to_pb,
+    speed_to_pb,
+    speeds_from_pb,
 )
 from shared.wire.fleet import (
     arm_from_pb,
@@ -100,6 +102,8 @@ __all__ = [
     "record_from_pb",
     "record_to_bytes",
     "record_to_pb",
+    "speed_to_pb",
+    "speeds_from_pb",
     "summary_from_pb",
     "summary_to_pb",
     "table_from_pb",

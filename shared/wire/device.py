@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.decision.lease import LeaseGranted
-from shared.decision.types import DeviceState, IncarnationRange, LeaseStatus
+from shared.decision.types import ArmSpeed, Battery, DeviceState, IncarnationRange, LeaseStatus
 from shared.errors import LimitError, ProtocolError
-from shared.limits import INCARNATIONS_MAX
+from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
 from shared.wire.spool import fallout_from_pb, fallout_to_pb
@@ -63,6 +63,39 @@ def lease_status_from_pb(message: types_pb2.LeaseStatus) -> LeaseStatus:
     )
 
 
+def speed_to_pb(speed: ArmSpeed) -> fleet_pb2.ArmSpeed:
+    """How fast a device runs an arm."""
+    return fleet_pb2.ArmSpeed(
+        arm=write_id(speed.arm, field="speed.arm"),
+        prompt_tokens_per_s=speed.prompt_tokens_per_s,
+        completion_tokens_per_s=speed.completion_tokens_per_s,
+    )
+
+
+def speeds_from_pb(messages: Sequence[fleet_pb2.ArmSpeed]) -> tuple[ArmSpeed, ...]:
+    """What a device has measured of its arms.
+
+    Raises
+    ------
+    ProtocolError
+        If a speed is none.
+    LimitError
+        If they are too many.
+    """
+    if len(messages) > ARMS_MAX:
+        raise LimitError(f"hello.speeds has {len(messages)} entries, the most is {ARMS_MAX}")
+    for message in messages:
+        for value in (message.prompt_tokens_per_s, message.completion_tokens_per_s):
+            if not 0.0 < value < TOKENS_PER_S_MAX:
+                raise ProtocolError(f"hello.speeds of {message.arm!r}: {value} is no speed")
+    return tuple(
+        ArmSpeed(
+            read_id(m.arm, field="speed.arm"), m.prompt_tokens_per_s, m.completion_tokens_per_s
+        )
+        for m in messages
+    )
+
+
 def incarnation_to_pb(each: IncarnationRange) -> fleet_pb2.IncarnationRange:
     """What a spool holds of one incarnation."""
     return fleet_pb2.IncarnationRange(
@@ -113,6 +146,12 @@ def device_state_to_pb(state: DeviceState) -> types_pb2.DeviceState:
         loaded_arms=state.loaded_arms,
         broken_arms=[fallout_to_pb(fallout) for fallout in state.broken_arms],
         books_state=state.books_state,
+        power_watts=state.power_watts,
+        battery=_battery_to_pb(state.battery) if state.battery is not None else None,
+        memory_total_bytes=state.memory_total_bytes,
+        memory_pressure_ratio=state.memory_pressure_ratio,
+        throttle_reasons=state.throttle_reasons,
+        limited=[fallout_to_pb(fallout) for fallout in state.limited],
     )
 
 
@@ -128,4 +167,18 @@ def device_state_from_pb(message: types_pb2.DeviceState) -> DeviceState:
         loaded_arms=tuple(message.loaded_arms),
         broken_arms=tuple(fallout_from_pb(fallout) for fallout in message.broken_arms),
         books_state=message.books_state,
+        power_watts=message.power_watts,
+        battery=_battery_from_pb(message.battery) if message.HasField("battery") else None,
+        memory_total_bytes=message.memory_total_bytes,
+        memory_pressure_ratio=message.memory_pressure_ratio,
+        throttle_reasons=tuple(message.throttle_reasons),
+        limited=tuple(fallout_from_pb(fallout) for fallout in message.limited),
     )
+
+
+def _battery_to_pb(battery: Battery) -> types_pb2.Battery:
+    return types_pb2.Battery(charge_ratio=battery.charge_ratio, on_mains=battery.on_mains)
+
+
+def _battery_from_pb(message: types_pb2.Battery) -> Battery:
+    return Battery(charge_ratio=message.charge_ratio, on_mains=message.on_mains)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from deploy.demo.processes import free_ports
-from edge_agent.app import BOOKS_FILE
 from edge_agent.bookkeeper import FULL
 from edge_agent.books import MetaKey
+from edge_agent.config import BOOKS_FILE
 from tests.chaos.load import Load, draw
 from tests.chaos.proxy import HalfOpen
 from tests.chaos.scene import Scene

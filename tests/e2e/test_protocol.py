@@ -33,6 +33,7 @@ def hello_of(version: ProtocolVersion) -> fleet_pb2.DeviceMessage:
     hello = fleet_pb2.Hello.FromString(UNKNOWN_FIELD)
     hello.protocol.CopyFrom(types_pb2.ProtocolVersion(major=version.major, minor=version.minor))
     hello.incarnation = f"inc-{version}"
+    hello.incarnations.add(incarnation=hello.incarnation)
     hello.software_version = "9.9.9"
     return fleet_pb2.DeviceMessage(hello=hello)
 

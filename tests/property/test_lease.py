@@ -168,6 +168,20 @@ class Leases(RuleBasedStateMachine):
             assert self.true_nanos[lease.lease_number] <= lease.watermark_nanos
 
     @invariant()
+    def room_is_below_a_synced_watermark(self) -> None:
+        rooms = [
+            self.synced.leases[lease.lease_number].watermark_nanos
+            - lease.settled_nanos
+            - lease.reserved_nanos
+            for lease in self.book.status()
+            if not lease.closing
+        ]
+        room = max(rooms, default=-1)
+        assert room == self.book.room_nanos
+        assert room < 0 or self.book.refusal(room) is None
+        assert self.book.refusal(room + 1) is not None
+
+    @invariant()
     def numbers_rise(self) -> None:
         assert max(self.amounts, default=0) == self.book.number_max
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from shared.decision.table import SelectionTable, TableArm, TableRow
 from shared.decision.types import (
     Arm,
     ArmKind,
+    ArmSpeed,
     Attempt,
+    Battery,
     Candidate,
     CloudSettings,
     ContextCount,
@@ -34,8 +37,8 @@ from shared.decision.types import (
     SpoolSummary,
     TaskClass,
 )
-from shared.errors import ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX
+from shared.errors import LimitError, ProtocolError
+from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, TOKENS_PER_S_MAX
 from shared.version import ProtocolVersion
 
 # Lone surrogates are no text; protobuf refuses them.
@@ -138,6 +141,12 @@ STATES = st.builds(
     loaded_arms=st.lists(TEXT, max_size=3).map(tuple),
     broken_arms=st.lists(FALLOUTS, max_size=3).map(tuple),
     books_state=TEXT,
+    power_watts=FLOAT,
+    battery=st.none() | st.builds(Battery, charge_ratio=FLOAT, on_mains=st.booleans()),
+    memory_total_bytes=U64,
+    memory_pressure_ratio=FLOAT,
+    throttle_reasons=st.lists(TEXT, max_size=3).map(tuple),
+    limited=st.lists(FALLOUTS, max_size=3).map(tuple),
 )
 PRICES = st.builds(
     Price,
@@ -266,6 +275,26 @@ def test_a_grant_survives_with_its_incarnation(granted: LeaseGranted, incarnatio
     """A grant is for one start of the agent's process."""
     message = wire.grant_to_pb(granted, incarnation=incarnation)
     assert (incarnation, granted) == wire.grant_from_pb(message)
+
+
+SPEED = st.floats(1e-6, TOKENS_PER_S_MAX, exclude_max=True)
+SPEEDS = st.lists(st.builds(ArmSpeed, NAME, SPEED, SPEED), max_size=4).map(tuple)
+
+
+@given(speeds=SPEEDS)
+def test_measured_speeds_survive(speeds: tuple[ArmSpeed, ...]) -> None:
+    """As a device tells them in its hello."""
+    assert speeds == wire.speeds_from_pb([wire.speed_to_pb(speed) for speed in speeds])
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_speed_is_refused(speed: float) -> None:
+    """A latency could not follow from it."""
+    message = wire.speed_to_pb(ArmSpeed("tiny", 1.0, speed))
+    with pytest.raises(ProtocolError, match=r"'tiny'.*is no speed"):
+        wire.speeds_from_pb([message])
+    with pytest.raises(LimitError, match=r"hello\.speeds"):
+        wire.speeds_from_pb([wire.speed_to_pb(ArmSpeed("tiny", 1.0, 1.0))] * (ARMS_MAX + 1))
 
 
 @settings(max_examples=25)

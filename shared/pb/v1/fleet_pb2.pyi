@@ -7,6 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GreetRequest(_message.Message):
+    __slots__ = ("protocol",)
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    protocol: _types_pb2.ProtocolVersion
+    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ...) -> None: ...
+
+class GreetReply(_message.Message):
+    __slots__ = ("protocol", "software_version", "now_unix_ms", "standing")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NOW_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    protocol: _types_pb2.ProtocolVersion
+    software_version: str
+    now_unix_ms: int
+    standing: str
+    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ..., software_version: _Optional[str] = ..., now_unix_ms: _Optional[int] = ..., standing: _Optional[str] = ...) -> None: ...
+
 class JoinRequest(_message.Message):
     __slots__ = ("protocol", "join_token", "device_name", "device_class")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
@@ -64,7 +82,7 @@ class CoordinatorMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version", "incarnations", "copied")
+    __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version", "incarnations", "copied", "speeds")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +96,7 @@ class Hello(_message.Message):
     CONFIG_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
     COPIED_FIELD_NUMBER: _ClassVar[int]
+    SPEEDS_FIELD_NUMBER: _ClassVar[int]
     protocol: _types_pb2.ProtocolVersion
     software_version: str
     incarnation: str
@@ -91,7 +110,18 @@ class Hello(_message.Message):
     config_version: int
     incarnations: _containers.RepeatedCompositeFieldContainer[IncarnationRange]
     copied: bool
-    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ..., software_version: _Optional[str] = ..., incarnation: _Optional[str] = ..., resume_token: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., lease_number_max: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., table_version: _Optional[int] = ..., config_version: _Optional[int] = ..., incarnations: _Optional[_Iterable[_Union[IncarnationRange, _Mapping]]] = ..., copied: _Optional[bool] = ...) -> None: ...
+    speeds: _containers.RepeatedCompositeFieldContainer[ArmSpeed]
+    def __init__(self, protocol: _Optional[_Union[_types_pb2.ProtocolVersion, _Mapping]] = ..., software_version: _Optional[str] = ..., incarnation: _Optional[str] = ..., resume_token: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., lease_number_max: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., table_version: _Optional[int] = ..., config_version: _Optional[int] = ..., incarnations: _Optional[_Iterable[_Union[IncarnationRange, _Mapping]]] = ..., copied: _Optional[bool] = ..., speeds: _Optional[_Iterable[_Union[ArmSpeed, _Mapping]]] = ...) -> None: ...
+
+class ArmSpeed(_message.Message):
+    __slots__ = ("arm", "prompt_tokens_per_s", "completion_tokens_per_s")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    arm: str
+    prompt_tokens_per_s: float
+    completion_tokens_per_s: float
+    def __init__(self, arm: _Optional[str] = ..., prompt_tokens_per_s: _Optional[float] = ..., completion_tokens_per_s: _Optional[float] = ...) -> None: ...
 
 class IncarnationRange(_message.Message):
     __slots__ = ("incarnation", "after_sequence", "last_sequence")

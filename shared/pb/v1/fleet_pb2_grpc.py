@@ -44,6 +44,11 @@ class FleetStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_fleet__pb2.DeviceMessage.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_fleet__pb2.CoordinatorMessage.FromString,
                 _registered_method=True)
+        self.Greet = channel.unary_unary(
+                '/tidegate.v1.Fleet/Greet',
+                request_serializer=shared_dot_pb_dot_v1_dot_fleet__pb2.GreetRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_fleet__pb2.GreetReply.FromString,
+                _registered_method=True)
 
 
 class FleetServicer:
@@ -64,6 +69,13 @@ class FleetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Greet(self, request, context):
+        """Who is there and what time it is, without a session; a credential may be shown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=shared_dot_pb_dot_v1_dot_fleet__pb2.DeviceMessage.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_fleet__pb2.CoordinatorMessage.SerializeToString,
+            ),
+            'Greet': grpc.unary_unary_rpc_method_handler(
+                    servicer.Greet,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_fleet__pb2.GreetRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_fleet__pb2.GreetReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +149,33 @@ class Fleet:
             '/tidegate.v1.Fleet/Connect',
             shared_dot_pb_dot_v1_dot_fleet__pb2.DeviceMessage.SerializeToString,
             shared_dot_pb_dot_v1_dot_fleet__pb2.CoordinatorMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Greet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Fleet/Greet',
+            shared_dot_pb_dot_v1_dot_fleet__pb2.GreetRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_fleet__pb2.GreetReply.FromString,
             options,
             channel_credentials,
             insecure,

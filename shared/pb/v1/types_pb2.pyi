@@ -366,7 +366,7 @@ class LeaseStatus(_message.Message):
     def __init__(self, lease_number: _Optional[int] = ..., window_id: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., settled_nanos: _Optional[int] = ..., reserved_nanos: _Optional[int] = ..., watermark_nanos: _Optional[int] = ..., closing: _Optional[bool] = ...) -> None: ...
 
 class DeviceState(_message.Message):
-    __slots__ = ("cpu_percent", "memory_available_bytes", "disk_available_bytes", "temperature_celsius", "throttled", "requests_in_flight", "loaded_arms", "broken_arms", "books_state")
+    __slots__ = ("cpu_percent", "memory_available_bytes", "disk_available_bytes", "temperature_celsius", "throttled", "requests_in_flight", "loaded_arms", "broken_arms", "books_state", "power_watts", "battery", "memory_total_bytes", "memory_pressure_ratio", "throttle_reasons", "limited")
     CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -376,6 +376,12 @@ class DeviceState(_message.Message):
     LOADED_ARMS_FIELD_NUMBER: _ClassVar[int]
     BROKEN_ARMS_FIELD_NUMBER: _ClassVar[int]
     BOOKS_STATE_FIELD_NUMBER: _ClassVar[int]
+    POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
+    BATTERY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PRESSURE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_REASONS_FIELD_NUMBER: _ClassVar[int]
+    LIMITED_FIELD_NUMBER: _ClassVar[int]
     cpu_percent: float
     memory_available_bytes: int
     disk_available_bytes: int
@@ -385,4 +391,18 @@ class DeviceState(_message.Message):
     loaded_arms: _containers.RepeatedScalarFieldContainer[str]
     broken_arms: _containers.RepeatedCompositeFieldContainer[Fallout]
     books_state: str
-    def __init__(self, cpu_percent: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., temperature_celsius: _Optional[float] = ..., throttled: _Optional[bool] = ..., requests_in_flight: _Optional[int] = ..., loaded_arms: _Optional[_Iterable[str]] = ..., broken_arms: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., books_state: _Optional[str] = ...) -> None: ...
+    power_watts: float
+    battery: Battery
+    memory_total_bytes: int
+    memory_pressure_ratio: float
+    throttle_reasons: _containers.RepeatedScalarFieldContainer[str]
+    limited: _containers.RepeatedCompositeFieldContainer[Fallout]
+    def __init__(self, cpu_percent: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., temperature_celsius: _Optional[float] = ..., throttled: _Optional[bool] = ..., requests_in_flight: _Optional[int] = ..., loaded_arms: _Optional[_Iterable[str]] = ..., broken_arms: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., books_state: _Optional[str] = ..., power_watts: _Optional[float] = ..., battery: _Optional[_Union[Battery, _Mapping]] = ..., memory_total_bytes: _Optional[int] = ..., memory_pressure_ratio: _Optional[float] = ..., throttle_reasons: _Optional[_Iterable[str]] = ..., limited: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ...) -> None: ...
+
+class Battery(_message.Message):
+    __slots__ = ("charge_ratio", "on_mains")
+    CHARGE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    ON_MAINS_FIELD_NUMBER: _ClassVar[int]
+    charge_ratio: float
+    on_mains: bool
+    def __init__(self, charge_ratio: _Optional[float] = ..., on_mains: _Optional[bool] = ...) -> None: ...

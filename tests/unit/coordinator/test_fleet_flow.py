@@ -33,6 +33,7 @@ from coordinator.records import (
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.decision.types import (
+    ArmSpeed,
     Attempt,
     CostAdjustment,
     IncarnationRange,
@@ -125,7 +126,8 @@ class Fleet:
 
     def hello(self, *, token: str | None = None, number_max: int | None = None,
               acked: int = 0, last: int | None = None, copied: bool = False,
-              leases: tuple[LeaseStatus, ...] | None = None) -> list[Message]:  # fmt: skip
+              leases: tuple[LeaseStatus, ...] | None = None,
+              speeds: tuple[ArmSpeed, ...] = ()) -> list[Message]:  # fmt: skip
         """A new process connects with what an honest one would say, unless told otherwise."""
         self.tokens += 1
         number_max = self.device.lease_number_max if number_max is None else number_max
@@ -139,6 +141,7 @@ class Fleet:
             incarnations=self.incarnations(last=self.sequence if last is None else last),
             lease_number_max=number_max, leases=tuple(held) if leases is None else leases,
             local_arms=(), table_version=0, config_version=0, software_version="1", copied=copied,
+            speeds=speeds,
         )  # fmt: skip
         issued = f"token-{self.tokens}"
         said = say_hello(
@@ -630,3 +633,18 @@ class TestTables:
         assert not replace(after, version=before.version).same_choices(before)
         repeated = fleet.engine.set_arm_enabled("large", False, actor="op", unix_ms=fleet.now)
         assert [] == only(TableSent, fleet.does(repeated))
+
+
+def test_what_a_device_has_measured_becomes_a_prior() -> None:
+    """From its hello on; also if the fleet was configured only after that."""
+    speeds = (ArmSpeed("local", 100.0, 10.0),)
+    for fleet in (Fleet(), Fleet(configured=False)):
+        fleet.hello(speeds=speeds)
+        fleet.apply(FLEET)
+        assert fleet.engine.planner is not None
+        known = fleet.engine.planner.load.speeds.to_state()
+        assert [["pi", "dev", [["local", 100.0, 10.0]]]] == known
+        fleet.tick(later_ms=60_000)  # a slot later it is part of the snapshot
+        fleet.restart()
+        assert fleet.engine.planner is not None
+        assert known == fleet.engine.planner.load.speeds.to_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,27 @@ def test_the_example_is_valid_and_shows_every_key() -> None:
     assert [model.arm for model in config.models] == ["qwen-0.5b", "qwen-1.5b"]
     for table in config_schema()["$defs"].values():
         for key in table["properties"]:
-            assert f"{key} = " in text, key
+            assert f"{key} = " in text or re.search(rf"^\[[a-z.]*{key}\]", text, re.MULTILINE), key
 
 
 def test_a_model_has_the_fields_of_the_worker(tmp_path: Path) -> None:
     """A table of the file becomes a `LocalModel` as it is, with the same defaults."""
     fields = {field.name for field in dataclasses.fields(LocalModel)}
-    assert set(ModelConfig.model_fields) == fields
-    (model,) = load(None, {"models": [{"arm": "tiny", "path": "tiny.gguf"}]}).models
-    assert LocalModel(**model.model_dump()) == LocalModel(arm="tiny", path="tiny.gguf")
+    origin = {"source", "sha256"}
+    assert set(ModelConfig.model_fields) == fields | origin
+    (model,) = load(None, {"models": [{"arm": "tiny", "path": "tiny.gguf"}]}).placed_models
+    given = model.model_dump(exclude=origin)
+    assert LocalModel(**given) == LocalModel(arm="tiny", path="tiny.gguf")
+
+
+def test_a_model_with_a_source_alone_lies_in_the_library() -> None:
+    """By the name of its file there; a path of its own goes over that."""
+    hub = "hf://owner/repo@v1/sub/tiny.gguf"
+    models = [{"arm": "a", "source": hub}, {"arm": "b", "source": hub, "path": "/m/b.gguf"}]
+    config = load(None, {"models": models, "state_dir": "/s"})
+    assert ["/s/models/tiny.gguf", "/m/b.gguf"] == [m.path for m in config.placed_models]
+    config = load(None, {"models": models, "library": {"folder": "/lib"}})
+    assert "/lib/tiny.gguf" == config.placed_models[0].path
 
 
 def test_models_come_from_the_file(tmp_path: Path) -> None:
@@ -82,6 +95,13 @@ def test_models_come_from_the_file(tmp_path: Path) -> None:
         ({"keys": [{**KEY, "budget_usd": "-1"}]}, "keys[0].budget_usd", "from 0"),
         ({"keys": [{**KEY, "budget_window": "5s"}]}, "keys[0].budget_window", "10 s"),
         ({"models": [{"arm": "a"}]}, "models[0].path", "missing"),
+        ({"models": [{"arm": "a", "source": "hf://tiny.gguf"}]}, "models[0].source", "hf://OWNER"),
+        (
+            {"models": [{"arm": "a", "source": "http://example.com/a.gguf"}]},
+            "models[0].source",
+            "https://",
+        ),
+        ({"models": [{"arm": "a", "path": "x", "sha256": "ab"}]}, "models[0].sha256", "64"),
         ({"models": [{"arm": "A b", "path": "x"}]}, "models[0].arm", "a-z"),
         (
             {"models": [{"arm": "a", "path": "x", "thread": 1}]},

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from shared.decision.lease import LeaseBook, LeaseChanges, LeaseRefusal, LeaseRow, ReservationRow
-from shared.decision.types import LeaseClose, SettleKind
+from shared.decision.lease import (
+    LeaseBook,
+    LeaseChanges,
+    LeaseGranted,
+    LeaseRefusal,
+    LeaseRow,
+    ReservationRow,
+    Settlement,
+)
+from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
 from shared.errors import InvariantError
 from tests.fakes.samples import granted
 
@@ -46,12 +54,133 @@ def restarted(book: LeaseBook, *, boot_id: str) -> LeaseBook:
     return fresh
 
 
+def test_a_grant_is_kept_and_told_as_it_came() -> None:
+    """Its window, its prices and the process and boot that it belongs to go to the books."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=1)
+    grant = LeaseGranted(number=7, window_id=3, amount_nanos=100, duration_ms=50, price_version=9)
+    assert book.grant(grant, boot_ms=1_000)
+    row = LeaseRow(7, "inc-1", "boot-1", 3, 100, 9, expires_boot_ms=1_050, watermark_nanos=100)
+    assert LeaseChanges(leases=(row,)) == book.take_changes()
+    sync(book)
+    reserve(book, "r1", 60)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=20)
+    reserve(book, "r2", 30)
+    assert (LeaseStatus(7, 3, 100, 20, 30, 100, closing=False),) == book.status()
+
+
+@pytest.mark.parametrize(("amount", "taken"), [(0, False), (1, True)])
+def test_a_grant_of_nothing_is_no_grant(amount: int, taken: bool) -> None:
+    """The smallest lease is one nano-dollar."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1")
+    assert taken is book.grant(granted(1, amount=amount), boot_ms=0)
+    assert (1 if taken else 0) == book.number_max
+
+
 def test_nothing_is_reserved_before_the_first_sync() -> None:
     """A grant can be spent once its number and watermark are on the disk (rule L_1)."""
     book = book_with(synced=False)
-    assert LeaseRefusal.NOT_SYNCED is reserve(book, "r1", 10)
+    assert 0 == book.room_nanos
+    assert LeaseRefusal.NOT_SYNCED is reserve(book, "r1", 1)
     sync(book)
-    assert isinstance(reserve(book, "r1", 10), ReservationRow)
+    assert isinstance(reserve(book, "r1", 1), ReservationRow)
+
+
+def test_what_can_be_reserved_at_once_follows_every_change() -> None:
+    """It is asked for between all events, so what was said before must not stick."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=1)
+    rooms = [book.room_nanos]
+    book.grant(granted(1, amount=100), boot_ms=0)
+    rooms.append(book.room_nanos)
+    sync(book)
+    rooms.append(book.room_nanos)
+    reserve(book, "r1", 60)
+    rooms.append(book.room_nanos)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=30)
+    rooms.append(book.room_nanos)
+    book.recall(1, boot_ms=0, reason="x")
+    rooms.append(book.room_nanos)
+    assert [-1, 0, 100, 40, 70, -1] == rooms
+
+
+def test_a_reservation_goes_to_a_lease_whose_watermark_is_synced() -> None:
+    """An older lease with more room waits for its disk (rule L_2)."""
+    book = book_with(100, chunks=2)
+    book.grant(granted(2, amount=100), boot_ms=0, worst_case_nanos=50)
+    sync(book)
+    row = reserve(book, "r1", 60)
+    assert isinstance(row, ReservationRow)
+    assert 2 == row.lease_number
+
+
+def test_what_is_reserved_says_for_whom() -> None:
+    """If the process ends, its successor reports the request from this row."""
+    book = book_with()
+    row = book.reserve(
+        "inc-1.1", request_id="q", arm="a", amount_nanos=9, task_class="code", arrived_unix_ms=5
+    )
+    assert ReservationRow("inc-1.1", "q", "a", 1, 9, "code", 5) == row
+
+
+def test_a_sync_that_is_told_late_takes_nothing_back() -> None:
+    """The books tell of syncs in any order; the highest watermark is on the disk (rule L_2)."""
+    book = book_with(100, synced=False)
+    book.watermark_synced(1, 80)
+    book.watermark_synced(1, 30)
+    assert 80 == book.room_nanos
+
+
+def test_a_sync_of_a_lease_that_is_gone_is_nothing_to_the_others() -> None:
+    """It may have closed while the disk was busy."""
+    book = book_with()
+    book.watermark_synced(2, 500)
+    assert 100 == book.room_nanos
+
+
+def test_a_closing_lease_needs_no_sync() -> None:
+    """Nothing more is reserved on it."""
+    book = book_with(synced=False)
+    assert [1] == [row.number for row in book.unsynced()]
+    book.recall(1, boot_ms=0, reason="x")
+    assert () == book.unsynced()
+
+
+@pytest.mark.parametrize(("synced", "reason"), [(True, None), (False, LeaseRefusal.NOT_SYNCED)])
+def test_the_last_of_a_lease_can_be_reserved(synced: bool, reason: LeaseRefusal | None) -> None:
+    """What fits exactly is not too large."""
+    book = book_with(100, synced=synced)
+    assert reason is book.refusal(100)
+    assert LeaseRefusal.TOO_SMALL is book.refusal(101)
+
+
+def test_a_lease_is_not_exceeded_even_if_the_disk_is_said_to_hold_more() -> None:
+    """A watermark above the lease is a defect of the caller, and nothing is spent on it (I2)."""
+    book = book_with(100)
+    book.watermark_synced(1, 1_000)
+    reserve(book, "r1", 60)
+    with pytest.raises(InvariantError, match="I2 broken"):
+        reserve(book, "r2", 41)
+
+
+def test_a_worst_case_is_not_negative_and_a_reservation_is_made_once() -> None:
+    """Either would create money, so either is a defect of the caller."""
+    book = book_with()
+    with pytest.raises(InvariantError, match="negative: -1"):
+        reserve(book, "r1", -1)
+    reserve(book, "r1", 10)
+    with pytest.raises(InvariantError, match="r1 is reserved twice"):
+        reserve(book, "r1", 10)
+    assert 90 == book.available_nanos()
+
+
+def test_the_size_of_the_newest_active_lease_is_known() -> None:
+    """By it a device judges when it is low."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1")
+    assert 0 == book.newest_amount_nanos()
+    for number, amount in ((1, 100), (2, 70), (3, 30)):
+        book.grant(granted(number, amount=amount), boot_ms=0)
+    assert 30 == book.newest_amount_nanos()
+    book.recall(3, boot_ms=0, reason="x")
+    assert 70 == book.newest_amount_nanos()
 
 
 @pytest.mark.parametrize("number", [1, 0])
@@ -87,14 +216,15 @@ def test_there_are_three_ways_to_settle(kind: SettleKind, cost: int, booked: int
     """Released at nothing, reported at the report, unknown at the reservation (rule S_2)."""
     book = book_with()
     reserve(book, "r1", 50)
-    settled = book.settle("r1", kind=kind, cost_nanos=cost)
-    assert (1, 50, booked, 0) == (
-        settled.lease_number,
-        settled.reserved_nanos,
-        settled.cost_nanos,
-        settled.overrun_nanos,
-    )
+    assert Settlement(1, 50, booked, 0, kind) == book.settle("r1", kind=kind, cost_nanos=cost)
     assert 100 - booked == book.available_nanos()
+
+
+def test_a_paid_answer_may_have_cost_nothing() -> None:
+    """A report of zero is a report."""
+    book = book_with()
+    reserve(book, "r1", 50)
+    assert 0 == book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=0).cost_nanos
 
 
 def test_an_overrun_is_booked_in_full() -> None:
@@ -125,6 +255,18 @@ def test_a_reported_cost_must_be_known() -> None:
     reserve(book, "r1", 50)
     with pytest.raises(InvariantError, match="must be known"):
         book.settle("r1", kind=SettleKind.REPORTED)
+    with pytest.raises(InvariantError, match="not negative: -1"):
+        book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=-1)
+
+
+def test_a_reservation_is_settled_once() -> None:
+    """A second word on it is a defect of the caller, not a second cost."""
+    book = book_with()
+    reserve(book, "r1", 50)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=30)
+    with pytest.raises(KeyError):
+        book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=30)
+    assert 70 == book.available_nanos()
 
 
 def test_a_watermark_is_raised_ahead_of_the_reservations() -> None:
@@ -140,6 +282,68 @@ def test_a_watermark_is_raised_ahead_of_the_reservations() -> None:
     assert isinstance(reserve(book, "r3", 10), ReservationRow)
 
 
+@pytest.mark.parametrize(("second", "watermark"), [(2, 25), (3, 50), (5, 50)])
+def test_a_watermark_is_raised_half_a_step_before_it_is_reached(
+    second: int, watermark: int
+) -> None:
+    """Small requests too find the next step synced when they come to it."""
+    book = book_with(100, chunks=4)
+    reserve(book, "r1", 10)
+    reserve(book, "r2", second)
+    assert watermark == lease_of(book.take_changes()).watermark_nanos
+
+
+def test_a_watermark_ends_with_its_lease() -> None:
+    """Whoever finds it after a loss of power books no more than was lent."""
+    book = book_with(100, chunks=4)
+    book.make_room(90)
+    assert 100 == lease_of(book.take_changes()).watermark_nanos
+
+
+def test_a_step_of_a_watermark_is_a_whole_number_of_nanos() -> None:
+    """Rounded up, so that the last step reaches the end."""
+    book = book_with(10, chunks=4)
+    assert "3" == str(lease_of(book.take_changes()).watermark_nanos)
+
+
+def test_a_refused_reservation_asks_for_the_room_that_it_lacked() -> None:
+    """After the next sync the same worst case fits (rule L_2)."""
+    book = book_with(100, chunks=10)
+    assert LeaseRefusal.NOT_SYNCED is reserve(book, "r1", 80)
+    sync(book)
+    assert isinstance(reserve(book, "r1", 80), ReservationRow)
+
+
+@pytest.mark.parametrize(
+    ("worst_case", "watermarks"),
+    [
+        (19, [30, 25]),  # the first lease needs no more
+        (30, [40, 25]),  # it has just the room
+        (31, [30, 56]),  # it has not
+    ],
+)
+def test_room_is_made_on_the_first_lease_that_has_it(
+    worst_case: int, watermarks: list[int]
+) -> None:
+    """A lease without room is left as it is."""
+    book = book_with(40, chunks=4)
+    reserve(book, "r1", 10)
+    book.grant(granted(2, amount=100), boot_ms=0)
+    sync(book)
+    book.make_room(worst_case)
+    assert watermarks == [lease.watermark_nanos for lease in book.status()]
+
+
+def test_room_is_made_on_the_next_lease_when_the_first_is_open_to_its_end() -> None:
+    """A watermark that cannot rise any more does not hold up those behind it."""
+    book = book_with(80, chunks=2)
+    book.grant(granted(2, amount=100), boot_ms=0)
+    for _ in range(2):
+        book.make_room(60)
+        sync(book)
+    assert [80, 100] == [lease.watermark_nanos for lease in book.status()]
+
+
 def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None:
     """A worst case that fits the lease fits after one sync."""
     book = book_with(100, chunks=10)
@@ -150,10 +354,12 @@ def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None
 
 
 def test_the_first_watermark_has_room_for_two_requests() -> None:
-    """A lease can be used at once, however large the requests were lately."""
-    book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=10)
+    """However large they were lately; without that, one step is open."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=100)
     book.grant(granted(1, amount=100), boot_ms=0, worst_case_nanos=30)
     assert 60 == lease_of(book.take_changes()).watermark_nanos
+    book.grant(granted(2, amount=100), boot_ms=0)
+    assert 1 == lease_of(book.take_changes()).watermark_nanos
 
 
 def test_a_lease_that_closes_takes_no_reservation() -> None:
@@ -191,24 +397,87 @@ def test_a_lease_expires_on_the_clock_since_boot() -> None:
     book = book_with()
     book.expire(boot_ms=59_999)
     assert [False] == [lease.closing for lease in book.status()]
+    reserve(book, "r1", 10)
     book.expire(boot_ms=60_000)
     assert [True] == [lease.closing for lease in book.status()]
+    assert () == book.overdue_reservations(boot_ms=60_049, close_wait_ms=50)
+    assert ("r1",) == book.overdue_reservations(boot_ms=60_050, close_wait_ms=50)
 
 
 @pytest.mark.parametrize(
     ("boot_id", "final", "reason"),
-    [("boot-1", 35, "process ended"), ("boot-2", 100, "rebooted"), ("", 100, "rebooted")],
+    [("boot-1", 42, "process ended"), ("boot-2", 100, "rebooted"), ("", 100, "rebooted")],
 )
 def test_an_unclean_stop_closes_by_the_boot(boot_id: str, final: int, reason: str) -> None:
     """In the same boot at what is known, else at the watermark (rule L_4)."""
     book = book_with()
     reserve(book, "r1", 30)
     reserve(book, "r2", 20)
+    reserve(book, "r3", 7)
     book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=15)
     fresh = restarted(book, boot_id=boot_id)
     assert [LeaseClose(1, final, clean=False, reason=reason)] == fresh.close_earlier()
     assert [] == fresh.close_earlier()
-    assert ("r2",) == fresh.take_changes().dropped
+    assert ("r2", "r3") == fresh.take_changes().dropped
+
+
+@pytest.mark.parametrize(("spent", "final"), [(30, 100), (130, 130)])
+def test_a_copy_of_the_books_closes_at_the_whole_lease(spent: int, final: int) -> None:
+    """The original may be spending on it; what is known beyond the lease counts too (D_2)."""
+    book = book_with()
+    reserve(book, "r1", 30)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=spent)
+    fresh = restarted(book, boot_id="boot-1")
+    (close,) = fresh.close_earlier(in_full=True)
+    assert LeaseClose(1, final, clean=False, reason="the books were copied") == close
+
+
+def test_every_lease_closes_at_its_own_reservations() -> None:
+    """Those of another lease are that one's; a lease that had closed before stays closed."""
+    book = book_with(10)
+    reserve(book, "r1", 10)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=10)
+    book.recall(1, boot_ms=0, reason="x")
+    book.finish_closing()
+    for number in (2, 3):
+        book.grant(granted(number, amount=50), boot_ms=0)
+        sync(book)
+        reserve(book, f"r{number}", 20 + number)
+        book.recall(number, boot_ms=0, reason="x")
+    closes = restarted(book, boot_id="boot-1").close_earlier()
+    assert [(2, 22), (3, 23)] == [(close.lease_number, close.final_nanos) for close in closes]
+
+
+def test_a_loss_of_power_does_not_hide_an_overrun() -> None:
+    """What is known to be spent beyond the watermark is spent (rules L_4, S_4)."""
+    book = book_with(100, chunks=4)
+    reserve(book, "r1", 20)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=70)
+    assert 65 == book.status()[0].watermark_nanos
+    (close,) = restarted(book, boot_id="boot-2").close_earlier()
+    assert 70 == close.final_nanos
+
+
+def test_the_numbers_of_an_earlier_process_stay_used() -> None:
+    """Also if nothing but the leases themselves is left to tell them (rule L_1)."""
+    fresh = restarted(book_with(), boot_id="boot-1")
+    assert 1 == fresh.number_max
+    assert not fresh.grant(granted(1), boot_ms=0)
+
+
+def test_what_a_process_began_itself_is_not_taken_for_an_earlier_ones() -> None:
+    """Its own lease and reservation stay, however often the earlier ones are asked for."""
+    book = book_with()
+    reserve(book, "r1", 10)
+    fresh = restarted(book, boot_id="boot-1")
+    assert ["r1"] == [row.id for row in fresh.earlier_reservations()]
+    assert [1] == [close.lease_number for close in fresh.close_earlier()]
+    fresh.grant(granted(2, amount=50), boot_ms=0)
+    sync(fresh)
+    reserve(fresh, "r2", 10)
+    assert () == fresh.earlier_reservations()
+    assert [] == fresh.close_earlier()
+    assert 40 == fresh.available_nanos()
 
 
 def test_without_a_boot_id_every_restart_is_a_reboot() -> None:
@@ -235,5 +504,6 @@ def test_closed_leases_are_forgotten_by_number() -> None:
     book.recall(0, boot_ms=0, reason="x")
     book.finish_closing()
     assert (1,) == book.forget_closed()
+    assert () == book.forget_closed()
     assert () == book.status()
     assert not book.grant(granted(1), boot_ms=0)

@@ -49,3 +49,21 @@ def test_a_lease_with_an_open_reservation_is_not_retired() -> None:
     book.retire(50, boot_ms=2)
     assert [] == book.finish_closing()
     assert 90 == book.available_nanos()
+
+
+def test_a_lease_with_just_enough_room_is_not_retired() -> None:
+    """The next request fits it."""
+    book = book_of(100)
+    book.retire(100, boot_ms=1)
+    assert 100 == book.available_nanos()
+    book.retire(101, boot_ms=2)
+    assert 0 == book.available_nanos()
+
+
+def test_the_books_know_since_when_a_lease_is_given_back() -> None:
+    """On the clock since boot, as for every other reason to close."""
+    book = book_of(100)
+    book.take_changes()
+    book.retire(101, boot_ms=7)
+    (row,) = book.take_changes().leases
+    assert (7, "used up") == (row.closing_since_boot_ms, row.close_reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import localcontext
+
 import pytest
 
 from shared.decision.money import (
@@ -59,30 +61,47 @@ def test_the_worst_case_pays_for_every_answer_in_full() -> None:
 
 @pytest.mark.parametrize(
     ("text", "nanos"),
-    [("0", 0), ("5", 5_000_000_000), ("0.0025", 2_500_000), ("0.000000001", 1), ("1e-9", 1)],
+    [
+        ("0", 0),
+        ("5", 5_000_000_000),
+        ("0.0025", 2_500_000),
+        ("0.000000001", 1),
+        ("1e-9", 1),
+        ("1.00000000000000000000000000000000000", 1_000_000_000),
+        ("0e99", 0),
+        ("0e-99", 0),
+        ("9999999999999999999.999999999", 10**28 - 1),
+    ],
 )
 def test_dollars_are_parsed_exactly(text: str, nanos: int) -> None:
-    """Nine decimals are exact."""
+    """Nine decimals are exact, up to the largest amount; zeros may have any exponent."""
     assert nanos == nanos_from_dollars(text)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "problem"),
     [
-        "",
-        "five",
-        "NaN",
-        "Infinity",
-        "1e99",
-        "1e-999999999",
-        "0.0000000001",
-        "1.00000000000000000000000000000000001",
+        ("", "not a decimal amount"),
+        ("five", "not a decimal amount"),
+        ("NaN", "not a finite amount"),
+        ("Infinity", "not a finite amount"),
+        ("1e19", "beyond the largest"),
+        ("1e999999999", "beyond the largest"),
+        ("1e-999999999", "finer than a nano-dollar"),
+        ("0.0000000001", "finer than a nano-dollar"),
+        ("1.00000000000000000000000000000000001", "finer than a nano-dollar"),
     ],
 )
-def test_what_is_no_exact_amount_is_refused(text: str) -> None:
-    """Neither words, nor infinities, nor anything finer than a nano-dollar."""
-    with pytest.raises(ValueError, match="dollar"):
+def test_what_is_no_exact_amount_is_refused(text: str, problem: str) -> None:
+    """Neither words, nor infinities, nor what is finer than a nano-dollar or beyond counting."""
+    with pytest.raises(ValueError, match=problem):
         nanos_from_dollars(text)
+
+
+def test_amounts_stay_exact_whatever_precision_the_program_computes_with() -> None:
+    """A library that lowers the precision of decimals does not change what money is."""
+    with localcontext(prec=3):
+        assert 1_234_567_891 == nanos_from_dollars("1.234567891")
 
 
 def test_dollars_are_shown_exactly_and_short_forms_round_up() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +15,10 @@ ALL = ("a", "b", "c")
 
 
 def test_arms_are_drawn_by_their_weights() -> None:
-    """Over evenly spaced random numbers each arm comes up in proportion to its weight."""
-    draws = [RankedRow(ROW).draw(ALL, number / 900) for number in range(900)]
-    assert Counter({"a": 600, "b": 300}) == Counter(draw.arm for draw in draws if draw)
+    """Over the unit interval each arm has a share as large as its weight, in the row's order."""
+    row = TableRow("x", (*ROW.arms, TableArm("d", 100_000)))
+    draws = [RankedRow(row).draw((*ALL, "d"), number / 1_000) for number in range(1_000)]
+    assert ["a"] * 600 + ["b"] * 300 + ["d"] * 100 == [draw.arm for draw in draws if draw]
 
 
 def test_the_propensity_is_the_chance_of_the_draw() -> None:
@@ -44,9 +45,17 @@ def test_fallbacks_follow_by_weight_then_by_reward() -> None:
     assert ("b", ("a", "d", "c")) == (draw.arm, draw.fallbacks)
 
 
-def test_without_weights_the_best_is_taken_for_sure() -> None:
-    """A row of zeros does not leave a request without an answer."""
-    row = TableRow("x", (TableArm("a", 0, 1), TableArm("b", 0, 2)))
+def test_arms_that_are_alike_follow_by_name() -> None:
+    """The order in which a table lists its arms does not decide who stands in."""
+    row = TableRow("x", (TableArm("first", 9, 1), TableArm("z", 5, 7), TableArm("y", 5, 7)))
+    draw = RankedRow(row).draw(("first", "y", "z"), 0.0)
+    assert draw is not None
+    assert ("first", ("y", "z")) == (draw.arm, draw.fallbacks)
+
+
+def test_without_weights_the_best_candidate_is_taken_for_sure() -> None:
+    """Zeros, in the whole row or among the candidates, leave no request without an answer."""
+    row = TableRow("x", (TableArm("a", 0, 1), TableArm("b", 0, 2), TableArm("c", 7, 0)))
     draw = RankedRow(row).draw(("a", "b"), 0.0)
     assert draw is not None
     assert ("b", 1_000_000, ("a",)) == (draw.arm, draw.propensity_ppm, draw.fallbacks)
@@ -66,10 +75,11 @@ def test_weights_beyond_a_million_or_below_zero_are_refused(weights: tuple[int, 
 
 
 def test_a_table_with_another_version_alone_decides_alike() -> None:
-    """Version and date make no difference; a weight does."""
+    """Version and date make no difference; a weight does, and a model to keep loaded."""
     one = table(version=1)
     assert one.same_choices(table(version=2))
     assert not one.same_choices(table(TableArm("cloud", 1)))
+    assert not one.same_choices(replace(one, resident_arms=("tiny",)))
 
 
 def test_a_row_is_found_by_its_task_class() -> None:

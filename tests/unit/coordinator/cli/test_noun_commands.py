@@ -114,6 +114,34 @@ def test_every_reply_comes_as_json_and_as_a_table_of_a_hundred_columns(
     assert max(len(line) for line in lines(tidectl(*command))) <= 100
 
 
+def test_device_show_tells_the_machines_condition(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Heat, what holds it back, power, battery and the limits that close arms."""
+    device = admin_pb2.Device()
+    device.CopyFrom(DEVICE)
+    device.device_state.MergeFrom(
+        types_pb2.DeviceState(
+            cpu_percent=97.0,
+            temperature_celsius=84.6,
+            throttled=True,
+            throttle_reasons=["under_voltage"],
+            power_watts=6.25,
+            memory_available_bytes=2**30,
+            memory_total_bytes=4 * 2**30,
+            battery=types_pb2.Battery(charge_ratio=0.42, on_mains=False),
+            limited=[types_pb2.Fallout(arm="local", reason="hot")],
+        )
+    )
+    coordinator.replies["GetDevice"] = device
+    text = " ".join(tidectl("device", "show", "kitchen").stdout.split())
+    assert "97%, 85 °C, held back (under_voltage)" in text
+    assert "1.0 of 4.0 GiB" in text
+    assert "6.2 W" in text
+    assert "42.0%, discharging" in text
+    assert "closed by limits local (hot)" in text
+
+
 def test_json_writes_enums_as_lower_case_words() -> None:
     """Prefixes are dropped; a value of a newer coordinator is its number."""
     assert to_data(DECISION)["outcome"]["status"] == "ok"

@@ -1,0 +1,44 @@
+"""All checks, in the order in which a device is put into service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge_agent.adapters.coordinator_link import LinkTarget
+from edge_agent.adapters.doctor import accelerator, cloud, link, local, machine
+from edge_agent.adapters.doctor.finding import Finding
+from edge_agent.config import AgentConfig
+from edge_agent.ports import DeviceSensors, LocalModel
+from shared.clock import Clock
+
+
+async def examine(
+    settings: AgentConfig,
+    *,
+    models: list[LocalModel],
+    target: LinkTarget,
+    sensors: DeviceSensors,
+    clock: Clock,
+    environ: Mapping[str, str],
+    root: Path = Path("/"),
+) -> list[Finding]:
+    """Look at everything; nothing is changed, and no request reaches a paid endpoint."""
+    state = await asyncio.to_thread(sensors.read)
+    books = await asyncio.to_thread(local.books, settings.books_path)
+    return [
+        *local.configuration(settings),
+        machine.processor(root),
+        *machine.memory(models, memory_bytes_max=settings.worker.memory_bytes_max, state=state),
+        machine.disk(settings),
+        *machine.sensors(settings, state=state),
+        await asyncio.to_thread(accelerator.accelerator, models, root=root),
+        *local.models(settings),
+        books.finding,
+        await asyncio.to_thread(local.port, settings.listen, tls=settings.tls.enabled),
+        *await link.coordinator_and_clock(
+            settings, target=target, credential=books.credential, clock=clock
+        ),
+        *await cloud.cloud(books.config, environ=environ),
+    ]

@@ -1,0 +1,95 @@
+"""`tidegate-agent doctor`: what is well on this device, what is not, and what helps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from edge_agent.adapters.doctor import Finding, Verdict, answers, examine
+from edge_agent.adapters.model_library import LibraryError
+from edge_agent.adapters.model_library.origin import read_origin
+from edge_agent.adapters.model_library.pull import verify
+from edge_agent.adapters.sensors import SystemSensors
+from edge_agent.cli.output import ConfigFile, Format, OutputFormat, console, show_json
+from edge_agent.cli.parts import link_target, local_models
+from edge_agent.cli.progress import showing
+from edge_agent.config import AgentConfig, load
+from shared.clock import SystemClock
+
+_STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+
+
+def doctor(
+    config: ConfigFile = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every model as a whole, and let each answer.")
+    ] = False,
+    output: Format = OutputFormat.TABLE,
+) -> None:
+    """Look at everything that this device needs: each with a verdict and a remedy.
+
+    Nothing is changed, and no request is sent to a paid endpoint: a connection is opened and
+    closed again. Exits with 1 if anything fails; warnings are no failure.
+    """
+    settings = load(config)
+    there = settings.state_dir if settings.state_dir.is_dir() else Path.cwd()
+    findings = asyncio.run(
+        examine(
+            settings,
+            models=local_models(settings),
+            target=link_target(settings),
+            sensors=SystemSensors(state_dir=there),
+            clock=SystemClock(),
+            environ=os.environ,
+        )
+    )
+    if deep:
+        findings += _checksums(settings, output=output)
+        present = [model for model in local_models(settings) if Path(model.path).exists()]
+        findings += [asyncio.run(answers(model, clock=SystemClock())) for model in present]
+    worst = max((finding.verdict for finding in findings), key=list(Verdict).index)
+    if output is OutputFormat.JSON:
+        show_json({"verdict": worst, "findings": [vars(finding) for finding in findings]})
+    else:
+        console().print(_table(findings))
+    raise typer.Exit(1 if worst is Verdict.FAIL else 0)
+
+
+def _checksums(settings: AgentConfig, *, output: OutputFormat) -> list[Finding]:
+    """Every model file that there is, read as a whole."""
+    findings = []
+    for model in settings.placed_models:
+        path, name = Path(model.path), f"checksum {model.arm}"
+        if not path.exists():
+            continue
+        try:
+            origin = read_origin(path)
+            expected = model.sha256 or (origin.sha256 if origin else "")
+            with showing(output) as progress:
+                found = verify(path, sha256=expected, progress=progress)
+        except LibraryError as error:
+            findings.append(Finding(name, Verdict.FAIL, str(error), "fetch it again"))
+        else:
+            says = f"sha256 {found[:12]}..." + ("" if expected else ", with nothing to compare")
+            findings.append(Finding(name, Verdict.OK, says))
+    return findings
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "CHECK", "FOUND"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        found = Text(finding.says)
+        if finding.remedy and finding.verdict is not Verdict.OK:
+            found.append(f"\n-> {finding.remedy}", style="bold")
+        verdict = Text(finding.verdict, style=_STYLES[finding.verdict])
+        table.add_row(verdict, Text(finding.check), found)
+    return table

@@ -1,0 +1,1 @@
+"""A mutation tester for the code that money depends on: `make mutants`."""
