@@ -130,6 +130,7 @@ async def run_agent(settings: AgentConfig) -> None:
             fallback=_fallback(settings),
             unix_ms=clock.unix_ms(),
             key_budgets=[key.budget for key in settings.keys if key.budget is not None],
+            observe_arm=settings.observe_arm if settings.mode == "observe" else "",
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
         service = AgentService(

@@ -301,6 +301,13 @@ class AgentConfig(FileSettings):
         default=(), description="keys of which clients must send one; required off loopback"
     )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
+    mode: Literal["route", "observe"] = Field(
+        default="route",
+        description="observe: log what would have been decided, while observe_arm answers",
+    )
+    observe_arm: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+        default="", description="the arm of the fleet that answers in the mode observe"
+    )
     state_dir: Path = Field(
         default=Path("tidegate-agent"), description="folder of the books and the credential"
     )
@@ -352,6 +359,12 @@ class AgentConfig(FileSettings):
             )
             for model in self.models
         )
+
+    @model_validator(mode="after")
+    def _observes_with_an_arm(self) -> AgentConfig:
+        if self.mode == "observe" and not self.observe_arm:
+            raise key_error("observe_arm", 'missing; mode = "observe" needs the arm that answers')
+        return self
 
     @model_validator(mode="after")
     def _one_key_per_tag(self) -> AgentConfig:

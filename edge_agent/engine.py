@@ -11,7 +11,7 @@ money, `outbox.py` the sequences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
 from edge_agent.candidates import (
@@ -35,11 +35,13 @@ from shared.decision.table import Draw, SelectionTable
 from shared.decision.types import (
     Arm,
     Attempt,
+    Candidate,
     DeviceConfig,
     Fallout,
     Feedback,
     IncarnationRange,
     LeaseStatus,
+    Observation,
     Outcome,
     RequestStatus,
     SettleKind,
@@ -114,6 +116,8 @@ class _Request:
     table_version: int
     queue: list[str]
     forced: bool
+    observed: Candidates | None = None
+    observed_draw: Draw | None = None
     patient: bool = False
     refusals_before: int = 0
     gate_fallouts: list[Fallout] = field(default_factory=list)
@@ -128,7 +132,37 @@ class _Request:
         return (*self.candidates.fallouts, *self.gate_fallouts)
 
     @property
+    def logged_fallouts(self) -> tuple[Fallout, ...]:
+        """Those of the decision that was only observed as well."""
+        if self.observed is None:
+            return self.fallouts
+        own = {fallout.arm for fallout in self.fallouts}
+        others = (each for each in self.observed.fallouts if each.arm not in own)
+        return (*self.fallouts, *others)
+
+    @property
+    def logged_candidates(self) -> tuple[Candidate, ...]:
+        """Between what the draw was made: where it was only observed, the fixed arm was certain."""
+        if self.observed is None or self.draw is None:
+            return self.candidates.weights
+        fixed = self.draw.arm
+        others = (each.arm for each in self.observed.weights if each.arm != fixed)
+        return (Candidate(fixed, PPM), *(Candidate(arm, 0) for arm in others))
+
+    @property
+    def observation(self) -> Observation | None:
+        """What would have been drawn, if a fixed arm was told to answer."""
+        if self.observed is None:
+            return None
+        draw = self.observed_draw
+        return Observation(
+            draw.arm if draw else "", draw.propensity_ppm if draw else 0, self.observed.weights
+        )
+
+    @property
     def reason(self) -> str:
+        if self.observed is not None:
+            return "observe"
         failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
         failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
         return _reason(self.facts, self.candidates, table_version=self.table_version, failed=failed)
@@ -165,6 +199,9 @@ class AgentEngine:
         The device's own models, for as long as no coordinator has configured it (promise P2).
     key_budgets : iterable of KeyBudget
         What the calls of an API key may cost beside the fleet's budget.
+    observe_arm : str
+        Answers every request that pins no arm, while what would have been drawn is only logged;
+        empty to act on the decisions.
     """
 
     def __init__(
@@ -176,8 +213,10 @@ class AgentEngine:
         fallback: DeviceConfig,
         unix_ms: int,
         key_budgets: Iterable[KeyBudget] = (),
+        observe_arm: str = "",
     ) -> None:
         self._incarnation = incarnation
+        self._observe_arm = observe_arm
         self.config = snapshot.config or fallback
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
@@ -242,22 +281,44 @@ class AgentEngine:
         Raises
         ------
         RequestRefused
-            404 if it pins an arm that the fleet does not have. Such a request is not admitted.
+            404 if it pins an arm that the fleet does not have, 503 if the observed mode's fixed
+            arm is none. Such a request is not admitted.
         """
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
         candidates, draw = self._choose(
             facts, conditions=conditions, now_ms=now_ms, uniform=uniform
         )
+        observed, observed_draw = None, None
+        forced = bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2
+        if self._observe_arm and not facts.pinned_arm:
+            observed, observed_draw = candidates, draw
+            candidates, draw = self._choose(
+                self._fixed(facts), conditions=conditions, now_ms=now_ms, uniform=uniform
+            )
         self._requests[facts.request_id] = _Request(
             facts=facts,
             candidates=candidates,
             draw=draw,
+            observed=observed,
+            observed_draw=observed_draw,
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
-            forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
+            forced=forced,
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
         )
+
+    def _fixed(self, facts: RequestFacts) -> RequestFacts:
+        """The request as if it pinned the arm that answers while decisions are only observed."""
+        if self.config.arm(self._observe_arm) is None:
+            raise RequestRefused(
+                503,
+                "observe_arm_unknown",
+                f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
+                "has no such arm for this device: name one of "
+                + ", ".join(arm.id for arm in self.config.arms),
+            )
+        return replace(facts, pinned_arm=self._observe_arm)
 
     def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
@@ -374,7 +435,7 @@ class AgentEngine:
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
             attempts=tuple(request.attempts),
-            fallouts=request.fallouts,
+            fallouts=request.logged_fallouts,
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
             ttft_ms=ttft_ms,
@@ -382,7 +443,8 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
-            candidates=request.candidates.weights,
+            candidates=request.logged_candidates,
+            observed=request.observation,
         )
         effects += self.outbox.spool(outcome)
         for settled, known in request.corrections:

@@ -153,6 +153,9 @@ def _logged(decision: admin_pb2.Decision) -> LoggedDecision:
         latency_ms=outcome.latency_ms,
         hit=outcome.hit,
         table_version=outcome.table_version,
+        grading_ppm=outcome.grading_ppm or PPM,
+        observed_arm=outcome.observed.arm,
+        observed={each.arm: each.weight_ppm for each in outcome.observed.candidates},
     )
 
 
@@ -165,8 +168,17 @@ def _row(decision: admin_pb2.Decision) -> list[str]:
         outcome.task_class,
         outcome.arm or NONE,
         ppm(outcome.propensity_ppm),
-        outcome.reason or NONE,
+        _reason(outcome),
         usd(sum(attempt.cost_nanos for attempt in outcome.attempts)),
         str(outcome.latency_ms),
         f"{decision.reward_ppm / 1e6:.3f}" if decision.graded else NONE,
     ]
+
+
+def _reason(outcome: types_pb2.Outcome) -> str:
+    """Why an arm answered; where a fixed one was told to, also what would have been drawn."""
+    if not outcome.HasField("observed"):
+        return outcome.reason or NONE
+    observed = outcome.observed
+    would = f"{observed.arm} ({ppm(observed.propensity_ppm)})" if observed.arm else "none"
+    return f"{outcome.reason}, else {would}"
