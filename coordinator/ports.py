@@ -16,6 +16,7 @@ from coordinator.records import (
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 
 Progress = Callable[[int, int], None]
 """Told how many ledger rows of how many were read; what it raises ends the reading."""
@@ -84,6 +85,10 @@ class Store(ABC):
         self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
     ) -> EarlierFacts:
         """Which of a device's requests are graded, and its leases with those numbers."""
+
+    @abstractmethod
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        """A selection table that is in force or kept; None if it is neither."""
 
     @abstractmethod
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:

@@ -282,6 +282,7 @@ class SettingKey(StrEnum):
     RECOVERY = "recovery"  # JSON, while one lasts
     PRICE_VERSION = "price_version"  # the configuration that last changed a price
     ALERTS = "alerts"  # JSON: the alarms that stand, and what the window has announced
+    TABLE_PINS = "table_pins"  # JSON: the device classes whose table stays, and who said so
     RETENTION_MARKS = "retention_marks"  # JSON: how far the books had come, day by day
 
 
@@ -295,9 +296,20 @@ class PutSetting:
 
 @dataclass(frozen=True)
 class TableRowStored:
-    """The selection table last made for a device class."""
+    """A selection table of a device class, in its place: 0 is in force, the others are earlier."""
 
     table: SelectionTable
+    place: int
+
+
+@dataclass(frozen=True)
+class EarlierTable:
+    """Which table is kept in a place."""
+
+    device_class: str
+    place: int
+    version: int
+    created_unix_ms: int
 
 
 StoreEffect = (
@@ -349,6 +361,8 @@ class StoreSnapshot:
         Those with open leases, and the latest one.
     leases : tuple of LeaseRecord
         The open ones, and all of the windows above.
+    tables, earlier_tables : tuple
+        Those in force, and which ones are kept beside.
     learned_since : tuple
         Outcomes, grades and counts booked after `snapshot.position`, in order of position.
     """
@@ -363,5 +377,6 @@ class StoreSnapshot:
     snapshot: Snapshot | None = None
     learned_since: tuple[BookedOutcome | BookedFeedback | BookedCounts, ...] = ()
     tables: tuple[SelectionTable, ...] = ()
+    earlier_tables: tuple[EarlierTable, ...] = ()
     ledger_id_max: int = 0
     position_max: int = 0

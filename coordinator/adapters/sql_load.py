@@ -18,6 +18,7 @@ from coordinator.records import (
     BookedOutcome,
     ConfigRow,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -28,6 +29,7 @@ from coordinator.records import (
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 from shared.errors import NotFoundError
 from shared.wire import decode_table
 
@@ -61,7 +63,8 @@ def load_all(connection: Connection) -> StoreSnapshot:
         settings=_settings(connection),
         snapshot=snapshot,
         learned_since=_learned(connection, after=snapshot.position if snapshot else 0),
-        tables=tuple(decode_table(row["record"]) for row in _all(connection, schema.TABLE)),
+        tables=_tables_in_force(connection),
+        earlier_tables=_earlier_tables(connection),
         ledger_id_max=ledger_id_max,
         position_max=position_max,
     )
@@ -70,6 +73,28 @@ def load_all(connection: Connection) -> StoreSnapshot:
 def _all(connection: Connection, table: Table) -> Sequence[RowMapping]:
     query = select(table).order_by(*table.primary_key)
     return connection.execute(query).mappings().all()
+
+
+def _tables_in_force(connection: Connection) -> tuple[SelectionTable, ...]:
+    table = schema.TABLE
+    query = select(table.c.record).where(table.c.place == 0).order_by(table.c.device_class)
+    return tuple(decode_table(record) for record in connection.execute(query).scalars())
+
+
+def _earlier_tables(connection: Connection) -> tuple[EarlierTable, ...]:
+    table = schema.TABLE
+    heads = (table.c.device_class, table.c.place, table.c.version, table.c.created_unix_ms)
+    query = select(*heads).where(table.c.place > 0).order_by(table.c.device_class, table.c.place)
+    return tuple(EarlierTable(*row) for row in connection.execute(query))
+
+
+def load_table(connection: Connection, device_class: str, *, version: int) -> SelectionTable | None:
+    """A selection table that is in force or kept."""
+    table = schema.TABLE
+    mine = (table.c.device_class == device_class) & (table.c.version == version)
+    query = select(table.c.record).where(mine).order_by(table.c.place).limit(1)
+    record = connection.execute(query).scalar_one_or_none()
+    return decode_table(record) if record is not None else None
 
 
 def _config(connection: Connection) -> ConfigRow | None:

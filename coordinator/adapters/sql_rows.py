@@ -100,7 +100,8 @@ def _snapshot(snapshot: Snapshot) -> Row:
 
 def _table(stored: TableRowStored) -> Row:
     table = stored.table
-    return (table.device_class, table.version, encode_table(table))
+    place = (table.device_class, stored.place)
+    return (*place, table.version, table.created_unix_ms, encode_table(table))
 
 
 TABLES: Final[Mapping[type[StoreEffect], tuple[Table, Callable[[Any], Row]]]] = {

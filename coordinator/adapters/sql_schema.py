@@ -212,6 +212,8 @@ TABLE: Final = Table(
     "selection_table",
     METADATA,
     Column("device_class", Text, primary_key=True),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
     _big("version"),
+    _big("created_unix_ms"),
     Column("record", LargeBinary, nullable=False),
 )

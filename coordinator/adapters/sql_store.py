@@ -33,6 +33,7 @@ from coordinator.adapters.sql_load import (
     load_earlier,
     load_ledger,
     load_spool_marks,
+    load_table,
     maxima,
 )
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_learned
@@ -48,6 +49,7 @@ from coordinator.records import (
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 from shared.errors import StoreError
 from shared.file_lock import FileLock
 
@@ -200,6 +202,11 @@ class SqlStore(Store):
                 request_ids=request_ids,
                 lease_numbers=lease_numbers,
             )
+
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        """A selection table that is in force or kept; None if it is neither."""
+        with translated("read a selection table"), self._begin() as transaction:
+            return load_table(transaction.connection, device_class, version=version)
 
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
         """The highest booked sequence of each incarnation of a device that the books know."""

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from coordinator.cli import alarm, arm, decisions, device, fleet, ledger, money, token
+from coordinator.cli import alarm, arm, decisions, device, fleet, ledger, money, tables, token
 from coordinator.cli.session import OutputFormat, Session
 
 EXIT_CODES = """
@@ -50,7 +50,7 @@ app.add_typer(arm.app, name="arm")
 app.add_typer(money.budget, name="budget")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(alarm.app, name="alarm")
-app.add_typer(decisions.tables, name="table")
+app.add_typer(tables.app, name="table")
 app.add_typer(forecast, name="forecast")
 forecast.command("show")(fleet.forecast_show)
 app.add_typer(decisions.decisions, name="decision")

@@ -1,4 +1,4 @@
-"""What devices choose from and what they chose: selection tables and logged decisions."""
+"""`tidectl decision`: what devices chose, and why."""
 
 from __future__ import annotations
 
@@ -20,45 +20,7 @@ from shared.pb.v1 import admin_pb2, types_pb2
 
 PAGE_ROWS: Final = 1_000
 
-tables = typer.Typer(no_args_is_help=True, help="Read the selection table of a device.")
 decisions = typer.Typer(no_args_is_help=True, help="Read logged decisions.")
-
-
-@tables.command("show")
-def show_table(
-    ctx: typer.Context,
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id or name.")],
-) -> None:
-    """Show from which arms a device draws, per task class."""
-    session = session_of(ctx)
-    request = admin_pb2.GetTableRequest(device=device)
-    reply: types_pb2.SelectionTable = session.call("GetTable", request)
-    if session.format is OutputFormat.JSON:
-        show_json(reply)
-        return
-    out = console()
-    resident = ", ".join(reply.resident_arms) or "none"
-    out.print(
-        f"version {reply.version} of {instant(reply.created_unix_ms)} for class "
-        f"{reply.device_class}, configuration {reply.config_version}, resident: {resident}",
-        markup=False,
-    )
-    columns = ["TASK CLASS", "ARM", "WEIGHT", "REWARD", "COST", "P50", "P90", "P99"]
-    rows = [
-        [
-            row.task_class if place == 0 else "",
-            arm.arm,
-            ppm(arm.weight_ppm),
-            f"{arm.expected_reward_ppm / 1e6:.3f}",
-            usd(arm.expected_cost_nanos),
-            f"{arm.latency_p50_ms} ms",
-            f"{arm.latency_p90_ms} ms",
-            f"{arm.latency_p99_ms} ms",
-        ]
-        for row in reply.rows
-        for place, arm in enumerate(row.arms)
-    ]
-    out.print(table(columns, rows, right=columns[2:]))
 
 
 @decisions.command("list")

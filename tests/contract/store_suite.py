@@ -18,6 +18,7 @@ from coordinator.records import (
     DeviceRow,
     DeviceStanding,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -208,7 +209,8 @@ class StoreSuite:
             *learned,
             ledger_row(1),
             PutSetting(SettingKey.SPEND_PAUSED, "1"),
-            TableRowStored(TABLE),
+            TableRowStored(TABLE, 0),
+            TableRowStored(replace(TABLE, version=1), 7),
             AuditRow(at_unix_ms=1, actor="ada", action="apply", detail="{}"),
         ]
         store.commit(effects)
@@ -222,6 +224,7 @@ class StoreSuite:
             settings={SettingKey.SPEND_PAUSED: "1"},
             learned_since=learned,
             tables=(TABLE,),
+            earlier_tables=(EarlierTable(TABLE.device_class, 7, 1, TABLE.created_unix_ms),),
             ledger_id_max=1,
             position_max=4,
         )
@@ -232,10 +235,11 @@ class StoreSuite:
         later = replace(DEVICE, standing=DeviceStanding.QUARANTINED, lease_number_max=2**62)
         window = replace(WINDOW, settled_nanos=2**62, alarms="overrun")
         lease = replace(LEASE, booked_nanos=4)
-        store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE)])
+        store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE, 0)])
         store.commit([replace(DEVICE, name="other"), later, window, lease])
         newer = replace(TABLE, version=5)
-        store.commit([TableRowStored(newer), PutSetting(SettingKey.DISABLED_ARMS, "[]")])
+        tables = [TableRowStored(newer, 0), TableRowStored(TABLE, 1)]
+        store.commit([*tables, PutSetting(SettingKey.DISABLED_ARMS, "[]")])
         store.commit([PutSetting(SettingKey.DISABLED_ARMS, '["gpt"]')])
         loaded = store.load()
         assert (later,) == loaded.devices
@@ -243,6 +247,18 @@ class StoreSuite:
         assert (lease,) == loaded.leases
         assert (newer,) == loaded.tables
         assert {SettingKey.DISABLED_ARMS: '["gpt"]'} == loaded.settings
+
+    def test_a_table_is_found_by_its_version_while_it_is_kept(self, store: Store) -> None:
+        """In force or earlier, of its own class alone; what was replaced is gone."""
+        first, second, third = (replace(TABLE, version=number) for number in (1, 2, 3))
+        store.commit([TableRowStored(first, 0)])
+        store.commit([TableRowStored(first, 1), TableRowStored(second, 0)])
+        name = TABLE.device_class
+        assert [first, second] == [store.table(name, version=number) for number in (1, 2)]
+        assert store.table("other", version=1) is None
+        store.commit([TableRowStored(second, 1), TableRowStored(third, 0)])
+        found = [store.table(name, version=number) for number in (1, 2, 3)]
+        assert [None, second, third] == found
 
     def test_the_newest_configuration_is_loaded(self, store: Store) -> None:
         """Earlier versions stay in the books, the highest one holds."""

@@ -18,6 +18,7 @@ from coordinator.records import (
     ConfigRow,
     DeviceRow,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -58,7 +59,7 @@ class MemoryDatabase:
     join_tokens: dict[str, JoinTokenRow] = field(default_factory=dict)
     admin_tokens: dict[str, AdminTokenRow] = field(default_factory=dict)
     settings: dict[SettingKey, str] = field(default_factory=dict)
-    tables: dict[str, SelectionTable] = field(default_factory=dict)
+    tables: dict[tuple[str, int], SelectionTable] = field(default_factory=dict)
     audit: list[AuditRow] = field(default_factory=list)
     snapshot: Snapshot | None = None
     position_max: int = 0
@@ -133,7 +134,7 @@ class MemoryDatabase:
             case PutSetting():
                 self.settings[effect.key] = effect.value
             case TableRowStored():
-                self.tables[effect.table.device_class] = effect.table
+                self.tables[effect.table.device_class, effect.place] = effect.table
 
 
 def say_hello(
@@ -238,7 +239,14 @@ class MemoryStore(Store):
             settings=dict(database.settings),
             snapshot=database.snapshot,
             learned_since=tuple(row for row in database.learned if row.position > after),
-            tables=tuple(table for _, table in sorted(database.tables.items())),
+            tables=tuple(
+                table for (_, place), table in sorted(database.tables.items()) if place == 0
+            ),
+            earlier_tables=tuple(
+                EarlierTable(name, place, table.version, table.created_unix_ms)
+                for (name, place), table in sorted(database.tables.items())
+                if place > 0
+            ),
             ledger_id_max=len(database.ledger),
             position_max=database.position_max,
         )
@@ -285,6 +293,12 @@ class MemoryStore(Store):
             graded=frozenset(request for _, request in keys & database.grade_keys),
             leases=leases,
             windows=tuple(database.windows[key] for key in {row.window_id for row in leases}),
+        )
+
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        found = sorted(self._open_database().tables.items())
+        return next(
+            (t for (name, _), t in found if (name, t.version) == (device_class, version)), None
         )
 
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:

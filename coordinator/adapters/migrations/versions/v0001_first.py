@@ -84,7 +84,13 @@ def _create_fleet() -> None:
         _text("name"),
         *_bigs("created_unix_ms", "expires_unix_ms"),
     )
-    _create("selection_table", _name("device_class"), _big("version"), _bytes("record"))
+    _create(
+        "selection_table",
+        _name("device_class"),
+        sa.Column("place", sa.BigInteger(), primary_key=True, autoincrement=False),
+        *_bigs("version", "created_unix_ms"),
+        _bytes("record"),
+    )
 
 
 def _create_learned() -> None:
