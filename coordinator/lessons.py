@@ -23,7 +23,7 @@ Kind = tuple[Context, int, RequestStatus, str, bool, str]
 """Context, slot, status, the arm that answered, whether in time, and the arm that was forced."""
 
 NOT_THE_ARMS_FAULT: Final = frozenset(
-    {"client_gone", "interrupted", "context_length_exceeded", "books_full"}
+    {"client_gone", "interrupted", "context_length_exceeded", "books_full", "unsupported"}
 )
 LASTING_FALLOUTS: Final = (
     "privacy",
@@ -32,6 +32,7 @@ LASTING_FALLOUTS: Final = (
     "media_has_no_worst_case",
     "context_length_exceeded",
     "not_on_this_device",
+    "max_cost",
 )
 """Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
 

@@ -384,6 +384,7 @@ class Planner:
                 feasible[row, column] = (
                     name in config.device_classes[device_class].arms
                     and arm.enabled
+                    and arm.chats
                     and name not in self._disabled
                     and not (private and arm.kind is ArmKind.CLOUD)
                 )

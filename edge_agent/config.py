@@ -44,6 +44,7 @@ from shared.units import Address
 BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
 BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
+_ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
 
 
 def _name(value: str) -> str:
@@ -61,7 +62,15 @@ def _host_name() -> str:
     return name.lstrip("._-")[:NAME_CHARS_MAX] or "device"
 
 
+def _origin(value: str) -> str:
+    """An origin as browsers name it, or all of them."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError("should be an origin such as 'https://app.example:8443', or '*' for all")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class _Section(BaseModel):
@@ -300,6 +309,9 @@ class AgentConfig(FileSettings):
     keys: Annotated[tuple[KeyConfig, ...], Field(max_length=API_KEYS_MAX)] = Field(
         default=(), description="keys of which clients must send one; required off loopback"
     )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), description="origins whose pages may call the agent from a browser; * for all"
+    )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     mode: Literal["route", "observe"] = Field(
         default="route",
@@ -394,8 +406,15 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return load_settings(AgentConfig, path=path, overrides=overrides)
 
 
-def check(config: AgentConfig) -> tuple[Problem, ...]:
-    """What this machine lacks of what the configuration names; nothing is changed."""
+def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names; nothing is changed.
+
+    Parameters
+    ----------
+    file : Path, optional
+        Where the configuration came from, for the commands that remedies name.
+    """
+    option = f" --config {file}" if file is not None else ""
     problems: list[Problem] = []
     for index, each in enumerate(config.keys):
         problems += secret_problem(f"keys[{index}].key", each.key)
@@ -403,7 +422,7 @@ def check(config: AgentConfig) -> tuple[Problem, ...]:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):
         if model.source and not Path(model.path).exists():
-            remedy = f"is not here yet; fetch it: tidegate-agent models pull {model.arm}"
+            remedy = f"is not here yet: tidegate-agent models pull {model.arm}{option}"
             problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
         else:
             problems += file_problem(f"models[{index}].path", model.path)

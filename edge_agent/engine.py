@@ -4,44 +4,42 @@ No I/O, no clock, no ambient randomness. Every method takes what happened and re
 be committed to the books (`books.BookEffect`), in order; the service does the rest.
 
 One request: `begin` filters and draws, `next_attempt` passes the gate, `attempt_failed` makes room
-for the next candidate, `finish` settles and spools. `candidates.py` has the filters, `gate.py` the
-money, `outbox.py` the sequences.
+for the next candidate, `finish` settles and spools. `choosing.py` has the filters and the draw,
+`gate.py` the money, `outbox.py` the sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
 from edge_agent.candidates import (
     CONTEXT_REASON,
+    EMBEDDINGS,
+    MAX_COST_REASON,
     OTHER_CLASS,
     ArmCondition,
-    Candidates,
-    PreparedRow,
     RequestFacts,
-    row_for,
 )
+from edge_agent.choosing import Choice, Chooser
 from edge_agent.gate import WORTH_A_WAIT, Gate
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
-from edge_agent.refusals import refusal_for
+from edge_agent.refusals import UNSUPPORTED, embedder_refusal, refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
 from shared.decision.key_budget import KeyBudget
 from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
-from shared.decision.table import Draw, SelectionTable
+from shared.decision.table import SelectionTable
 from shared.decision.types import (
     Arm,
     Attempt,
-    Candidate,
     DeviceConfig,
     Fallout,
     Feedback,
     IncarnationRange,
     LeaseStatus,
-    Observation,
     Outcome,
     RequestStatus,
     SettleKind,
@@ -84,6 +82,10 @@ class AttemptEnd:
         As reported; they give the cost when `settle` is REPORTED.
     error : str
         Empty for an answer.
+    retry_after_s : int
+        How long the endpoint wants to be left alone; 0 if it did not say.
+    problem : str
+        The error in words, for the client alone.
     """
 
     latency_ms: int
@@ -91,6 +93,8 @@ class AttemptEnd:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    retry_after_s: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,17 +115,17 @@ class HelloFacts:
 @dataclass
 class _Request:
     facts: RequestFacts
-    candidates: Candidates
-    draw: Draw | None
+    choice: Choice
+    begun_ms: float
     table_version: int
     queue: list[str]
     forced: bool
-    observed: Candidates | None = None
-    observed_draw: Draw | None = None
     patient: bool = False
     refusals_before: int = 0
     gate_fallouts: list[Fallout] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    retry_after_s: int = 0
+    problem: str = ""
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
@@ -129,59 +133,18 @@ class _Request:
 
     @property
     def fallouts(self) -> tuple[Fallout, ...]:
-        return (*self.candidates.fallouts, *self.gate_fallouts)
+        return (*self.choice.candidates.fallouts, *self.gate_fallouts)
 
     @property
-    def logged_fallouts(self) -> tuple[Fallout, ...]:
-        """Those of the decision that was only observed as well."""
-        if self.observed is None:
-            return self.fallouts
-        own = {fallout.arm for fallout in self.fallouts}
-        others = (each for each in self.observed.fallouts if each.arm not in own)
-        return (*self.fallouts, *others)
-
-    @property
-    def logged_candidates(self) -> tuple[Candidate, ...]:
-        """Between what the draw was made: where it was only observed, the fixed arm was certain."""
-        if self.observed is None or self.draw is None:
-            return self.candidates.weights
-        fixed = self.draw.arm
-        others = (each.arm for each in self.observed.weights if each.arm != fixed)
-        return (Candidate(fixed, PPM), *(Candidate(arm, 0) for arm in others))
-
-    @property
-    def observation(self) -> Observation | None:
-        """What would have been drawn, if a fixed arm was told to answer."""
-        if self.observed is None:
-            return None
-        draw = self.observed_draw
-        return Observation(
-            draw.arm if draw else "", draw.propensity_ppm if draw else 0, self.observed.weights
-        )
+    def spent_nanos(self) -> int:
+        """What its ended attempts have cost."""
+        return sum(attempt.cost_nanos for attempt in self.attempts)
 
     @property
     def reason(self) -> str:
-        if self.observed is not None:
-            return "observe"
         failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
         failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
-        return _reason(self.facts, self.candidates, table_version=self.table_version, failed=failed)
-
-
-def _reason(
-    facts: RequestFacts, candidates: Candidates, *, table_version: int, failed: Sequence[str] = ()
-) -> str:
-    """Why an arm answers, for `x-tidegate-reason`."""
-    if facts.pinned_arm:
-        return "pinned"
-    if failed:
-        return "fallback:" + ",".join(failed)
-    if not table_version:
-        return "no_table"
-    if not candidates.fallouts:
-        return "table"
-    without = [f"{fallout.arm}={fallout.reason}" for fallout in candidates.fallouts]
-    return "table;without:" + ",".join(without)
+        return self.choice.reason(self.facts, table_version=self.table_version, failed=failed)
 
 
 class AgentEngine:
@@ -216,8 +179,8 @@ class AgentEngine:
         observe_arm: str = "",
     ) -> None:
         self._incarnation = incarnation
-        self._observe_arm = observe_arm
-        self.config = snapshot.config or fallback
+        self._models_can: Mapping[str, frozenset[str]] = {}
+        self._fleet_config = self.config = snapshot.config or fallback
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
         self.gate = Gate(
@@ -229,9 +192,9 @@ class AgentEngine:
             unix_ms=unix_ms,
         )
         self.health = ArmHealth()
+        self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, _Request] = {}
-        self._rows: dict[tuple[str, str], PreparedRow] = {}  # until table or configuration change
 
     def recover(self) -> Effects:
         """Close what an earlier process left open (rule L_4); to be synced before all else."""
@@ -243,6 +206,19 @@ class AgentEngine:
         known = classes.get(name or OTHER_CLASS) or classes.get(OTHER_CLASS)
         return known or TaskClass(OTHER_CLASS, deadline_ms=0)
 
+    def embedder(self) -> str:
+        """The one arm that offers embeddings.
+
+        Raises
+        ------
+        RequestRefused
+            400 if none does, or several do: vectors of different models must not be mixed.
+        """
+        found = [arm.id for arm in self.config.arms if EMBEDDINGS in arm.capabilities]
+        if len(found) == 1:
+            return found[0]
+        raise embedder_refusal(found)
+
     def route(
         self,
         facts: RequestFacts,
@@ -252,9 +228,8 @@ class AgentEngine:
         uniform: float,
     ) -> RouteDecision:
         """The decision for a request, without beginning it."""
-        candidates, draw = self._choose(
-            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
-        )
+        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        draw = choice.draw
         arm = self.config.arm(draw.arm if draw else facts.pinned_arm)
         version = self.table.version if self.table else 0
         return RouteDecision(
@@ -262,8 +237,8 @@ class AgentEngine:
             arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             fallbacks=draw.fallbacks if draw else (),
-            fallouts=candidates.fallouts,
-            reason=_reason(facts, candidates, table_version=version),
+            fallouts=choice.candidates.fallouts,
+            reason=choice.reason(facts, table_version=version),
             table_version=version,
             worst_case_nanos=facts.worst_case_nanos(arm) if arm else 0,
         )
@@ -285,42 +260,20 @@ class AgentEngine:
             arm is none. Such a request is not admitted.
         """
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
-        candidates, draw = self._choose(
-            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
-        )
-        observed, observed_draw = None, None
-        forced = bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2
-        if self._observe_arm and not facts.pinned_arm:
-            observed, observed_draw = candidates, draw
-            candidates, draw = self._choose(
-                self._fixed(facts), conditions=conditions, now_ms=now_ms, uniform=uniform
-            )
+        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        draw, alone = choice.draw, len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = _Request(
             facts=facts,
-            candidates=candidates,
-            draw=draw,
-            observed=observed,
-            observed_draw=observed_draw,
+            choice=choice,
+            begun_ms=now_ms,
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
-            forced=forced,
+            forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
         )
 
-    def _fixed(self, facts: RequestFacts) -> RequestFacts:
-        """The request as if it pinned the arm that answers while decisions are only observed."""
-        if self.config.arm(self._observe_arm) is None:
-            raise RequestRefused(
-                503,
-                "observe_arm_unknown",
-                f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
-                "has no such arm for this device: name one of "
-                + ", ".join(arm.id for arm in self.config.arms),
-            )
-        return replace(facts, pinned_arm=self._observe_arm)
-
-    def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
+    def next_attempt(self, request_id: str, *, boot_ms: int) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
 
         A paid attempt may be sent once the effects are committed. None: no candidate is left, or
@@ -337,7 +290,10 @@ class AgentEngine:
             if arm.cloud is None:
                 request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
                 return request.plan, effects
-            row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
+            if self._beyond_cap(request, arm=arm):
+                request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
+                continue
+            row, problem, reserved = self.gate.reserve(request.facts, arm=arm, boot_ms=boot_ms)
             effects += reserved
             waiting = request.patient and request.refusals_before == self.gate.refusals
             if row is None and waiting and problem in WORTH_A_WAIT:
@@ -359,6 +315,13 @@ class AgentEngine:
             request.gate_fallouts.append(Fallout(arm.id, problem))
         return None, effects
 
+    def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
+        """Whether one more attempt could take a request above what its client allows."""
+        cap = request.facts.max_cost_nanos
+        if cap is None:
+            return False
+        return request.spent_nanos + request.facts.worst_case_nanos(arm) > cap
+
     def waits_for_lease(self, request_id: str) -> bool:
         """Whether the arm that was drawn only lacks a lease that may come (rule L_6)."""
         return self.gate.is_needed(request_id)
@@ -376,8 +339,10 @@ class AgentEngine:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
         plan = _under_way(request)
-        if end.error not in (CONTEXT_REASON, BOOKS_FULL):
+        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
             self.health.failed(plan.arm.id, now_ms=now_ms)
+        request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
+        request.problem = end.problem
         return self._end_attempt(request, end)
 
     def knows(self, request_id: str) -> bool:
@@ -397,9 +362,18 @@ class AgentEngine:
             (*request.fallouts, *failed),
             budget=self.config.budget_name,
             why=self.gate.refused_because,
+            worst_case_nanos=self._cheapest_nanos(request),
+            retry_after_s=request.retry_after_s,
+            problem=request.problem,
             key_tag=key_tag,
             key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )
+
+    def _cheapest_nanos(self, request: _Request) -> int:
+        """The least worst case of the arms that the client's cap closes; 0 if it closes none."""
+        capped = [each.arm for each in request.fallouts if each.reason == MAX_COST_REASON]
+        arms = [arm for arm in map(self.config.arm, capped) if arm is not None]
+        return min((request.facts.worst_case_nanos(arm) for arm in arms), default=0)
 
     def finish(
         self,
@@ -416,6 +390,7 @@ class AgentEngine:
         effects: Effects = []
         answered = status is RequestStatus.OK
         arm = request.plan.arm.id if request.plan and answered else ""
+        draw = request.choice.draw
         reason = request.reason
         if request.plan is not None and end is not None:
             if answered:
@@ -429,13 +404,13 @@ class AgentEngine:
             arrived_unix_ms=facts.arrived_unix_ms,
             status=status,
             arm=arm,
-            drawn_arm=request.draw.arm if request.draw else "",
-            propensity_ppm=request.draw.propensity_ppm if request.draw else 0,
+            drawn_arm=draw.arm if draw else "",
+            propensity_ppm=draw.propensity_ppm if draw else 0,
             table_version=request.table_version,
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
             attempts=tuple(request.attempts),
-            fallouts=request.logged_fallouts,
+            fallouts=(*request.fallouts, *request.choice.observed_fallouts),
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
             ttft_ms=ttft_ms,
@@ -443,9 +418,12 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
-            candidates=request.logged_candidates,
-            observed=request.observation,
+            candidates=request.choice.between,
+            observed=request.choice.observation,
         )
+        if draw is not None and arm == draw.arm and request.choice.observed is None:
+            ended_ms = request.begun_ms + latency_ms
+            self._chooser.answered(facts, request.choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
         for settled, known in request.corrections:
             effects += self.gate.correct(settled, request_id=request_id, cost_nanos=known)
@@ -514,14 +492,36 @@ class AgentEngine:
 
     def configured(self, config: DeviceConfig) -> Effects:
         """A new configuration of the fleet."""
-        self.config = config
-        self._rows.clear()
+        self._fleet_config = config
+        self._arms_changed()
         return [PutConfig(config), *self.gate.configured()]
+
+    def models_can(self, capabilities: Mapping[str, frozenset[str]]) -> None:
+        """What the model files say that local arms can do, beside what the fleet says of them."""
+        if capabilities != self._models_can:
+            self._models_can = capabilities
+            self._arms_changed()
+
+    def _arms_changed(self) -> None:
+        arms = tuple(
+            replace(arm, capabilities=arm.capabilities | self._models_can.get(arm.id, frozenset()))
+            if arm.cloud is None
+            else arm
+            for arm in self._fleet_config.arms
+        )
+        self.config = replace(self._fleet_config, arms=arms)
+        self._chooser.forget_rows()
+
+    def alone_with(self, fallback: DeviceConfig) -> None:
+        """Other models of the device's own; they count until a coordinator has configured it."""
+        if not self._fleet_config.version:
+            self._fleet_config = fallback
+            self._arms_changed()
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
         self.table = table
-        self._rows.clear()
+        self._chooser.forget_rows()
         return [PutTable(table)]
 
     @property
@@ -536,43 +536,15 @@ class AgentEngine:
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
-    ) -> tuple[Candidates, Draw | None]:
-        if facts.pinned_arm and self.config.arm(facts.pinned_arm) is None:
-            known = ", ".join(["auto", *(arm.id for arm in self.config.arms)])
-            raise RequestRefused(
-                404,
-                "model_not_found",
-                f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
-                param="model",
-            )
-        if self.health.any_failed:
-            conditions = {
-                arm: ArmCondition(problem="resting")
-                if not condition.problem and self.health.resting_ms(arm, now_ms=now_ms)
-                else condition
-                for arm, condition in conditions.items()
-            }
-        prepared = self._prepared(facts)
-        candidates = prepared.candidates(
+    ) -> Choice:
+        return self._chooser.choose(
             facts,
+            config=self.config,
+            table=self.table,
             conditions=conditions,
-            allowance=self.gate.allowance(facts.key_tag),
-            money=lambda arm: self._money_problem(facts, arm=arm, now_ms=now_ms),
+            now_ms=now_ms,
+            uniform=uniform,
         )
-        return candidates, prepared.ranked.draw(candidates.arms, uniform)
-
-    def _money_problem(self, facts: RequestFacts, *, arm: Arm, now_ms: float) -> str:
-        """Why a paid arm is no candidate; a lease that may still come is no reason."""
-        problem = self.gate.problem(facts, arm=arm)
-        return "" if self.gate.may_come(problem, now_ms=now_ms) else problem
-
-    def _prepared(self, facts: RequestFacts) -> PreparedRow:
-        key = (facts.pinned_arm, facts.task_class)
-        found = self._rows.get(key)
-        if found is None:
-            row = row_for(facts, config=self.config, table=self.table)
-            found = self._rows[key] = PreparedRow(row, config=self.config)
-        return found
 
     def _end_attempt(self, request: _Request, end: AttemptEnd) -> Effects:
         plan = _under_way(request)

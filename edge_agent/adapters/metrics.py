@@ -65,7 +65,7 @@ class AgentMetrics:
 
     def __init__(self, registry: CollectorRegistry, *, tags: Iterable[str] = ()) -> None:
         self._registry = registry
-        self._tags = frozenset(tags)
+        self.set_tags(tags)
         self._arms = _Label(ARMS_MAX)
         self._task_classes = _Label(TASK_CLASSES_MAX)
         self._reasons = _Label(REASONS_MAX)
@@ -149,6 +149,10 @@ class AgentMetrics:
             ["tag", "part"],
             registry=registry,
         )
+
+    def set_tags(self, tags: Iterable[str]) -> None:
+        """From now on these are the configured keys' tags."""
+        self._tags = frozenset(tags)
 
     def observe(self, outcome: Outcome) -> None:
         """Count a request that has come to its end."""

@@ -81,13 +81,17 @@ class KeyBudgetBook:
     """
 
     def __init__(self, budgets: Iterable[KeyBudget] = ()) -> None:
-        self._budgets = {budget.tag: budget for budget in budgets}
+        self.configure(budgets)
         self._rows: dict[str, KeyBudgetRow] = {}
         self._opening: dict[str, KeyBudgetRow] = {}
         self._synced: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._worst_case: dict[str, int] = {}
         self._changed: dict[str, KeyBudgetRow] = {}
+
+    def configure(self, budgets: Iterable[KeyBudget]) -> None:
+        """Other budgets hold from now on; a window that has begun goes on to its end."""
+        self._budgets = {budget.tag: budget for budget in budgets}
 
     def restore(
         self, *, rows: Iterable[KeyBudgetRow], reservations: Iterable[ReservationRow]

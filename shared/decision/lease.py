@@ -79,14 +79,42 @@ class ReservationRow:
 
 
 @dataclass(frozen=True)
+class LeaseWish:
+    """A request for more allowance. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    worst_case_nanos : int
+        Of one request: with less it is of no use.
+    needed_nanos : int
+        Of all requests that wait for it together; 0 if it is asked for ahead.
+    asked_boot_ms : int
+        When, on the boot-time clock.
+    """
+
+    available_nanos: int
+    worst_case_nanos: int
+    needed_nanos: int
+    asked_boot_ms: int
+
+
+@dataclass(frozen=True)
 class LeaseGranted:
-    """A grant as it arrived from the coordinator."""
+    """A grant as it arrived from the coordinator.
+
+    Attributes
+    ----------
+    asked_boot_ms : int
+        When the device asked for it, on its boot-time clock; 0 if that is not known. The duration
+        counts from there: a grant may be old when it arrives, and must not outlive its price.
+    """
 
     number: int
     window_id: int
     amount_nanos: int
     duration_ms: int
     price_version: int
+    asked_boot_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,7 +234,8 @@ class LeaseBook:
         """Take a new lease; False if its number is not above the highest seen (rule L_1).
 
         The changes must be synced before `watermark_synced` allows the first reservation. The
-        first watermark has room for two worst cases as they were lately.
+        first watermark has room for two worst cases as they were lately. A grant that was so long
+        on its way that its time is over closes at once.
         """
         if granted.number <= self._number_max or granted.amount_nanos <= 0:
             return False
@@ -219,7 +248,7 @@ class LeaseBook:
                 window_id=granted.window_id,
                 amount_nanos=granted.amount_nanos,
                 price_version=granted.price_version,
-                expires_boot_ms=boot_ms + granted.duration_ms,
+                expires_boot_ms=(granted.asked_boot_ms or boot_ms) + granted.duration_ms,
                 watermark_nanos=min(
                     granted.amount_nanos,
                     max(self._chunk(granted.amount_nanos), 2 * worst_case_nanos),
@@ -228,6 +257,7 @@ class LeaseBook:
         )
         self._synced[granted.number] = 0
         self._reserved[granted.number] = 0
+        self.expire(boot_ms=boot_ms)
         return True
 
     def watermark_synced(self, number: int, watermark_nanos: int) -> None:

@@ -126,12 +126,17 @@ class LoggedDecision:
                 "latency_ms": self.latency_ms,
                 "hit": self.hit,
                 "table_version": self.table_version,
-                "observed_arm": self.observed_arm,
-                "observed": dict(self.observed),
+                **self._observed_keys(),
             },
             ensure_ascii=False,
             separators=(",", ":"),
         )
+
+    def _observed_keys(self) -> dict[str, Any]:
+        """Left out where the draw was acted upon, as nearly everywhere."""
+        if not self.observed:
+            return {}
+        return {"observed_arm": self.observed_arm, "observed": dict(self.observed)}
 
     @classmethod
     def from_line(cls, line: str) -> LoggedDecision:
@@ -179,7 +184,11 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "observed_arm": (str,),
     "observed": (dict,),
 }
-_REQUIRED: Final = tuple(each.name for each in fields(LoggedDecision) if each.default is MISSING)
+_REQUIRED: Final = tuple(
+    each.name
+    for each in fields(LoggedDecision)
+    if each.default is MISSING and each.default_factory is MISSING
+)
 _WORDS: Final[Mapping[tuple[type, ...], str]] = {
     (str,): "text",
     (int,): "an integer",

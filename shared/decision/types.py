@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shared.decision.grading import NO_SIGNALS, Grader, Signals
 from shared.decision.money import PPM, Price, WorstCase
+
+COORDINATOR_KEY: Final = "coordinator"
+"""`coordinator:NAME`: a key that is not on the device but comes over its link."""
 
 
 class ArmKind(StrEnum):
@@ -56,7 +59,8 @@ class CloudSettings:
     base_url : str
         OpenAI-compatible endpoint, without `/chat/completions`.
     api_key_ref : str
-        `env:NAME` or `file:PATH` on the device; empty for none. Never the key itself.
+        `env:NAME` or `file:PATH` on the device, or `coordinator:NAME`; empty for none. Never the
+        key itself.
     fields : frozenset of str
         The closed list of request fields that may reach the arm (rule A_2).
     unbilled_statuses : frozenset of int
@@ -73,6 +77,12 @@ class CloudSettings:
     connect_timeout_ms: int
     first_byte_timeout_ms: int
     drain_timeout_ms: int
+
+    @property
+    def provider_key(self) -> str:
+        """The name of the key that the coordinator delivers; empty if the device has its own."""
+        kind, _, name = self.api_key_ref.partition(":")
+        return name if kind == COORDINATOR_KEY else ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,11 @@ class Arm:
     capabilities: frozenset[str] = frozenset()
     enabled: bool = True
     cloud: CloudSettings | None = None
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers chats: a model for embeddings does not, unless it says so."""
+        return "embeddings" not in self.capabilities or "chat" in self.capabilities
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,12 @@ class DeviceConfig:
     def arm(self, arm_id: str) -> Arm | None:
         """The arm of that id, if the fleet has it."""
         return self._by_id.get(arm_id)
+
+    @property
+    def provider_keys(self) -> frozenset[str]:
+        """The names of the keys that the coordinator delivers for these arms."""
+        named = (arm.cloud.provider_key for arm in self.arms if arm.cloud is not None)
+        return frozenset(name for name in named if name)
 
     @cached_property
     def _by_id(self) -> dict[str, Arm]:

@@ -92,7 +92,7 @@ class Keys(RuleBasedStateMachine):
     def call_once(self, tag: str, size: int, *, in_full: bool) -> None:
         self.requests += 1
         asked: RequestFacts = facts(f"r{self.requests}", key_tag=tag, body_bytes=size)
-        row, _, effects = self.gate.reserve(asked, arm=ARM)
+        row, _, effects = self.gate.reserve(asked, arm=ARM, boot_ms=0)
         self.commit(effects)
         if row is None:
             return

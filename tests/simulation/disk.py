@@ -58,6 +58,8 @@ class SimDisk(MemoryDisk):
         What the spool has taken and not lost since, whatever became of the records.
     sent_through : int
         The highest sequence that was ever put on the wire from this disk.
+    is_stale : bool
+        It is an older image of itself, and cannot know it.
     """
 
     def __init__(self, watch: Watch, *, fuse: Fuse, owner: str) -> None:
@@ -66,6 +68,7 @@ class SimDisk(MemoryDisk):
         self.outcomes: dict[str, Outcome] = {}
         self._loose: list[list[str]] = []
         self.sent_through = 0
+        self.is_stale = False
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         self.fuse.around(lambda: self._commit(effects, sync=sync))

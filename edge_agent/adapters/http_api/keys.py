@@ -79,6 +79,10 @@ class ApiKeys:
     """The keys that clients of `/v1` have to show; with none set, everybody is let in."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """From now on these keys count, and no others."""
         self._keys = [(_digest(key.secret), key) for key in keys]
 
     def check(self, headers: Headers) -> ApiKey | None:

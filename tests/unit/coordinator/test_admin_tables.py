@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import grpc
 import pytest
 
@@ -20,13 +18,13 @@ async def disabled(operator: Operator, arm: str) -> None:
 
 
 @pytest.fixture
-async def tables(operator: Operator) -> AsyncIterator[list[int]]:
+async def tables(operator: Operator) -> list[int]:
     """Two versions, the one in force last."""
     (first,) = (await operator.call("ListTables", admin_pb2.ListTablesRequest())).classes
     await disabled(operator, "large")
     (second,) = (await operator.call("ListTables", admin_pb2.ListTablesRequest())).classes
     assert second.version > first.version
-    yield [first.version, second.version]
+    return [first.version, second.version]
 
 
 async def test_a_table_is_pinned_shown_and_unpinned(operator: Operator, tables: list[int]) -> None:
@@ -46,8 +44,8 @@ async def test_an_earlier_table_is_put_back(operator: Operator, tables: list[int
     request = admin_pb2.GetTableRequest(device="pi-1", version=tables[0])
     earlier = await operator.call("GetTable", request)
     assert tables[0] == earlier.version
-    request = admin_pb2.PinTableRequest(device_class="pi", version=tables[0])
-    reply = await operator.call("PinTable", request)
+    back = admin_pb2.PinTableRequest(device_class="pi", version=tables[0])
+    reply = await operator.call("PinTable", back)
     assert (tables[0], [tables[1]]) == (reply.version, [each.version for each in reply.earlier])
     present = await operator.call("GetTable", admin_pb2.GetTableRequest(device="pi-1"))
     assert earlier == present

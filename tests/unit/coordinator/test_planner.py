@@ -146,6 +146,24 @@ def test_a_closed_arm_is_in_no_table() -> None:
     assert ["tiny"] == [arm.arm for arm in row.arms]
 
 
+def test_an_arm_for_embeddings_is_in_no_table() -> None:
+    """Tables are for chats; embeddings are asked of their arm by name."""
+    text = (
+        fleet_toml()
+        .replace(
+            "[arms.tiny]",
+            '[arms.embed]\ncapabilities = ["embeddings"]\nkind = "local"\n[arms.tiny]',
+        )
+        .replace('arms = ["tiny"', 'arms = ["embed", "tiny"')
+    )
+    one = Planner(parse_fleet(text, now_unix_ms=1_000))
+    one.close_slots(0)
+    plan(one)
+    row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")
+    assert row is not None
+    assert ["cloud", "tiny"] == [arm.arm for arm in row.arms]
+
+
 def test_a_table_needs_a_plan() -> None:
     """Asking for one too early is a defect of the caller."""
     with pytest.raises(ValueError, match="no plan yet"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -94,7 +95,7 @@ def test_the_number_of_kept_tables_is_bounded_and_they_reach_far_back() -> None:
     assert EARLIER_TABLES_MAX == len(versions) == len(keeper.store.database.tables) - 1
     assert (999, 998, 1) == (versions[0], versions[1], versions[-1])
     ages = [1_000 - version for version in versions]
-    assert all(later <= 2 * sooner + 2 for sooner, later in zip(ages, ages[1:], strict=False))
+    assert all(later <= 2 * sooner + 2 for sooner, later in itertools.pairwise(ages))
 
 
 def test_a_pin_survives_a_restart() -> None:

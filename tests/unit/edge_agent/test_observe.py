@@ -36,7 +36,7 @@ def test_the_fixed_arm_answers_and_the_decision_is_logged() -> None:
     """What was drawn, with its propensity and candidates, beside the certainty that answered."""
     engine = observing("tiny")
     engine.begin(facts(), conditions=READY, now_ms=0.0, uniform=0.0)
-    plan, _ = engine.next_attempt("r1")
+    plan, _ = engine.next_attempt("r1", boot_ms=0)
     assert plan is not None
     assert "tiny" == plan.arm.id
     assert "observe" == engine.reason("r1")
@@ -54,14 +54,14 @@ def test_a_paid_fixed_arm_passes_the_gate_as_always() -> None:
     """Reserved before the call, and refused without a lease, without any other arm."""
     engine = observing("cloud")
     engine.begin(facts(), conditions=READY, now_ms=0.0, uniform=0.99)
-    plan, effects = engine.next_attempt("r1")
+    plan, effects = engine.next_attempt("r1", boot_ms=0)
     assert plan is not None
     assert [PutReservation] == [type(effect) for effect in effects]
     engine.attempt_failed("r1", AttemptEnd(5, error="http_503"), now_ms=0.0)
-    assert engine.next_attempt("r1")[0] is None, "as it was before anybody observed"
+    assert engine.next_attempt("r1", boot_ms=0)[0] is None, "as it was before anybody observed"
     poor = observing("cloud", lease=False)
     poor.begin(facts(), conditions=READY, now_ms=0.0, uniform=0.99)
-    assert poor.next_attempt("r1")[0] is None
+    assert poor.next_attempt("r1", boot_ms=0)[0] is None
     refused = poor.refusal("r1", unix_ms=0)
     assert (429, "budget_exceeded") == (refused.status, refused.code)
     outcome, _ = poor.finish("r1", status=RequestStatus.REFUSED, end=None, ttft_ms=0, latency_ms=1)
@@ -73,7 +73,7 @@ def test_what_must_stay_on_the_device_stays() -> None:
     """A private request is refused rather than sent to a fixed arm in the cloud."""
     engine = observing("cloud")
     engine.begin(facts(privacy_local=True), conditions=READY, now_ms=0.0, uniform=0.0)
-    assert engine.next_attempt("r1")[0] is None
+    assert engine.next_attempt("r1", boot_ms=0)[0] is None
     assert (Fallout("cloud", "privacy"),) == engine.refusal("r1", unix_ms=0).fallouts
 
 
@@ -81,7 +81,7 @@ def test_a_request_that_names_its_model_gets_it() -> None:
     """There is no decision to observe."""
     engine = observing("tiny")
     engine.begin(facts(pinned_arm="cloud"), conditions=READY, now_ms=0.0, uniform=0.0)
-    plan, _ = engine.next_attempt("r1")
+    plan, _ = engine.next_attempt("r1", boot_ms=0)
     assert plan is not None
     assert ("cloud", "pinned") == (plan.arm.id, engine.reason("r1"))
     outcome, _ = engine.finish("r1", status=RequestStatus.OK, end=REPORTED, ttft_ms=1, latency_ms=9)
@@ -93,7 +93,7 @@ def test_why_arms_were_no_candidates_is_logged_for_both() -> None:
     engine = observing("tiny")
     conditions = {"tiny": ArmCondition(), "cloud": ArmCondition(problem="offline")}
     engine.begin(facts(), conditions=conditions, now_ms=0.0, uniform=0.0)
-    plan, _ = engine.next_attempt("r1")
+    plan, _ = engine.next_attempt("r1", boot_ms=0)
     assert plan is not None
     outcome, _ = engine.finish(
         "r1", status=RequestStatus.OK, end=AttemptEnd(1), ttft_ms=1, latency_ms=1
