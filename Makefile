@@ -17,7 +17,7 @@ PROTOS := $(wildcard proto/shared/pb/v1/*.proto)
 export CLOUD_VENV COMPAT_VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos lint format bench proto clean
+.PHONY: help install demo up test chaos mutants lint format bench proto clean
 
 help: ## show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: install $(COMPAT_READY) ## run every test
 
 chaos: install ## break real processes for 5 minutes and judge the books; ARGS="--seed 2 --seconds 60"
 	$(PY) -m tests.chaos $(ARGS)
+
+mutants: install ## change the money's code in small ways and see whether a test notices; ARGS="account"
+	$(PY) -m tests.mutants $(ARGS)
 
 lint: $(READY) ## check style, types, layers and that the generated code is fresh
 	$(BIN)/ruff check .

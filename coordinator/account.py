@@ -20,7 +20,7 @@ from coordinator.records import (
     StoreEffect,
     WindowRow,
 )
-from shared.errors import NotFoundError, invariant
+from shared.errors import InvariantError, NotFoundError, invariant
 
 AttemptCost = tuple[int, int, str]
 """The lease's number, what the attempt cost in nano-dollars, and its request."""
@@ -33,9 +33,9 @@ class BudgetAccount:
 
     Notes
     -----
-    Invariant I1, checked on every change: settled + unconfirmed + outstanding <= enforced budget.
-    Overruns, which a provider caused against its own price list, are booked in full (rule S_4) and
-    may exceed it; they raise an alarm.
+    Invariant I1, checked whenever money is lent: settled + unconfirmed + outstanding <= enforced
+    budget. All else moves money that was lent. Overruns, which a provider caused against its own
+    price list, are booked in full (rule S_4) and may exceed it; they raise an alarm.
     """
 
     def __init__(
@@ -134,6 +134,10 @@ class BudgetAccount:
         """Lend free money to a device."""
         window = self.window(lease.window_id)
         invariant(
+            min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
+            f"a balance is negative, so nothing can be lent: {window}",
+        )
+        invariant(
             0 < lease.amount_nanos <= window.free_nanos,
             f"a lease of {lease.amount_nanos} nanos exceeds the free {window.free_nanos}",
         )
@@ -143,7 +147,6 @@ class BudgetAccount:
         )
         self._put_lease(lease)
         self._book(lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms)
-        self._check(lease.window_id)
 
     def settle(self, device_id: str, number: int, *, cost: int, request_id: str, at: int) -> int:
         """Book the cost of one attempt; returns the part that the lease did not cover."""
@@ -159,10 +162,11 @@ class BudgetAccount:
             lease = self._known(device_id, number)
             booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
             for _, cost, request_id in run:
-                invariant(cost >= 0, f"a cost cannot be negative: {cost}")
+                if cost < 0:
+                    raise InvariantError(f"a cost cannot be negative: {cost}")
                 if lease.end is LeaseEnd.OPEN:
                     kind = LedgerKind.SETTLE
-                    covered = max(0, min(cost, lease.amount_nanos - booked))
+                    covered = min(cost, max(0, lease.amount_nanos - booked))
                 else:
                     kind = LedgerKind.CONFIRM
                     covered = min(cost, unconfirmed)
@@ -210,16 +214,14 @@ class BudgetAccount:
         if lease.end is not LeaseEnd.OPEN:
             return ""
         alarm = ""
-        covered = min(lease.booked_nanos, lease.amount_nanos)
-        overrun = lease.booked_nanos - covered
-        if not lease.booked_nanos <= final <= lease.amount_nanos + overrun:
+        full = max(lease.booked_nanos, lease.amount_nanos)
+        if not lease.booked_nanos <= final <= full:
             alarm = (
                 f"lease {number} of {device_id} was closed at {final} nanos, with "
                 f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
             )
-            final = lease.amount_nanos + overrun
-        unconfirmed = final - lease.booked_nanos
-        released = lease.amount_nanos - covered - unconfirmed
+            final = full
+        unconfirmed, released = final - lease.booked_nanos, full - final
         self._put_lease(replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
         if unconfirmed:
             self._book(lease, LedgerKind.UNCONFIRMED, unconfirmed, unix_ms=at, note=note)
@@ -235,7 +237,7 @@ class BudgetAccount:
         on a lease of unknown amount, is granted after the fact, so that it is in the books.
         """
         if lease.amount_nanos:  # else these books never knew how large it was
-            final = min(final, max(lease.booked_nanos, lease.amount_nanos))
+            final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
         change = unexplained - lease.unconfirmed_nanos
         lease = replace(
@@ -294,8 +296,7 @@ class BudgetAccount:
         for lease in self.open_leases(device_id):
             if number not in (0, lease.number):
                 continue
-            overrun = max(0, lease.booked_nanos - lease.amount_nanos)
-            full = lease.amount_nanos + overrun
+            full = max(lease.booked_nanos, lease.amount_nanos)
             self.close(device_id, lease.number, final=full, at=at, note=note)
 
     def take_changes(self) -> list[StoreEffect]:
@@ -345,11 +346,3 @@ class BudgetAccount:
         key = (lease.device_id, lease.number)
         self._leases[key] = lease
         self._dirty_leases[key] = lease
-
-    def _check(self, window_id: int) -> None:
-        window = self.window(window_id)
-        invariant(
-            window.committed_nanos <= window.enforced_nanos
-            and min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
-            f"I1 broken in window {window_id}: {window}",
-        )

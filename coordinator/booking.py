@@ -131,9 +131,9 @@ class Booking:
         if missing:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
         account.remember(earlier.leases, windows=earlier.windows)
+        slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:
-            slot = _slot(record, window=window, unix_ms=unix_ms)
-            self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
+            self._book_one(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
@@ -148,17 +148,13 @@ class Booking:
         booked: Booked,
         *,
         account: BudgetAccount,
-        slot: int,
+        slots: _Slots,
         unix_ms: int,
     ) -> None:
         device, body = booked.device, record.body
         match body:
-            case Outcome(status=RequestStatus.INTERRUPTED) if booked.has_outcome(body.request_id):
-                pass
             case Outcome():
-                _note_costs(body, booked)
-                place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                booked.learned.append(BookedOutcome(*place, body, record.encoded))
+                self._book_outcome(record, body, booked, slot=slots.of(body.arrived_unix_ms))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():
@@ -176,10 +172,31 @@ class Booking:
             case SpoolSummary():
                 booked.costs += [(number, cost, "") for number, cost in body.costs]
                 for count in body.counts:
-                    place = (self._next(), device.id, device.device_class, record.sequence, slot)
+                    place = (
+                        self._next(),
+                        device.id,
+                        device.device_class,
+                        record.sequence,
+                        slots.of(unix_ms),
+                    )
                     booked.learned.append(
                         BookedCounts(*place, count.task_class, count.arm, count.requests)
                     )
+
+    def _book_outcome(
+        self, record: SpoolRecord, outcome: Outcome, booked: Booked, *, slot: int
+    ) -> None:
+        request_id = outcome.request_id
+        if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
+            return
+        for attempt in outcome.attempts:
+            if attempt.lease_number and attempt.is_booked:
+                if attempt.cost_nanos > attempt.reserved_nanos:
+                    booked.overran(attempt, attempt.cost_nanos, request_id)
+                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+        device = booked.device
+        place = (self._next(), device.id, device.device_class, record.sequence, slot)
+        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -233,16 +250,6 @@ class Booking:
         return self.position
 
 
-def _note_costs(outcome: Outcome, booked: Booked) -> None:
-    """What a request's attempts cost, on whichever leases."""
-    for attempt in outcome.attempts:
-        if not attempt.is_booked:
-            continue
-        if attempt.cost_nanos > attempt.reserved_nanos:
-            booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
-        booked.costs.append((attempt.lease_number, attempt.cost_nanos, outcome.request_id))
-
-
 def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     """The requests that a batch grades, and the numbers of the leases that it speaks of."""
     requests: set[str] = set()
@@ -276,11 +283,16 @@ def outcomes_wanted(records: Iterable[SpoolRecord]) -> list[str]:
     return wanted
 
 
-def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> int:
-    """The absolute slot of a request's arrival, by the device's clock but never in the future."""
-    if window is None:
-        return 0
-    arrived = unix_ms
-    if isinstance(record.body, Outcome):
-        arrived = min(unix_ms, record.body.arrived_unix_ms)
-    return (arrived - window.anchor_unix_ms) // window.slot_ms
+class _Slots:
+    """The absolute slots of a batch: by the device's clock, but never in the future."""
+
+    def __init__(self, window: WindowConfig | None, *, unix_ms: int) -> None:
+        self._window = window
+        self._unix_ms = unix_ms
+
+    def of(self, arrived_unix_ms: int) -> int:
+        """The slot of a request's arrival; 0 as long as the fleet has no slots."""
+        window = self._window
+        if window is None:
+            return 0
+        return (min(self._unix_ms, arrived_unix_ms) - window.anchor_unix_ms) // window.slot_ms

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coordinator.planned import Context
-from coordinator.policy.cells import UNANSWERED, Observation
+from coordinator.policy.cells import UNANSWERED, Key, Observation
 from coordinator.policy.service_times import Answer
 from coordinator.records import BookedCounts, BookedFeedback, BookedOutcome, Learned
 from shared.decision.reward import reward_from_ppm
@@ -84,31 +84,35 @@ class Lessons:
         return lessons
 
     def _read_outcome(self, row: BookedOutcome) -> Kind:
-        outcome = row.outcome
-        context = (row.device_class, outcome.task_class)
+        outcome, device_class = row.outcome, row.device_class
+        task_class = outcome.task_class
         attempts, status, hit = outcome.attempts, outcome.status, outcome.hit
-        known = None if status is RequestStatus.ABORTED else hit
         for attempt in attempts:
-            self._read_attempt(attempt, context=context, hit=known)
+            arm, latency_ms, error, _, _, cost, settle = attempt
+            if settle is not None:
+                self.calls.append((device_class, attempt))
+            if cost:
+                self.costs[arm] += cost
+            key = (device_class, task_class, arm)
+            if error:
+                self._read_failure(attempt, key=key)
+            else:
+                known = None if status is RequestStatus.ABORTED else hit
+                self.observations.append((key, cost, known, latency_ms, None))
         if status is RequestStatus.OK and attempts:
             final = attempts[-1]
             if final.arm == outcome.arm and not final.error:
                 first_ms = outcome.ttft_ms if len(attempts) == 1 else 0
-                self.answers.append(((*context, final.arm), final.latency_ms, first_ms))
+                key = (device_class, task_class, final.arm)
+                self.answers.append((key, final.latency_ms, first_ms))
         forced = forced_arm(outcome) if outcome.forced else ""
-        return (context, row.slot, status, outcome.arm, hit, forced)
+        return ((device_class, task_class), row.slot, status, outcome.arm, hit, forced)
 
-    def _read_attempt(self, attempt: Attempt, *, context: Context, hit: bool | None) -> None:
-        arm, latency_ms, error, _, _, cost, settle = attempt
-        self.costs[arm] += cost
-        if settle is not None:
-            self.calls.append((context[0], attempt))
-        key = (*context, arm)
-        if not error:
-            self.observations.append((key, cost, hit, latency_ms, None))
-        elif not was_executed(attempt):
-            pass  # it says where the arm can be reached, not how good it is
-        elif error not in NOT_THE_ARMS_FAULT:
+    def _read_failure(self, attempt: Attempt, *, key: Key) -> None:
+        cost = attempt.cost_nanos
+        if not was_executed(attempt):
+            return  # it says where the arm can be reached, not how good it is
+        if attempt.error not in NOT_THE_ARMS_FAULT:
             self.observations.append((key, cost, *UNANSWERED))
         elif cost:
             self.observations.append((key, cost, None, None, None))

@@ -156,8 +156,10 @@ class CellStore:
         prices : mapping of arm to float
             What a request is expected to cost, in nano-dollars.
         """
+        cells, changed = self.cells, self.changed
         for key, cost_nanos, hit, latency_ms, reward in observations:
-            cell = self._cell(key)
+            cell = cells.get(key) or self._new_cell(key)
+            changed.add(key)
             if cost_nanos is not None:
                 cell.booked += 1
                 cell.costed += 1
@@ -179,14 +181,10 @@ class CellStore:
                 cell.reward_squared += reward * reward
                 self._watch(cell, "reward", reward)
 
-    def _cell(self, key: Key) -> Cell:
-        """The cell of a key, made if there is none; it counts as changed."""
-        self.changed.add(key)
-        found = self.cells.get(key)
-        if found is None:
-            watch = self.watches.setdefault(key[2], ArmWatch())
-            found = self.cells[key] = watch.cells[key] = Cell(watch)
-        return found
+    def _new_cell(self, key: Key) -> Cell:
+        watch = self.watches.setdefault(key[2], ArmWatch())
+        cell = self.cells[key] = watch.cells[key] = Cell(watch)
+        return cell
 
     def _watch(self, cell: Cell, quantity: str, value: float) -> None:
         """Append an observation to both streams, and test them when it is time."""

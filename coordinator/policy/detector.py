@@ -10,6 +10,7 @@ others by the normal one with an unknown variance.
 
 import math
 from collections.abc import Iterable
+from operator import add, mul
 from typing import Any
 
 _BLOCKS_PER_SIZE = 2
@@ -56,7 +57,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._fresh: list[float] = []
-        self._levels: list[list[Block]] = []
+        self._levels: list[tuple[list[float], list[float]]] = []  # totals and squares
         self.count = 0
         self.total = 0.0
         self.next_test = 2
@@ -70,9 +71,12 @@ class Stream:
     @property
     def blocks(self) -> list[Block]:
         """The whole history, newest block last. Amortised O(1) per observation."""
-        if self._fresh:
-            self._compress()
-        return [block for level in reversed(self._levels) for block in level]
+        self._compress()
+        return [
+            (1 << depth, *sums)
+            for depth in reversed(range(len(self._levels)))
+            for sums in zip(*self._levels[depth], strict=True)
+        ]
 
     def _compress(self) -> None:
         """Take the fresh observations into the levels, each of blocks of one size.
@@ -80,21 +84,14 @@ class Stream:
         While a level has more blocks than allowed, its two oldest become one of the next level.
         So it makes no difference whether observations arrive one by one or many at once.
         """
-        arriving: list[Block] = [(1, value, value * value) for value in self._fresh]
+        totals, squares = self._fresh, list(map(mul, self._fresh, self._fresh))
         self._fresh = []
         depth = 0
-        while arriving:
+        while totals:
             if depth == len(self._levels):
-                self._levels.append([])
+                self._levels.append(([], []))
             level = self._levels[depth]
-            level += arriving
-            full = 2 * ((len(level) - _BLOCKS_PER_SIZE + 1) // 2)
-            oldest = level[:full]
-            del level[:full]
-            arriving = [
-                (older[0] + newer[0], older[1] + newer[1], older[2] + newer[2])
-                for older, newer in zip(oldest[::2], oldest[1::2], strict=True)
-            ]
+            totals, squares = _carried(level[0], totals), _carried(level[1], squares)
             depth += 1
 
     def due(self) -> bool:
@@ -116,15 +113,15 @@ class Stream:
             values in [0, 1], whatever their distribution.
         """
         blocks = self.blocks
-        count = sum(block[0] for block in blocks)
         total = sum(block[1] for block in blocks)
         squares = sum(block[2] for block in blocks)
-        before = before_total = 0.0
-        for block in blocks[:-1]:
-            before, before_total = before + block[0], before_total + block[1]
-            after, after_total = count - before, total - before_total
+        common = _entropy(total, self.count)
+        before, before_total = 0, 0.0
+        for size, size_total, _ in blocks[:-1]:
+            before, before_total = before + size, before_total + size_total
+            after, after_total = self.count - before, total - before_total
             if spread is None:
-                ratio = _bernoulli_ratio(before, before_total, after, after_total)
+                ratio = _entropy(before_total, before) + _entropy(after_total, after) - common
             else:
                 ratio = _normal_ratio(
                     before, before_total, after, after_total, squares, spread=spread
@@ -149,10 +146,20 @@ class Stream:
         stream.next_test, stream.total, blocks = state
         for number, total, squares in blocks:
             depth = number.bit_length() - 1
-            stream._levels += [[] for _ in range(depth + 1 - len(stream._levels))]
-            stream._levels[depth].append((number, total, squares))
+            stream._levels += [([], []) for _ in range(depth + 1 - len(stream._levels))]
+            stream._levels[depth][0].append(total)
+            stream._levels[depth][1].append(squares)
             stream.count += number
         return stream
+
+
+def _carried(level: list[float], arriving: list[float]) -> list[float]:
+    """Append sums to a level, and merge its oldest in pairs as long as there are too many."""
+    level += arriving
+    full = 2 * ((len(level) - _BLOCKS_PER_SIZE + 1) // 2)
+    merged = list(map(add, level[:full:2], level[1:full:2]))
+    del level[:full]
+    return merged
 
 
 def _entropy(total: float, count: float) -> float:
@@ -161,10 +168,6 @@ def _entropy(total: float, count: float) -> float:
     if mean <= _TINY or mean >= 1.0 - _TINY:
         return 0.0
     return count * (mean * math.log(mean) + (1.0 - mean) * math.log(1.0 - mean))
-
-
-def _bernoulli_ratio(n: float, total: float, m: float, other: float) -> float:
-    return _entropy(total, n) + _entropy(other, m) - _entropy(total + other, n + m)
 
 
 def _normal_ratio(

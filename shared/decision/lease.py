@@ -180,6 +180,7 @@ class LeaseBook:
         self._made: list[ReservationRow] = []
         self._dropped: list[str] = []
         self._largest: tuple[int, int] | None = None
+        self._actives: list[LeaseRow] | None = None
 
     @property
     def number_max(self) -> int:
@@ -467,8 +468,11 @@ class LeaseBook:
         return changes
 
     def _active(self) -> list[LeaseRow]:
-        rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
-        return sorted(rows, key=lambda row: row.number)
+        """The active leases, the oldest first; kept until a row changes."""
+        if self._actives is None:
+            rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
+            self._actives = sorted(rows, key=lambda row: row.number)
+        return self._actives
 
     def _used(self, number: int) -> int:
         return self._leases[number].settled_nanos + self._reserved[number]
@@ -506,7 +510,7 @@ class LeaseBook:
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
-        self._largest = None
+        self._largest = self._actives = None
         self._leases[row.number] = row
         self._changed[row.number] = row
 

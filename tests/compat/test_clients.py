@@ -23,10 +23,11 @@ CLIENTS_NAMES: Final = ("openai-python", "openai-js", "litellm", "langchain")
 
 @dataclass(frozen=True)
 class Found:
-    """What one client found: by check, and the mark that its requests carry."""
+    """What one client found, by check; `refused` counts its requests that lacked money."""
 
     client: str
     checks: dict[str, Any]
+    refused: int
 
     @property
     def mark(self) -> str:
@@ -41,8 +42,15 @@ class Found:
         return result
 
 
+def only(*clients: str) -> pytest.MarkDecorator:
+    """For what not every client can do."""
+    return pytest.mark.parametrize("found", clients, indirect=True)
+
+
 @pytest.fixture(scope="module", params=CLIENTS_NAMES)
-def found(request: pytest.FixtureRequest, run_client: Run, environment: Path) -> Found:
+def found(
+    request: pytest.FixtureRequest, run_client: Run, environment: Path, poor_agent: Agent
+) -> Found:
     """What a client found, in one run of its script."""
     python = environment / "bin" / "python"
     commands: dict[str, tuple[str | Path, ...]] = {
@@ -52,7 +60,17 @@ def found(request: pytest.FixtureRequest, run_client: Run, environment: Path) ->
         "langchain": (python, "-m", "tests.compat.clients.langchain_python"),
     }
     more = {"PYTHONPATH": str(ROOT), "NODE_PACKAGES": str(environment / "js")}
-    return Found(request.param, run_client(*commands[request.param], **more))
+    before = refusals(poor_agent)
+    checks = run_client(*commands[request.param], **more)
+    return Found(request.param, checks, refusals(poor_agent) - before)
+
+
+def refusals(agent: Agent) -> int:
+    """How many requests an agent has refused."""
+    with agent.http() as client:
+        lines = client.get("/metrics").text.splitlines()
+    counters = [line for line in lines if line.startswith("tidegate_requests_total{")]
+    return sum(round(float(c.split()[-1])) for c in counters if 'status="refused"' in c)
 
 
 def counted(usage: dict[str, Any]) -> tuple[int, int]:
@@ -89,17 +107,15 @@ def test_a_paid_stream(found: Found) -> None:
     assert found["paid_stream"]["chunks"] >= 6
 
 
+@only("openai-python", "openai-js")
 def test_the_client_s_own_helper_for_streams(found: Found) -> None:
     """What it puts together is what came in pieces."""
-    if "stream_helper" not in found.checks:
-        pytest.skip("this client has none")
     assert {"text": PAID, "final": PAID} == found["stream_helper"]
 
 
+@only("openai-python", "litellm", "langchain")
 def test_an_asynchronous_stream(found: Found) -> None:
-    """The same from an event loop."""
-    if found.client == "openai-js":
-        pytest.skip("every call of this client is asynchronous")
+    """The same from an event loop; in JavaScript every call is of that kind."""
     assert {"text": PAID} == found["async_stream"]
 
 
@@ -145,11 +161,15 @@ def test_errors_are_the_client_s_own_types(
         assert (code, param) == (error["code"], error["param"])
 
 
-def test_a_refusal_for_money_says_when_to_come_back(found: Found, fleet: Fleet) -> None:
-    """`Retry-After` is there, and no client asks again at once: it would be refused again."""
-    budget = found["errors"]["budget"]
-    if found.client != "litellm":
-        assert "5" == budget["retry_after"]
+@only("openai-python", "openai-js", "langchain")
+def test_a_refusal_for_money_says_when_to_come_back(found: Found) -> None:
+    """`Retry-After` is there for whoever keeps the response's headers."""
+    assert "5" == found["errors"]["budget"]["retry_after"]
+
+
+def test_a_refusal_for_money_is_not_repeated(found: Found) -> None:
+    """The client may retry twice, and was told that it is no use."""
+    assert 1 == found.refused
 
 
 def test_a_stream_that_breaks_is_an_error(found: Found) -> None:
@@ -193,10 +213,9 @@ def test_embeddings(found: Found) -> None:
         assert 6 == found["embeddings"]["usage"]["prompt_tokens"]
 
 
+@only("openai-python", "openai-js")
 def test_models_are_listed(found: Found) -> None:
     """`auto` and the arms of the device."""
-    if "models" not in found.checks:
-        pytest.skip("this client does not list models")
     assert {"auto", "local", "cloud", "hasty", "embed"} == set(found["models"]["listed"])
     assert "local" == found["models"]["one"]
 

@@ -13,8 +13,8 @@ from edge_agent.engine import AttemptEnd, AttemptPlan
 from shared.decision.types import Feedback, OnAbort, RequestStatus, SettleKind
 from shared.errors import BooksFullError
 from tests.fakes.samples import at_once
-from tests.simulation.checker import Violated
 from tests.simulation.dice import Dice
+from tests.simulation.facts import Violated
 from tests.simulation.provider import Bill, Fate
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from shared.errors import (
     TidegateError,
 )
 from tests.fakes.memory_store import MemoryDatabase, book_batch, say_hello
-from tests.simulation.checker import Violated
 from tests.simulation.disk import Died, Fuse, Mark, SimStore
+from tests.simulation.facts import Violated
 from tests.simulation.network import Line
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.simulation.checker import Violated
+from tests.simulation.facts import Violated
 
 
 class Clients:

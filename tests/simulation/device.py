@@ -261,15 +261,22 @@ class Device:
             if world.now - line.dialled_ms > 3_000:
                 self.hang_up()
             return
-        while self.engine.outbox.waiting and (records := at_once(self.session.next_batch())):
-            world.checker.sends(self.id, self.disk, records)
-            world.network.up(line, "batch", tuple(records))
+        if self.keeper.spooled.is_set():
+            self._send(line)
         wish = self.session.lease_wish()
         if wish is not None:
             world.network.up(line, "wish", wish)
         if world.now >= line.heartbeat_at:
             line.heartbeat_at = world.now + 2_000
             world.network.up(line, "heartbeat", self.engine.gate.leases())
+
+    def _send(self, line: Line) -> None:
+        """What was spooled since; with a full disk nothing goes out, and it is tried again."""
+        while records := at_once(self.session.next_batch()):
+            self.world.checker.sends(self.id, self.disk, records)
+            self.world.network.up(line, "batch", tuple(records))
+        if not self.engine.gate.books_problem:
+            self.keeper.spooled.clear()
 
     def take(self, line: Line, message: Message) -> None:
         """A message has arrived."""
@@ -295,6 +302,7 @@ class Device:
                     )
                 )
                 line.welcomed = True
+                self.keeper.spooled.set()  # what the last session has not got through
                 world.network.up(line, "token", message.resume_token)
             case Acked(sequence):
                 at_once(session.acked(sequence))

@@ -28,6 +28,11 @@ class Fuse:
         """Burn down over so many commits."""
         self._left, self._after = commits, after
 
+    @property
+    def burns(self) -> bool:
+        """Whether somebody is going to die."""
+        return self._left > 0
+
     def put_out(self) -> None:
         """Nobody dies any more."""
         self._left = 0
@@ -71,7 +76,10 @@ class SimDisk(MemoryDisk):
         self.is_stale = False
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
-        self.fuse.around(lambda: self._commit(effects, sync=sync))
+        if self.fuse.burns:
+            self.fuse.around(lambda: self._commit(effects, sync=sync))
+        else:
+            self._commit(effects, sync=sync)
 
     def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         self.watch(self, effects, sync)
@@ -153,5 +161,7 @@ class SimStore(MemoryStore):
             super(SimStore, self).commit(effects)
             self._watch(effects)
 
-        if effects:
+        if effects and self._fuse.burns:
             self._fuse.around(commit)
+        elif effects:
+            commit()

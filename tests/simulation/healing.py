@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.decision.types import Outcome
-from tests.simulation.checker import Violated
 from tests.simulation.dice import Dice
+from tests.simulation.facts import Violated
 from tests.simulation.provider import WORST_NANOS
 from tests.simulation.result import SERVED_SHARE_MIN, SPENT_SHARE_MIN
 

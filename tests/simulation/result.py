@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.simulation.checker import Violated
+from tests.simulation.facts import Violated
 
 PAID_SHARE_MIN = 0.5
 FAULTS_PER_REQUEST_MIN = 0.2

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tests.simulation.checker import Violated
+from tests.simulation.facts import Violated
 from tests.simulation.trace import Op, make_trace
 from tests.simulation.world import simulate
 

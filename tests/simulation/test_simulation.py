@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.simulation.__main__ import main
-from tests.simulation.checker import Violated
+from tests.simulation.facts import Violated
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.result import Result
 from tests.simulation.shrink import fails, shrunk

@@ -17,11 +17,12 @@ from shared.decision.types import Outcome, RequestStatus
 from shared.errors import InvariantError, TidegateError
 from tests.simulation.answering import Wanted
 from tests.simulation.centre import FLEET, Centre, fleet_config
-from tests.simulation.checker import Checker, Violated
+from tests.simulation.checker import Checker
 from tests.simulation.clients import Clients
 from tests.simulation.device import Device, new_device
 from tests.simulation.dice import Dice
 from tests.simulation.disk import Died
+from tests.simulation.facts import Violated
 from tests.simulation.faults import Faults
 from tests.simulation.healing import Health, heal
 from tests.simulation.network import Network
