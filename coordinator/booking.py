@@ -24,6 +24,7 @@ from shared.decision.types import (
     Attempt,
     CostAdjustment,
     Feedback,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -53,6 +54,14 @@ class Booked:
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
     outcomes: tuple[Outcome, ...] = ()
+
+    def note_cost(self, attempt: Attempt, request_id: str) -> None:
+        """What an attempt cost is to be settled; above its worst case it closes its arm."""
+        if not attempt.is_booked:
+            return
+        if attempt.cost_nanos > attempt.reserved_nanos:
+            self.overran(attempt, attempt.cost_nanos, request_id)
+        self.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
 
     def overran(self, attempt: Attempt, cost_nanos: int, request_id: str) -> None:
         """A provider billed more than the worst case: its arm closes (rule S_4)."""
@@ -114,7 +123,7 @@ class Booking:
     ) -> Booked:
         """Book the records of a batch that are not in the books yet.
 
-        A second grade of a request is passed over: the first one counts. So is the word that a
+        A second full grade of a request is passed over: the first one counts. So is the word that a
         process has left a request unfinished which another has finished: the disk of the first was
         restored. The account must know every lease that the records name.
 
@@ -155,14 +164,17 @@ class Booking:
         match body:
             case Outcome():
                 self._book_outcome(record, body, booked, slot=slots.of(body.arrived_unix_ms))
-            case Feedback() if body.request_id in booked.graded:
+            case Feedback() if body.request_id in booked.graded and not body.is_weak:
                 pass
             case Feedback():
-                booked.graded.add(body.request_id)
+                if not body.is_weak:
+                    booked.graded.add(body.request_id)
                 feedback = BookedFeedback(
                     self._next(), device.id, device.device_class, record.sequence, feedback=body
                 )
                 booked.learned.append(feedback)
+            case JudgeCall(request_id=request_id, attempt=attempt):
+                booked.note_cost(attempt, request_id)
             case LeaseClose():
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
@@ -190,10 +202,8 @@ class Booking:
         if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
             return
         for attempt in outcome.attempts:
-            if attempt.lease_number and attempt.is_booked:
-                if attempt.cost_nanos > attempt.reserved_nanos:
-                    booked.overran(attempt, attempt.cost_nanos, request_id)
-                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+            if attempt.lease_number:
+                booked.note_cost(attempt, request_id)
         device = booked.device
         place = (self._next(), device.id, device.device_class, record.sequence, slot)
         booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
@@ -261,6 +271,8 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
                     numbers.add(attempt.lease_number)
             case Feedback(request_id=request_id):
                 requests.add(request_id)
+            case JudgeCall(attempt=attempt):
+                numbers.add(attempt.lease_number)
             case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):
                 numbers.add(number)
             case SpoolSummary(costs=costs):

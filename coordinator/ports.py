@@ -94,7 +94,7 @@ class Store(ABC):
     def decisions(
         self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
-        """The latest booked decisions, newest first.
+        """The latest booked decisions with their full grades, newest first.
 
         With `after`, those at a higher position instead, rising: page by page, they are all.
         """

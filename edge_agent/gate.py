@@ -40,6 +40,7 @@ from shared.decision.types import (
     Arm,
     Attempt,
     CostAdjustment,
+    JudgeCall,
     LeaseStatus,
     Outcome,
     RequestStatus,
@@ -474,7 +475,7 @@ class Gate:
         ]
 
 
-def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome:
+def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | JudgeCall:
     attempt = Attempt(
         arm=row.arm,
         latency_ms=0,
@@ -484,6 +485,8 @@ def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome:
         cost_nanos=settled.cost_nanos,
         settle=settled.kind,
     )
+    if row.judge:
+        return JudgeCall(row.request_id, attempt)
     return Outcome(
         request_id=row.request_id,
         task_class=row.task_class,

@@ -43,7 +43,7 @@ def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetSta
         reply.arm_shares.add(
             arm=name,
             requests=arm.requests,
-            reward_mean=arm.reward / max(1, arm.graded),
+            reward_mean=arm.reward_mean,
             cost_nanos=arm.cost_nanos,
         )
     planned = engine.planner.planned

@@ -170,7 +170,7 @@ def load_decisions(
     same_request = grade.c.request_id == outcome.c.request_id
     query = (
         select(outcome, *(column.label(f"grade_{column.name}") for column in grade.c))
-        .select_from(outcome.outerjoin(grade, same_device & same_request))
+        .select_from(outcome.outerjoin(grade, same_device & same_request & schema.IS_FULL_GRADE))
         .order_by(outcome.c.position.desc() if after is None else outcome.c.position)
         .limit(limit)
     )
@@ -202,7 +202,8 @@ def load_earlier(
     grade, lease, window = schema.GRADE, schema.LEASE, schema.WINDOW
     graded: set[str] = set()
     if request_ids:
-        mine = (grade.c.device_id == device_id) & grade.c.request_id.in_(request_ids)
+        asked = grade.c.request_id.in_(request_ids)
+        mine = (grade.c.device_id == device_id) & asked & schema.IS_FULL_GRADE
         graded.update(connection.execute(select(grade.c.request_id).where(mine)).scalars())
     if not lease_numbers:
         return EarlierFacts(graded=frozenset(graded))

@@ -171,5 +171,7 @@ def booked_feedback(row: Mapping[str, Any] | RowMapping) -> BookedFeedback:
             reward_ppm=row["reward_ppm"],
             source=row["source"],
             at_unix_ms=row["at_unix_ms"],
+            weight_ppm=row["weight_ppm"],
+            grading_ppm=row["grading_ppm"],
         ),
     )

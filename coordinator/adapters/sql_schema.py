@@ -13,8 +13,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    UniqueConstraint,
+    literal_column,
 )
+
+from shared.decision.money import PPM
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -170,7 +172,18 @@ GRADE: Final = Table(
     _big("reward_ppm"),
     _text("source"),
     _big("at_unix_ms"),
-    UniqueConstraint("device_id", "request_id"),
+    _big("weight_ppm"),
+    _big("grading_ppm"),
+)
+# A number in the statement's text, so that a database sees that the index below serves.
+IS_FULL_GRADE: Final = GRADE.c.weight_ppm == literal_column(str(PPM))
+Index(
+    "uq_grade_device_id_request_id",
+    GRADE.c.device_id,
+    GRADE.c.request_id,
+    unique=True,
+    sqlite_where=IS_FULL_GRADE,
+    postgresql_where=IS_FULL_GRADE,
 )
 
 COUNTS: Final = Table(

@@ -234,7 +234,10 @@ def estimates_of(log: LogArrays, *, use: BoolArray) -> Estimates:
             latency_ms=None,
         )
         if graded[at]:
-            book.record_reward(device_class, task_class, arm, reward=float(log.reward[at]))
+            chance = float(log.grading[at])
+            book.record_reward(
+                device_class, task_class, arm, reward=float(log.reward[at]), chance=chance
+            )
     return book.estimates(log.contexts, arms=log.arms, feasible=log.feasible)
 
 

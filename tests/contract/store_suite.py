@@ -354,6 +354,23 @@ class StoreSuite:
         (other,) = store.decisions(limit=9, device_id="dev-2")
         assert elsewhere == other.outcome
 
+    def test_weak_grades_stand_beside_the_full_one(self, store: Store) -> None:
+        """They are learned again and are no decision's grade; of full ones there is one."""
+        full = graded(4, request=1, sequence=4)
+        hints = [
+            replace(graded(n, request=1, sequence=n), feedback=replace(full.feedback, weight_ppm=9))
+            for n in (2, 3)
+        ]
+        store.commit([booked(1), *hints])
+        facts = store.earlier("dev-1", request_ids=["req-1"], lease_numbers=[])
+        assert frozenset() == facts.graded
+        assert [None] == [record.feedback for record in store.decisions(limit=9)]
+        store.commit([full])
+        assert [full] == [record.feedback for record in store.decisions(limit=9)]
+        assert (booked(1), *hints, full) == store.load().learned_since
+        with pytest.raises(StoreError):
+            store.commit([graded(5, request=1, sequence=5)])
+
     def test_decisions_above_a_position_come_oldest_first(self, store: Store) -> None:
         """Page by page they are all; grades in between are passed over."""
         store.commit([booked(1), booked(2), graded(3, request=1, sequence=3), booked(4)])

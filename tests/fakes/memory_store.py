@@ -94,7 +94,8 @@ class MemoryDatabase:
                 self._learn(effect)
             case BookedFeedback():
                 self._learn(effect)
-                self.grade_keys.add((effect.device_id, effect.feedback.request_id))
+                if not effect.feedback.is_weak:
+                    self.grade_keys.add((effect.device_id, effect.feedback.request_id))
             case BookedCounts():
                 self._learn(effect)
             case AuditRow():
@@ -109,7 +110,8 @@ class MemoryDatabase:
     def forget(self, gone: set[int]) -> None:
         """Let learned records go, by their positions."""
         for row in self.learned:
-            if row.position in gone and isinstance(row, BookedFeedback):
+            is_gone = row.position in gone
+            if is_gone and isinstance(row, BookedFeedback) and not row.feedback.is_weak:
                 self.grade_keys.discard((row.device_id, row.feedback.request_id))
         self.learned = [row for row in self.learned if row.position not in gone]
 
@@ -183,7 +185,7 @@ def _unique_keys(effect: StoreEffect) -> list[tuple[str, str, int | str]]:
     match effect:
         case ConfigRow():
             return [("config", "", effect.version)]
-        case BookedFeedback():
+        case BookedFeedback() if not effect.feedback.is_weak:
             return [("grade", effect.device_id, effect.feedback.request_id)]
         case _:
             return []
@@ -271,7 +273,7 @@ class MemoryStore(Store):
         grades = {
             (row.device_id, row.feedback.request_id): row
             for row in learned
-            if isinstance(row, BookedFeedback)
+            if isinstance(row, BookedFeedback) and not row.feedback.is_weak
         }
         return [
             DecisionRecord(row, grades.get((row.device_id, row.outcome.request_id)))

@@ -25,6 +25,7 @@ from shared.decision.types import (
     Attempt,
     ContextCount,
     Feedback,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -240,3 +241,25 @@ def test_what_is_booked_is_learned() -> None:
     Booking(position=12).learn_again(learned, planner=again)
     assert (30, 0.5) == (desk.planner.totals.arms["cloud"].cost_nanos, again.totals.reward_mean)
     assert desk.planner.to_payload() == again.to_payload()
+
+
+def test_a_judges_call_is_settled_and_is_no_demand() -> None:
+    """Its cost is on the lease, under an id of its own; above its worst case it closes the arm."""
+    desk = Desk()
+    attempt = Attempt("judge", 5, "", 1, 100, 40, SettleKind.REPORTED)
+    booked = desk.book(JudgeCall("r1.judge", attempt))
+    (row,) = [each for each in booked.effects if isinstance(each, LedgerRow)]
+    assert ("r1.judge", 40, LedgerKind.SETTLE) == (row.request_id, row.amount_nanos, row.kind)
+    assert [] == booked.learned
+    dear = JudgeCall("r2.judge", attempt._replace(cost_nanos=101))
+    assert {"judge"} == desk.book(dear, first=2).overrun_arms
+
+
+def test_a_weak_grade_never_stands_in_the_way_of_a_full_one() -> None:
+    """Both are learned; of full ones only the first."""
+    desk = Desk()
+    full = Feedback("r1", "other", "cloud", 1_000_000, "user", 1)
+    hint = Feedback("r1", "other", "cloud", 0, "signal:retry", 1, weight_ppm=100_000)
+    booked = desk.book(outcome("r1"), hint, full, hint, full)
+    grades = [each.feedback for each in booked.learned if isinstance(each, BookedFeedback)]
+    assert [hint, full, hint] == grades

@@ -113,8 +113,16 @@ def _create_learned() -> None:
         *_texts("request_id", "task_class", "arm"),
         _big("reward_ppm"),
         _text("source"),
-        _big("at_unix_ms"),
-        sa.UniqueConstraint("device_id", "request_id", name="uq_grade_device_id_request_id"),
+        *_bigs("at_unix_ms", "weight_ppm", "grading_ppm"),
+    )
+    is_full = sa.text("weight_ppm = 1000000")
+    op.create_index(
+        "uq_grade_device_id_request_id",
+        "grade",
+        ["device_id", "request_id"],
+        unique=True,
+        sqlite_where=is_full,
+        postgresql_where=is_full,
     )
     _create(
         "compacted_count",

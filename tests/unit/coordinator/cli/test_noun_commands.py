@@ -422,7 +422,7 @@ def test_a_decision_that_was_only_observed_says_what_would_have_been_drawn(
     outcome.observed.candidates.add(arm="tiny", weight_ppm=250_000)
     outcome.observed.candidates.add(arm="large", weight_ppm=750_000)
     coordinator.replies["ListDecisions"] = admin_pb2.ListDecisionsReply(decisions=[decision])
-    assert "observe, else tiny (25.0%)" in " ".join(tidectl("decision", "list").stdout.split())
+    assert "observe, else tiny (25.00%)" in " ".join(tidectl("decision", "list").stdout.split())
     page = admin_pb2.ListDecisionsReply(decisions=[decision])
     coordinator.replies["ListDecisions"] = [page, admin_pb2.ListDecisionsReply()]
     logged = LoggedDecision.from_line(tidectl("decision", "export").stdout)
