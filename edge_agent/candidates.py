@@ -38,6 +38,8 @@ class RequestFacts:
         Ids of this turn of a conversation and of the one before it; empty where there is none.
     tag : str
         Whose request it is, for the outcome.
+    expected : str or None
+        The answer that a grader is to find, as the client said; never leaves the device.
     key_tag : str
         The API key's own tag, by which its budget is known; empty without a key.
     """
@@ -61,6 +63,7 @@ class RequestFacts:
     turn: str = ""
     goes_on_from: str = ""
     key_tag: str = ""
+    expected: str | None = None
 
     def max_tokens_on(self, arm: Arm) -> int:
         """The limit that is sent to an arm."""

@@ -195,7 +195,7 @@ class Gate:
         return str(refusal or "")
 
     def reserve(
-        self, facts: RequestFacts, *, arm: Arm, boot_ms: int
+        self, facts: RequestFacts, *, arm: Arm, boot_ms: int, judge: bool = False
     ) -> tuple[ReservationRow | None, str, Effects]:
         """Hold the worst case of one attempt, on a lease whose time is not over (rule L_3).
 
@@ -221,6 +221,7 @@ class Gate:
             arrived_unix_ms=facts.arrived_unix_ms,
             key_tag=facts.key_tag,
             key_window=self._keys.window_of(facts.key_tag),
+            judge=judge,
         )
         if isinstance(row, ReservationRow):
             self._keys.hold(row)

@@ -16,6 +16,7 @@ from shared.decision.money import dollars
 from shared.decision.types import Fallout
 
 MAX_COST_HEADER: Final = "x-tidegate-max-cost-usd"
+EXPECTED_HEADER: Final = "x-tidegate-expected"
 UNSUPPORTED: Final = "unsupported"
 RATE_LIMITED: Final = "http_429"
 RETRY_AFTER_S: Final = 2
@@ -181,4 +182,15 @@ def _key_budget(
         "key, or ask for a local model",
         retry_after_s=ends_s,
         fallouts=fallouts,
+    )
+
+
+def expectation_refusal(task_class: str, *, expected: str) -> RequestRefused:
+    """An expected answer that the class's grader could never find."""
+    return RequestRefused(
+        400,
+        "invalid_value",
+        f"{EXPECTED_HEADER!r} must be {expected}: the grader of task class {task_class!r} looks "
+        "for that",
+        param=EXPECTED_HEADER,
     )

@@ -239,7 +239,7 @@ class SqliteBooks(Books):
             body = record_from_bytes(record).body
             if isinstance(body, Outcome):
                 outcome = outcome or body
-            elif isinstance(body, Feedback):
+            elif isinstance(body, Feedback) and not body.is_weak:
                 grade = grade or body
         return outcome, grade
 

@@ -59,6 +59,7 @@ def facts_of(request: ClientRequest, *, task: TaskClass, only_embedder: str = ""
         "fields": fields_of(request.body),
         "tag": request.tag,
         "key_tag": request.key_tag,
+        "expected": request.expected,
         "max_cost_nanos": request.max_cost_nanos,
     }
     if request.kind is RequestKind.EMBEDDINGS:

@@ -227,7 +227,7 @@ class MemoryBooks(Books):
         bodies = [spool[number].body for number in sorted(spool)]
         outcomes = (b for b in bodies if isinstance(b, Outcome) and b.request_id == request_id)
         grades = (b for b in bodies if isinstance(b, Feedback) and b.request_id == request_id)
-        return next(outcomes, None), next(grades, None)
+        return next(outcomes, None), next((b for b in grades if not b.is_weak), None)
 
     async def size_bytes(self) -> int:
         self._refuse_if_closed()
