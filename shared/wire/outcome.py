@@ -177,10 +177,10 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         grading_ppm,
     ) = _OUTCOME_FIELDS(message)
     return Outcome(
-        read_id(request_id, field="outcome.request_id"),
+        request_id or read_id(request_id, field="outcome.request_id"),
         task_class,
         arrived_unix_ms,
-        known(_STATUS_FROM_PB, status, field="outcome.status"),
+        _STATUS_FROM_PB.get(status) or known(_STATUS_FROM_PB, status, field="outcome.status"),
         arm,
         drawn_arm,
         read_ppm(propensity_ppm, field="outcome.propensity_ppm"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Final
+
 from shared.decision.types import (
     ContextCount,
     CostAdjustment,
@@ -29,6 +32,8 @@ from shared.wire.checks import (
     write_ppm,
 )
 from shared.wire.outcome import attempt_from_pb, fill_attempt, fill_outcome, outcome_from_pb
+
+_RECORD_FIELDS: Final = attrgetter("sequence", "incarnation", "outcome")
 
 
 def feedback_to_pb(feedback: Feedback) -> pb.Feedback:
@@ -193,18 +198,18 @@ def record_to_pb(record: SpoolRecord) -> pb.SpoolRecord:
 
 def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     """One record of the spool; its body must be of a known kind."""
-    if message.sequence < 1:
-        raise ProtocolError(f"record.sequence must be at least 1, not {message.sequence}")
-    kind = message.WhichOneof("body")
-    if kind == "outcome":  # nearly all of them are
-        outcome = message.outcome
-        body: SpoolBody = outcome_from_pb(outcome)
-        return SpoolRecord(message.sequence, message.incarnation, body, outcome.SerializeToString())
-    return SpoolRecord(message.sequence, message.incarnation, _body_from_pb(message, kind))
+    sequence, incarnation, outcome = _RECORD_FIELDS(message)
+    if sequence < 1:
+        raise ProtocolError(f"record.sequence must be at least 1, not {sequence}")
+    if message.HasField("outcome"):  # nearly all of them have
+        return SpoolRecord(
+            sequence, incarnation, outcome_from_pb(outcome), outcome.SerializeToString()
+        )
+    return SpoolRecord(sequence, incarnation, _body_from_pb(message))
 
 
-def _body_from_pb(message: pb.SpoolRecord, kind: str | None) -> SpoolBody:
-    match kind:
+def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
+    match message.WhichOneof("body"):
         case "feedback":
             return feedback_from_pb(message.feedback)
         case "lease_close":
