@@ -62,9 +62,8 @@ def _rule_of(grader: Grader) -> Rule:
         case GraderKind.NUMERIC:
             return lambda text, expected: _near(grader, _last_number(text), _last_number(expected))
         case GraderKind.REGEX:
-            flags = "(?i)" if grader.ignore_case else ""
-            valid = _validator({"type": "string", "pattern": flags + grader.pattern})
-            return lambda text, expected: bool(valid.is_valid(text))
+            found = _pattern(grader.pattern, ignore_case=grader.ignore_case)
+            return lambda text, expected: bool(found.is_valid(text))
         case GraderKind.JSON_SCHEMA:
             fits = _validator(_json_schema(grader.schema))
             return lambda text, expected: _is_json(text, fits)
@@ -82,6 +81,17 @@ def _last_number(text: str) -> float | None:
     found = _NUMBER.findall(text)
     value = float(found[-1].replace(",", "")) if found else math.nan
     return value if math.isfinite(value) else None
+
+
+def _pattern(text: str, *, ignore_case: bool) -> Any:
+    flags = "(?i)" if ignore_case else ""
+    try:
+        return _validator({"type": "string", "pattern": flags + text})
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no regular expression that takes linear time: check its brackets, and "
+            "leave out look-around and back-references"
+        ) from None
 
 
 def _json_schema(text: str) -> Any:

@@ -166,8 +166,9 @@ class DeviceConfig:
 
     @property
     def provider_keys(self) -> frozenset[str]:
-        """The names of the keys that the coordinator delivers for these arms."""
-        named = (arm.cloud.provider_key for arm in self.arms if arm.cloud is not None)
+        """The names of the keys that the coordinator delivers for these arms and the judge."""
+        arms = (*self.arms, self.judge.arm) if self.judge else self.arms
+        named = (arm.cloud.provider_key for arm in arms if arm.cloud is not None)
         return frozenset(name for name in named if name)
 
     @cached_property
