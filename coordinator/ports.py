@@ -12,6 +12,7 @@ from coordinator.records import (
     BookedOutcome,
     EarlierFacts,
     LedgerRow,
+    SpendRow,
     StoreEffect,
     StoreSnapshot,
     WindowRow,
@@ -108,6 +109,13 @@ class Store(ABC):
     @abstractmethod
     def table(self, device_class: str, *, version: int) -> SelectionTable | None:
         """A selection table that is in force or kept; None if it is neither."""
+
+    @abstractmethod
+    def spend(self, *, from_unix_ms: int) -> Sequence[SpendRow]:
+        """What was spent on the first day, from a time on, that has any; empty after the last.
+
+        Sorted by arm and tag, in some order of the database's.
+        """
 
     @abstractmethod
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:

@@ -104,6 +104,25 @@ class LedgerRow(NamedTuple):
         return window.moved(*(factor * self.amount_nanos for factor in MOVES[self.kind]))
 
 
+@dataclass(frozen=True)
+class SpendRow:
+    """What was booked on one day for one arm and tag. Nano-dollars.
+
+    Attributes
+    ----------
+    day_unix_ms : int
+        Midnight UTC.
+    arm, tag : str
+        Empty where it is not known whose money it is: unconfirmed, or compacted on the device.
+    """
+
+    day_unix_ms: int
+    arm: str
+    tag: str
+    settled_nanos: int = 0
+    unconfirmed_nanos: int = 0
+
+
 class LeaseEnd(StrEnum):
     """Whether the coordinator still counts a lease as outstanding."""
 
@@ -315,6 +334,7 @@ class EarlierTable:
 StoreEffect = (
     LedgerRow
     | WindowRow
+    | SpendRow
     | LeaseRecord
     | DeviceRow
     | SpoolMark
@@ -361,6 +381,8 @@ class StoreSnapshot:
         Those with open leases, and the latest one.
     leases : tuple of LeaseRecord
         The open ones, and all of the windows above.
+    spend : tuple of SpendRow
+        Those of the last day that has any.
     tables, earlier_tables : tuple
         Those in force, and which ones are kept beside.
     learned_since : tuple
@@ -373,6 +395,7 @@ class StoreSnapshot:
     admin_tokens: tuple[AdminTokenRow, ...] = ()
     windows: tuple[WindowRow, ...] = ()
     leases: tuple[LeaseRecord, ...] = ()
+    spend: tuple[SpendRow, ...] = ()
     settings: dict[SettingKey, str] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     learned_since: tuple[BookedOutcome | BookedFeedback | BookedCounts, ...] = ()

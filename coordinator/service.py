@@ -25,6 +25,7 @@ from coordinator.records import (
     EarlierFacts,
     JoinTokenRow,
     LedgerRow,
+    SpendRow,
     StoreEffect,
     StoreSnapshot,
 )
@@ -372,6 +373,10 @@ class CoordinatorService:
         return await self._read(
             lambda: list(self._store.ledger(after_id=after_id, limit=limit, device_id=device_id))
         )
+
+    async def spend(self, *, from_unix_ms: int) -> list[SpendRow]:
+        """What was spent on the first day, from a time on, that has any; empty after the last."""
+        return await self._read(lambda: list(self._store.spend(from_unix_ms=from_unix_ms)))
 
     async def differences(self, *, progress: Progress) -> tuple[str, ...]:
         """Where the ledger's rows and the balances disagree; `progress` is called in a thread."""

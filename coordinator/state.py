@@ -73,6 +73,7 @@ class FleetState:
             windows=snapshot.windows,
             leases=snapshot.leases,
             ledger_id_max=snapshot.ledger_id_max,
+            spend=snapshot.spend,
         )
         self.sessions: dict[str, Session] = {}
         self.last_words: dict[str, LastWord] = {}

@@ -50,6 +50,7 @@ NAME_CHARS_MAX: Final = 64
 TOKENS_PER_S_MAX: Final = 1e9
 SLOTS_PER_WINDOW_MAX: Final = 100_000
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+SPEND_LINES_PER_DAY_MAX: Final = 20_000  # beyond it, tags of a day are one
 
 # Money. The largest amount leaves room for sums of many in an int64.
 AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars

@@ -26,6 +26,7 @@ from coordinator.records import (
     LedgerRow,
     SettingKey,
     Snapshot,
+    SpendRow,
     StoreSnapshot,
     WindowRow,
 )
@@ -60,6 +61,7 @@ def load_all(connection: Connection) -> StoreSnapshot:
         admin_tokens=tuple(AdminTokenRow(**row) for row in admin_tokens),
         windows=windows,
         leases=leases,
+        spend=_last_spend(connection),
         settings=_settings(connection),
         snapshot=snapshot,
         learned_since=_learned(connection, after=snapshot.position if snapshot else 0),
@@ -148,6 +150,20 @@ def _learned(
     booked.extend(rows.booked_feedback(row) for row in above(schema.GRADE))
     booked.extend(BookedCounts(**row) for row in above(schema.COUNTS))
     return tuple(sorted(booked, key=lambda row: row.position))
+
+
+def _last_spend(connection: Connection) -> tuple[SpendRow, ...]:
+    day = connection.scalar(select(func.max(schema.SPEND.c.day_unix_ms)))
+    return tuple(load_spend(connection, from_unix_ms=day)) if day is not None else ()
+
+
+def load_spend(connection: Connection, *, from_unix_ms: int) -> Sequence[SpendRow]:
+    """What was spent on the first day, from a time on, that has any."""
+    table = schema.SPEND
+    days = select(func.min(table.c.day_unix_ms)).where(table.c.day_unix_ms >= from_unix_ms)
+    query = select(table).where(table.c.day_unix_ms == days.scalar_subquery())
+    found = connection.execute(query.order_by(table.c.arm, table.c.tag)).mappings()
+    return [SpendRow(**row) for row in found]
 
 
 def load_ledger(

@@ -25,6 +25,7 @@ from coordinator.records import (
     LedgerRow,
     PutSetting,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     TableRowStored,
@@ -110,6 +111,7 @@ def _table(stored: TableRowStored) -> Row:
 TABLES: Final[Mapping[type[StoreEffect], tuple[Table, Callable[[Any], Row]]]] = {
     LedgerRow: (schema.LEDGER, _ledger),
     WindowRow: (schema.WINDOW, _same_names),
+    SpendRow: (schema.SPEND, _same_names),
     LeaseRecord: (schema.LEASE, _same_names),
     DeviceRow: (schema.DEVICE, _same_names),
     SpoolMark: (schema.SPOOL_MARK, _same_names),

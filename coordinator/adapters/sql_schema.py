@@ -73,6 +73,16 @@ WINDOW: Final = Table(
     _text("alarms"),
 )
 
+SPEND: Final = Table(
+    "spend",
+    METADATA,
+    Column("day_unix_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("arm", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    _big("settled_nanos"),
+    _big("unconfirmed_nanos"),
+)
+
 LEASE: Final = Table(
     "lease",
     METADATA,

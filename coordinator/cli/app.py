@@ -11,7 +11,18 @@ from typing import Annotated, Final
 
 import typer
 
-from coordinator.cli import alarm, arm, decisions, device, fleet, ledger, money, tables, token
+from coordinator.cli import (
+    alarm,
+    arm,
+    decisions,
+    device,
+    fleet,
+    ledger,
+    money,
+    spend,
+    tables,
+    token,
+)
 from coordinator.cli.session import OutputFormat, Session
 
 EXIT_CODES = """
@@ -43,6 +54,7 @@ app.command()(fleet.status)
 app.command()(fleet.version)
 app.command()(fleet.diff)
 app.command()(fleet.apply)
+app.command()(spend.export)
 app.command("pause-spend")(money.pause_spend)
 app.command("resume-spend")(money.resume_spend)
 app.add_typer(device.app, name="device")

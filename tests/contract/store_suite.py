@@ -27,6 +27,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     StoreSnapshot,
@@ -206,6 +207,7 @@ class StoreSuite:
             admin,
             WINDOW,
             LEASE,
+            SpendRow(3, "gpt", "shop", 4, 5),
             *learned,
             ledger_row(1),
             PutSetting(SettingKey.SPEND_PAUSED, "1"),
@@ -221,6 +223,7 @@ class StoreSuite:
             admin_tokens=(admin,),
             windows=(WINDOW,),
             leases=(LEASE,),
+            spend=(SpendRow(3, "gpt", "shop", 4, 5),),
             settings={SettingKey.SPEND_PAUSED: "1"},
             learned_since=learned,
             tables=(TABLE,),
@@ -259,6 +262,17 @@ class StoreSuite:
         store.commit([TableRowStored(second, 1), TableRowStored(third, 0)])
         found = [store.table(name, version=number) for number in (1, 2, 3)]
         assert [None, second, third] == found
+
+    def test_spend_is_read_a_day_at_a_time(self, store: Store) -> None:
+        """The last word on a day, an arm and a tag counts; a start goes on with the last day."""
+        first = [SpendRow(10, "gpt", "", 1), SpendRow(10, "gpt", "a", 2**62, -5)]
+        last = [SpendRow(20, "", "", 0, 4), SpendRow(20, "gpt", "a", 6)]
+        store.commit([*last, replace(first[0], settled_nanos=9), first[1]])
+        store.commit([first[0]])
+        assert first == list(store.spend(from_unix_ms=0))
+        assert last == list(store.spend(from_unix_ms=11))
+        assert [] == list(store.spend(from_unix_ms=21))
+        assert tuple(last) == store.load().spend
 
     def test_the_newest_configuration_is_loaded(self, store: Store) -> None:
         """Earlier versions stay in the books, the highest one holds."""

@@ -26,6 +26,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     StoreSnapshot,
@@ -53,6 +54,7 @@ class MemoryDatabase:
     spool_marks: dict[tuple[str, str], int] = field(default_factory=dict)
     configs: dict[int, ConfigRow] = field(default_factory=dict)
     windows: dict[int, WindowRow] = field(default_factory=dict)
+    spend: dict[tuple[int, str, str], SpendRow] = field(default_factory=dict)
     leases: dict[tuple[str, int], LeaseRecord] = field(default_factory=dict)
     devices: dict[str, DeviceRow] = field(default_factory=dict)
     join_tokens: dict[str, JoinTokenRow] = field(default_factory=dict)
@@ -118,6 +120,8 @@ class MemoryDatabase:
         match effect:
             case WindowRow():
                 self.windows[effect.id] = effect
+            case SpendRow(day, arm, tag):
+                self.spend[day, arm, tag] = effect
             case LeaseRecord():
                 self.leases[effect.device_id, effect.number] = effect
             case DeviceRow():
@@ -237,6 +241,9 @@ class MemoryStore(Store):
             leases=tuple(
                 row for _, row in sorted(database.leases.items()) if row.window_id in wanted
             ),
+            spend=tuple(self._spend_of(max(day for day, _, _ in database.spend)))
+            if database.spend
+            else (),
             settings=dict(database.settings),
             snapshot=database.snapshot,
             learned_since=tuple(row for row in database.learned if row.position > after),
@@ -302,6 +309,14 @@ class MemoryStore(Store):
             (t for (name, _), t in found if (name, t.version) == (device_class, version)), None
         )
 
+    def spend(self, *, from_unix_ms: int) -> Sequence[SpendRow]:
+        days = [day for day, _, _ in self._open_database().spend if day >= from_unix_ms]
+        return self._spend_of(min(days)) if days else []
+
+    def _spend_of(self, day: int) -> list[SpendRow]:
+        found = sorted(self._open_database().spend.items())
+        return [row for (its_day, _, _), row in found if its_day == day]
+
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
         marks = self._open_database().spool_marks
         keys = {name: marks.get((device_id, name)) for name in incarnations}
@@ -346,7 +361,11 @@ class MemoryStore(Store):
         for row in database.ledger:
             sums.take(row)
         progress(sums.rows, len(database.ledger))
-        return sums.differences(windows=database.windows.values(), leases=database.leases.values())
+        return sums.differences(
+            windows=database.windows.values(),
+            leases=database.leases.values(),
+            spend=database.spend.values(),
+        )
 
     def prune(self, *, position: int, limit: int) -> int:
         database = self._open_database()

@@ -610,18 +610,18 @@ class SpendPage(_message.Message):
     def __init__(self, lines: _Optional[_Iterable[_Union[SpendLine, _Mapping]]] = ...) -> None: ...
 
 class SpendLine(_message.Message):
-    __slots__ = ("day_unix_ms", "kind", "arm", "tag", "amount_nanos")
+    __slots__ = ("day_unix_ms", "arm", "tag", "settled_nanos", "unconfirmed_nanos")
     DAY_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
-    AMOUNT_NANOS_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    UNCONFIRMED_NANOS_FIELD_NUMBER: _ClassVar[int]
     day_unix_ms: int
-    kind: str
     arm: str
     tag: str
-    amount_nanos: int
-    def __init__(self, day_unix_ms: _Optional[int] = ..., kind: _Optional[str] = ..., arm: _Optional[str] = ..., tag: _Optional[str] = ..., amount_nanos: _Optional[int] = ...) -> None: ...
+    settled_nanos: int
+    unconfirmed_nanos: int
+    def __init__(self, day_unix_ms: _Optional[int] = ..., arm: _Optional[str] = ..., tag: _Optional[str] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ...) -> None: ...
 
 class GetForecastRequest(_message.Message):
     __slots__ = ()

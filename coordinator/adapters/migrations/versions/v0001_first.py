@@ -47,6 +47,12 @@ def _create_money() -> None:
         _text("alarms"),
     )
     _create(
+        "spend",
+        sa.Column("day_unix_ms", sa.BigInteger(), primary_key=True, autoincrement=False),
+        *(_name(name) for name in ("arm", "tag")),
+        *_bigs("settled_nanos", "unconfirmed_nanos"),
+    )
+    _create(
         "lease",
         _name("device_id"),
         sa.Column("number", sa.BigInteger(), primary_key=True, autoincrement=False),
