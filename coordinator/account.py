@@ -7,7 +7,6 @@ the caller to commit in one transaction. Amounts are nano-dollars.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -23,6 +22,7 @@ from coordinator.records import (
 )
 from coordinator.spend import UNKNOWN, Label, SpendByDay
 from shared.errors import InvariantError, NotFoundError, invariant
+from shared.rows import changed
 
 AttemptCost = tuple[int, int, str, Label]
 """The lease's number, what the attempt cost in nano-dollars, its request, its arm and tag."""
@@ -132,7 +132,7 @@ class BudgetAccount:
 
     def set_target(self, window_id: int, target_nanos: int) -> None:
         """Change a window's budget; below what is committed it falls as leases return (C_3)."""
-        self._put_window(replace(self.window(window_id), target_nanos=target_nanos))
+        self._put_window(changed(self.window(window_id), target_nanos=target_nanos))
 
     def grant(self, lease: LeaseRecord) -> None:
         """Lend free money to a device."""
@@ -191,7 +191,7 @@ class BudgetAccount:
                     kind, over = LedgerKind.OVERRUN, cost - covered
                     self._book(lease, kind, over, unix_ms=at, request_id=request_id, label=label)
                     overrun += over
-            self._put_lease(replace(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
+            self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
         return overrun
 
     def adjust(
@@ -214,7 +214,7 @@ class BudgetAccount:
         if delta > 0:
             self.settle(device_id, number, cost=delta, request_id=request_id, at=at, label=label)
         elif delta < 0:
-            self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + delta))
+            self._put_lease(changed(lease, booked_nanos=lease.booked_nanos + delta))
             overrun = max(0, lease.booked_nanos - lease.amount_nanos)
             uncovered = -delta if lease.end is not LeaseEnd.OPEN else min(-delta, overrun)
             parts = ((LedgerKind.ADJUST, -uncovered), (LedgerKind.UNSETTLE, delta + uncovered))
@@ -244,7 +244,7 @@ class BudgetAccount:
             )
             final = full
         unconfirmed, released = final - lease.booked_nanos, full - final
-        self._put_lease(replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
+        self._put_lease(changed(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
         if unconfirmed:
             self._book(lease, LedgerKind.UNCONFIRMED, unconfirmed, unix_ms=at, note=note)
         if released:
@@ -262,7 +262,7 @@ class BudgetAccount:
             final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
         change = unexplained - lease.unconfirmed_nanos
-        lease = replace(
+        lease = changed(
             lease,
             end=LeaseEnd.CLOSED,
             unconfirmed_nanos=unexplained,
@@ -288,7 +288,7 @@ class BudgetAccount:
             rest = max(0, lease.amount_nanos - lease.booked_nanos)
             total += rest
             unconfirmed = 0 if assume_unspent else rest
-            self._put_lease(replace(lease, end=LeaseEnd.WRITTEN_OFF, unconfirmed_nanos=unconfirmed))
+            self._put_lease(changed(lease, end=LeaseEnd.WRITTEN_OFF, unconfirmed_nanos=unconfirmed))
             if rest:
                 self._book(lease, kind, rest, unix_ms=at, note=note)
             self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
@@ -296,7 +296,7 @@ class BudgetAccount:
                 window = self.window(lease.window_id)
                 said = f"{rest} nanos of {device_id}, lease {lease.number}: {note}"
                 alarms = "; ".join(filter(None, (window.alarms, said)))
-                self._put_window(replace(window, alarms=alarms))
+                self._put_window(changed(window, alarms=alarms))
         return total
 
     def adopt(self, lease: LeaseRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
@@ -34,6 +34,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
+from shared.rows import changed
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ class Booking:
             booked.alarms[f"{AlertKind.CLOSE}:{device.id}"] = alarm
         if lease.end is LeaseEnd.OPEN:
             unclean = 0 if close.clean else device.unclean_closes + 1
-            booked.device = replace(device, unclean_closes=unclean)
+            booked.device = changed(device, unclean_closes=unclean)
 
     def _next(self) -> int:
         self.position += 1

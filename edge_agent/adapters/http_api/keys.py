@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
-
-from starlette.datastructures import Headers
 
 from edge_agent.requests import ClientRequest, RequestRefused
 from shared.limits import TAG_CHARS_MAX
@@ -85,7 +83,7 @@ class ApiKeys:
         """From now on these keys count, and no others."""
         self._keys = [(_digest(key.secret), key) for key in keys]
 
-    def check(self, headers: Headers) -> ApiKey | None:
+    def check(self, headers: Mapping[str, str]) -> ApiKey | None:
         """The key behind an `Authorization: Bearer` header; None if no keys are set.
 
         Raises
