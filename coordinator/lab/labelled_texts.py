@@ -95,8 +95,8 @@ def _check(found: LabelledTexts, *, path: Path, label_column: str, group_column:
     if fewest < ROWS_PER_CLASS_MIN:
         raise ConfigError(
             str(path),
-            f"has {fewest} {what} for the class {label!r}, and each needs {ROWS_PER_CLASS_MIN}: add "
-            "some, or leave the class out",
+            f"has {fewest} {what} for the class {label!r}, and each needs {ROWS_PER_CLASS_MIN}: "
+            "add some, or leave the class out",
         )
 
 
