@@ -6,8 +6,10 @@ the caller to commit in one transaction. Amounts are nano-dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 from coordinator.records import (
     MOVES,
@@ -18,7 +20,12 @@ from coordinator.records import (
     StoreEffect,
     WindowRow,
 )
-from shared.errors import NotFoundError, invariant
+from shared.errors import InvariantError, NotFoundError, invariant
+
+AttemptCost = tuple[int, int, str]
+"""The lease's number, what the attempt cost in nano-dollars, and its request."""
+
+_lease_number = itemgetter(0)
 
 
 class BudgetAccount:
@@ -26,9 +33,9 @@ class BudgetAccount:
 
     Notes
     -----
-    Invariant I1, checked on every change: settled + unconfirmed + outstanding <= enforced budget.
-    Overruns, which a provider caused against its own price list, are booked in full (rule S_4) and
-    may exceed it; they raise an alarm.
+    Invariant I1, checked whenever money is lent: settled + unconfirmed + outstanding <= enforced
+    budget. All else moves money that was lent. Overruns, which a provider caused against its own
+    price list, are booked in full (rule S_4) and may exceed it; they raise an alarm.
     """
 
     def __init__(
@@ -127,6 +134,10 @@ class BudgetAccount:
         """Lend free money to a device."""
         window = self.window(lease.window_id)
         invariant(
+            min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
+            f"a balance is negative, so nothing can be lent: {window}",
+        )
+        invariant(
             0 < lease.amount_nanos <= window.free_nanos,
             f"a lease of {lease.amount_nanos} nanos exceeds the free {window.free_nanos}",
         )
@@ -136,28 +147,38 @@ class BudgetAccount:
         )
         self._put_lease(lease)
         self._book(lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms)
-        self._check(lease.window_id)
 
     def settle(self, device_id: str, number: int, *, cost: int, request_id: str, at: int) -> int:
-        """Book the cost of one attempt; returns the part that the lease did not cover.
+        """Book the cost of one attempt; returns the part that the lease did not cover."""
+        return self.settle_all(device_id, [(number, cost, request_id)], at=at)
 
-        On a lease that has ended, the cost turns its unconfirmed money into settled money first.
+    def settle_all(self, device_id: str, costs: Sequence[AttemptCost], *, at: int) -> int:
+        """Book the costs of attempts, in order; returns the part that no lease covered.
+
+        On a lease that has ended, a cost turns its unconfirmed money into settled money first.
         """
-        lease = self._known(device_id, number)
-        invariant(cost >= 0, f"a cost cannot be negative: {cost}")
-        if lease.end is LeaseEnd.OPEN:
-            covered = max(0, min(cost, lease.amount_nanos - lease.booked_nanos))
-            kind = LedgerKind.SETTLE
-        else:
-            covered = min(cost, lease.unconfirmed_nanos)
-            kind = LedgerKind.CONFIRM
-            lease = replace(lease, unconfirmed_nanos=lease.unconfirmed_nanos - covered)
-        self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + cost))
-        if covered:
-            self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
-        if cost > covered:
-            self._book(lease, LedgerKind.OVERRUN, cost - covered, unix_ms=at, request_id=request_id)
-        return cost - covered
+        overrun = 0
+        for number, run in groupby(costs, key=_lease_number):
+            lease = self._known(device_id, number)
+            booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
+            for _, cost, request_id in run:
+                if cost < 0:
+                    raise InvariantError(f"a cost cannot be negative: {cost}")
+                if lease.end is LeaseEnd.OPEN:
+                    kind = LedgerKind.SETTLE
+                    covered = min(cost, max(0, lease.amount_nanos - booked))
+                else:
+                    kind = LedgerKind.CONFIRM
+                    covered = min(cost, unconfirmed)
+                    unconfirmed -= covered
+                booked += cost
+                if covered:
+                    self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
+                if cost > covered:
+                    over, overrun = cost - covered, overrun + cost - covered
+                    self._book(lease, LedgerKind.OVERRUN, over, unix_ms=at, request_id=request_id)
+            self._put_lease(replace(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
+        return overrun
 
     def adjust(self, device_id: str, number: int, *, delta: int, request_id: str, at: int) -> None:
         """Correct a settled cost after late usage (rule S_3).
@@ -193,16 +214,14 @@ class BudgetAccount:
         if lease.end is not LeaseEnd.OPEN:
             return ""
         alarm = ""
-        covered = min(lease.booked_nanos, lease.amount_nanos)
-        overrun = lease.booked_nanos - covered
-        if not lease.booked_nanos <= final <= lease.amount_nanos + overrun:
+        full = max(lease.booked_nanos, lease.amount_nanos)
+        if not lease.booked_nanos <= final <= full:
             alarm = (
                 f"lease {number} of {device_id} was closed at {final} nanos, with "
                 f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
             )
-            final = lease.amount_nanos + overrun
-        unconfirmed = final - lease.booked_nanos
-        released = lease.amount_nanos - covered - unconfirmed
+            final = full
+        unconfirmed, released = final - lease.booked_nanos, full - final
         self._put_lease(replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
         if unconfirmed:
             self._book(lease, LedgerKind.UNCONFIRMED, unconfirmed, unix_ms=at, note=note)
@@ -218,7 +237,7 @@ class BudgetAccount:
         on a lease of unknown amount, is granted after the fact, so that it is in the books.
         """
         if lease.amount_nanos:  # else these books never knew how large it was
-            final = min(final, max(lease.booked_nanos, lease.amount_nanos))
+            final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
         change = unexplained - lease.unconfirmed_nanos
         lease = replace(
@@ -277,8 +296,7 @@ class BudgetAccount:
         for lease in self.open_leases(device_id):
             if number not in (0, lease.number):
                 continue
-            overrun = max(0, lease.booked_nanos - lease.amount_nanos)
-            full = lease.amount_nanos + overrun
+            full = max(lease.booked_nanos, lease.amount_nanos)
             self.close(device_id, lease.number, final=full, at=at, note=note)
 
     def take_changes(self) -> list[StoreEffect]:
@@ -310,21 +328,15 @@ class BudgetAccount:
         note: str = "",
     ) -> None:
         self._ledger_id += 1
-        row = LedgerRow(
-            id=self._ledger_id,
-            at_unix_ms=unix_ms,
-            window_id=lease.window_id,
-            kind=kind,
-            device_id=lease.device_id,
-            lease_number=lease.number,
-            amount_nanos=amount,
-            request_id=request_id,
-            note=note,
-        )
-        self._rows.append(row)
-        moved = self._moved.setdefault(row.window_id, [0, 0, 0])
-        for index, factor in enumerate(MOVES[kind]):
-            moved[index] += factor * amount
+        place = (self._ledger_id, unix_ms, lease.window_id, kind, lease.device_id, lease.number)
+        self._rows.append(LedgerRow(*place, amount, request_id, note))
+        moved = self._moved.get(lease.window_id)
+        if moved is None:
+            moved = self._moved[lease.window_id] = [0, 0, 0]
+        settled, unconfirmed, outstanding = MOVES[kind]
+        moved[0] += settled * amount
+        moved[1] += unconfirmed * amount
+        moved[2] += outstanding * amount
 
     def _put_window(self, window: WindowRow) -> None:
         self._windows[window.id] = window
@@ -334,11 +346,3 @@ class BudgetAccount:
         key = (lease.device_id, lease.number)
         self._leases[key] = lease
         self._dirty_leases[key] = lease
-
-    def _check(self, window_id: int) -> None:
-        window = self.window(window_id)
-        invariant(
-            window.committed_nanos <= window.enforced_nanos
-            and min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
-            f"I1 broken in window {window_id}: {window}",
-        )

@@ -23,6 +23,7 @@ from coordinator import config as coordinator_config
 from coordinator.adapters import sql_backup
 from coordinator.adapters.grpc_server import start_grpc
 from coordinator.adapters.metrics import EngineCollector
+from coordinator.adapters.provider_keys import ReferredKeys
 from coordinator.adapters.sql_connection import WriterBusyError
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.adapters.web import READY, build_web
@@ -260,6 +261,7 @@ async def _serve_fleet(
     if url:
         running.webhook = Webhook(url, secret=secret)
         await stack.enter_async_context(running.webhook.running())
+    keys = ReferredKeys(settings.provider_keys)
     service = await asyncio.to_thread(
         CoordinatorService,
         store,
@@ -267,6 +269,7 @@ async def _serve_fleet(
         ids=SystemIds(),
         notifier=running.webhook,
         demand_model=_demand_model(settings),
+        provider_keys=keys.names,
     )
     running.service = service
     await service.start()
@@ -280,11 +283,27 @@ async def _serve_fleet(
         keepalive_timeout_ms=round(settings.keepalive.timeout.total_seconds() * 1000),
         cert_file=Path(tls.cert_file) if tls.enabled else None,
         key_file=Path(tls.key_file) if tls.enabled else None,
+        keys=keys,
+        keys_in_plaintext=settings.provider_keys_in_plaintext,
     )
+    _renew_keys_on_hangup(service)
     stack.push_async_callback(grpc_server.stop, grace_s=0.5)
     address = f"{settings.listen.host}:{grpc_server.port}"
     log.info("coordinator_ready", listen=address, taken_over=taken_over)
     return service
+
+
+def _renew_keys_on_hangup(service: CoordinatorService) -> None:
+    """SIGHUP: the files behind the provider keys have changed."""
+    renewing: set[asyncio.Task[None]] = set()
+
+    def renew() -> None:
+        log.info("provider_keys_sent_anew")
+        task = asyncio.ensure_future(service.renew_keys())
+        renewing.add(task)
+        task.add_done_callback(renewing.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 
 
 def _demand_model(settings: CoordinatorConfig) -> OnnxModel | None:

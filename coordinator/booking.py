@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from coordinator.account import BudgetAccount
+from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
 from coordinator.fleet_config import WindowConfig
 from coordinator.planner import Planner
@@ -15,11 +15,11 @@ from coordinator.records import (
     BookedOutcome,
     DeviceRow,
     EarlierFacts,
+    Learned,
     LeaseEnd,
     StoreEffect,
 )
 from coordinator.spool_progress import SpoolProgress
-from shared.decision.reward import reward_from_ppm
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
@@ -33,17 +33,23 @@ from shared.decision.types import (
 )
 from shared.errors import InvariantError
 
-Learned = BookedOutcome | BookedFeedback | BookedCounts
-
 
 @dataclass
 class Booked:
-    """What a batch came to."""
+    """What a batch came to.
+
+    Attributes
+    ----------
+    costs : list of AttemptCost
+        Not settled yet: a run of them is settled at once.
+    """
 
     device: DeviceRow
     spool: SpoolProgress
     graded: set[str]
+    learned: list[Learned] = field(default_factory=list)
     effects: list[StoreEffect] = field(default_factory=list)
+    costs: list[AttemptCost] = field(default_factory=list)
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
     outcomes: tuple[Outcome, ...] = ()
@@ -65,7 +71,7 @@ class Booked:
 
         Usage comes late only for attempts that were settled without a report.
         """
-        here = (row.outcome for row in self.effects if isinstance(row, BookedOutcome))
+        here = (row.outcome for row in self.learned if isinstance(row, BookedOutcome))
         found = [
             attempt
             for outcome in (*here, *self.outcomes)
@@ -91,8 +97,7 @@ class Booking:
 
     def learn_again(self, learned: Iterable[Learned], *, planner: Planner) -> None:
         """Learn what was booked after the last snapshot, in the same order as before."""
-        for record in learned:
-            _learn(record, planner=planner)
+        planner.learn(learned)
 
     def book(
         self,
@@ -126,12 +131,13 @@ class Booking:
         if missing:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
         account.remember(earlier.leases, windows=earlier.windows)
+        slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:
-            slot = _slot(record, window=window, unix_ms=unix_ms)
-            self._book_one(record, booked, account=account, slot=slot, unix_ms=unix_ms)
-        for effect in booked.effects:
-            if planner is not None and isinstance(effect, Learned):
-                _learn(effect, planner=planner)
+            self._book_one(record, booked, account=account, slots=slots, unix_ms=unix_ms)
+        self._settle(booked, account=account, unix_ms=unix_ms)
+        if planner is not None:
+            planner.learn(booked.learned)
+        booked.effects += booked.learned
         booked.effects += account.take_changes()
         booked.effects += after.moved_since(spool, device_id=device.id)
         return booked
@@ -142,17 +148,13 @@ class Booking:
         booked: Booked,
         *,
         account: BudgetAccount,
-        slot: int,
+        slots: _Slots,
         unix_ms: int,
     ) -> None:
         device, body = booked.device, record.body
         match body:
-            case Outcome(status=RequestStatus.INTERRUPTED) if booked.has_outcome(body.request_id):
-                pass
             case Outcome():
-                self._book_costs(body, booked, account=account, unix_ms=unix_ms)
-                place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                booked.effects.append(BookedOutcome(*place, body, record.encoded))
+                self._book_outcome(record, body, booked, slot=slots.of(body.arrived_unix_ms))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():
@@ -160,36 +162,45 @@ class Booking:
                 feedback = BookedFeedback(
                     self._next(), device.id, device.device_class, record.sequence, feedback=body
                 )
-                booked.effects.append(feedback)
+                booked.learned.append(feedback)
             case LeaseClose():
+                self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
             case CostAdjustment():
+                self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
-                for number, cost in body.costs:
-                    self._book_cost(number, cost, booked, account=account, request="", at=unix_ms)
+                booked.costs += [(number, cost, "") for number, cost in body.costs]
                 for count in body.counts:
-                    place = (self._next(), device.id, device.device_class, record.sequence, slot)
-                    booked.effects.append(
+                    place = (
+                        self._next(),
+                        device.id,
+                        device.device_class,
+                        record.sequence,
+                        slots.of(unix_ms),
+                    )
+                    booked.learned.append(
                         BookedCounts(*place, count.task_class, count.arm, count.requests)
                     )
 
-    def _book_costs(
-        self, outcome: Outcome, booked: Booked, *, account: BudgetAccount, unix_ms: int
+    def _book_outcome(
+        self, record: SpoolRecord, outcome: Outcome, booked: Booked, *, slot: int
     ) -> None:
+        request_id = outcome.request_id
+        if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
+            return
         for attempt in outcome.attempts:
-            if not attempt.is_booked:
-                continue
-            if attempt.cost_nanos > attempt.reserved_nanos:
-                booked.overran(attempt, attempt.cost_nanos, outcome.request_id)
-            self._book_cost(
-                attempt.lease_number,
-                attempt.cost_nanos,
-                booked,
-                account=account,
-                request=outcome.request_id,
-                at=unix_ms,
-            )
+            if attempt.lease_number and attempt.is_booked:
+                if attempt.cost_nanos > attempt.reserved_nanos:
+                    booked.overran(attempt, attempt.cost_nanos, request_id)
+                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+        device = booked.device
+        place = (self._next(), device.id, device.device_class, record.sequence, slot)
+        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
+
+    def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
+        account.settle_all(booked.device.id, booked.costs, at=unix_ms)
+        booked.costs = []
 
     def _book_late(
         self, late: CostAdjustment, booked: Booked, *, account: BudgetAccount, unix_ms: int
@@ -213,18 +224,6 @@ class Booking:
             )
         elif attempt.cost_nanos + late.delta_nanos > attempt.reserved_nanos:
             booked.overran(attempt, attempt.cost_nanos + late.delta_nanos, late.request_id)
-
-    def _book_cost(
-        self,
-        number: int,
-        cost: int,
-        booked: Booked,
-        *,
-        account: BudgetAccount,
-        request: str,
-        at: int,
-    ) -> None:
-        account.settle(booked.device.id, number, cost=cost, request_id=request, at=at)
 
     def _book_close(
         self, close: LeaseClose, booked: Booked, *, account: BudgetAccount, unix_ms: int
@@ -258,7 +257,8 @@ def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
     for record in records:
         match record.body:
             case Outcome(attempts=attempts):
-                numbers.update(attempt.lease_number for attempt in attempts)
+                for attempt in attempts:
+                    numbers.add(attempt.lease_number)
             case Feedback(request_id=request_id):
                 requests.add(request_id)
             case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):
@@ -283,30 +283,16 @@ def outcomes_wanted(records: Iterable[SpoolRecord]) -> list[str]:
     return wanted
 
 
-def _slot(record: SpoolRecord, *, window: WindowConfig | None, unix_ms: int) -> int:
-    """The absolute slot of a request's arrival, by the device's clock but never in the future."""
-    if window is None:
-        return 0
-    arrived = unix_ms
-    if isinstance(record.body, Outcome):
-        arrived = min(unix_ms, record.body.arrived_unix_ms)
-    return (arrived - window.anchor_unix_ms) // window.slot_ms
+class _Slots:
+    """The absolute slots of a batch: by the device's clock, but never in the future."""
 
+    def __init__(self, window: WindowConfig | None, *, unix_ms: int) -> None:
+        self._window = window
+        self._unix_ms = unix_ms
 
-def _learn(record: Learned, *, planner: Planner) -> None:
-    match record:
-        case BookedOutcome():
-            planner.learn(record.outcome, device_class=record.device_class, slot=record.slot)
-        case BookedFeedback():
-            planner.learn_reward(
-                device_class=record.device_class,
-                task_class=record.feedback.task_class,
-                arm=record.feedback.arm,
-                reward=reward_from_ppm(record.feedback.reward_ppm),
-            )
-        case BookedCounts():
-            planner.learn_counts(
-                (record.device_class, record.task_class),
-                slot=record.slot,
-                requests=record.requests,
-            )
+    def of(self, arrived_unix_ms: int) -> int:
+        """The slot of a request's arrival; 0 as long as the fleet has no slots."""
+        window = self._window
+        if window is None:
+            return 0
+        return (min(self._unix_ms, arrived_unix_ms) - window.anchor_unix_ms) // window.slot_ms

@@ -9,25 +9,15 @@ from typing import Any, Final
 import numpy as np
 
 from coordinator.fleet_config import DeviceClassConfig, FleetConfig
+from coordinator.lessons import Lessons, was_executed
 from coordinator.planned import Context, PlannedSlot
 from coordinator.policy import Capacity
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 from coordinator.policy.measured_speeds import MeasuredSpeeds
 from coordinator.policy.service_times import ForcedShare, ServiceTimes
-from shared.decision.types import ArmKind, Attempt, Outcome, RequestStatus, SettleKind
+from shared.decision.types import ArmKind, Attempt
 
 _ARMS_ENUMERATED_MAX: Final = 12
-LASTING_FALLOUTS: Final = (
-    "privacy",
-    "capability:",
-    "field:",
-    "media_has_no_worst_case",
-    "context_length_exceeded",
-    "not_on_this_device",
-)
-"""Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
-
-
 UNREACHED_RUN: Final = 8
 """Calls in a row that were not executed until an arm counts as out of reach of a device class."""
 TRIAL_SHARE_MAX: Final = 0.05
@@ -48,11 +38,11 @@ class Reach:
         """Take in one attempt; local ones do not count."""
         if attempt.settle is None:
             return
-        key = (device_class, attempt.arm)
         if not was_executed(attempt):
+            key = (device_class, attempt.arm)
             self._runs[key] = self._runs.get(key, 0) + 1
-        else:
-            self._runs.pop(key, None)
+        elif self._runs:
+            self._runs.pop((device_class, attempt.arm), None)
 
     def lost(
         self, feasible: BoolArray, *, contexts: Sequence[Context], arms: Sequence[str]
@@ -78,11 +68,6 @@ class Reach:
         reach = cls()
         reach._runs = {(device_class, arm): run for device_class, arm, run in state}
         return reach
-
-
-def was_executed(attempt: Attempt) -> bool:
-    """Whether a provider, or a local model, did anything for this attempt (rule S_2)."""
-    return not (attempt.error and attempt.settle is SettleKind.RELEASED)
 
 
 def with_trials(weights: FloatArray, *, lost: BoolArray, next_slot: FloatArray) -> FloatArray:
@@ -111,21 +96,13 @@ class FleetLoad:
         self.devices_up: dict[str, int] = {}
         self.speeds = MeasuredSpeeds()
 
-    def learn(self, outcome: Outcome, *, context: Context) -> None:
-        """Take in one outcome: who placed it, and how long the answering arm worked."""
-        self.forced.count(context, arm=forced_arm(outcome))
-        for attempt in outcome.attempts:
-            self.reach.count(attempt, device_class=context[0])
-        if outcome.status is not RequestStatus.OK or not outcome.attempts:
-            return
-        final = outcome.attempts[-1]
-        if final.arm == outcome.arm and not final.error:
-            alone = len(outcome.attempts) == 1
-            self.service_times.record(
-                (*context, outcome.arm),
-                latency_ms=float(final.latency_ms),
-                ttft_ms=float(outcome.ttft_ms) if alone else 0.0,
-            )
+    def learn(self, lessons: Lessons) -> None:
+        """Take in who placed the requests, what was reached, and how long answers took."""
+        for (context, _, _, _, _, forced), requests in lessons.kinds.items():
+            self.forced.count(context, arm=forced, requests=requests)
+        for device_class, attempt in lessons.calls:
+            self.reach.count(attempt, device_class=device_class)
+        self.service_times.record(lessons.answers)
 
     def slot_closed(self) -> None:
         """A slot is over."""
@@ -199,14 +176,6 @@ class FleetLoad:
         load.devices_up = dict(state["devices_up"])
         load.speeds = MeasuredSpeeds.from_state(state.get("speeds", ()))
         return load
-
-
-def forced_arm(outcome: Outcome) -> str:
-    """The arm that had to answer, whatever the table said; empty if the policy placed it."""
-    if not outcome.forced or not outcome.drawn_arm:
-        return ""
-    lasting = all(fallout.reason.startswith(LASTING_FALLOUTS) for fallout in outcome.fallouts)
-    return outcome.drawn_arm if lasting else ""
 
 
 def resident_arms(

@@ -12,12 +12,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_settings import SettingsConfigDict
 
 from shared.errors import ConfigError
+from shared.limits import NAME_CHARS_MAX
 from shared.settings import (
     Duration,
     FileSettings,
     ListenAddress,
     Problem,
+    SecretRef,
     check_secret_ref,
+    dotted_key,
     file_problem,
     key_error,
     load_settings,
@@ -45,6 +48,18 @@ def _database_url(value: str) -> str:
             '"file:PATH"'
         )
     return value
+
+
+def _key_name(value: str) -> str:
+    if not re.fullmatch(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}", value):
+        raise ValueError(
+            f"is no name: up to {NAME_CHARS_MAX} of a-z, 0-9, '.', '_' and '-', beginning with a "
+            "letter or a digit"
+        )
+    return value
+
+
+KeyName = Annotated[str, AfterValidator(_key_name)]
 
 
 class _Section(BaseModel):
@@ -172,6 +187,14 @@ class CoordinatorConfig(FileSettings):
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     log: LogConfig = Field(default_factory=LogConfig)
     keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig)
+    provider_keys: dict[KeyName, SecretRef] = Field(
+        default_factory=dict,
+        description="name to reference of keys that devices get over their link, for arms with "
+        'api_key = "coordinator:NAME"',
+    )
+    provider_keys_in_plaintext: bool = Field(
+        default=False, description="send them without TLS too, which is possible on loopback only"
+    )
     drain: Duration = Field(
         default=timedelta(seconds=10), description="how long a stop waits for calls under way"
     )
@@ -185,6 +208,16 @@ class CoordinatorConfig(FileSettings):
                     f"{address} can be reached by other machines: set tls.cert_file and "
                     "tls.key_file, or listen on 127.0.0.1",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_over_tls(self) -> CoordinatorConfig:
+        if self.provider_keys and not (self.tls.enabled or self.provider_keys_in_plaintext):
+            raise key_error(
+                "provider_keys",
+                "are sent to devices over TLS only: set tls.cert_file and tls.key_file, or, for "
+                "devices on this machine alone, provider_keys_in_plaintext = true",
+            )
         return self
 
     def resolved_database_url(self) -> str:
@@ -220,6 +253,8 @@ def check(config: CoordinatorConfig) -> tuple[Problem, ...]:
         value = getattr(config.alerts, key)
         if value.startswith(_REFERENCE):
             problems += secret_problem(f"alerts.{key}", value)
+    for name, ref in config.provider_keys.items():
+        problems += secret_problem(dotted_key(["provider_keys", name]), ref)
     if config.tls.enabled:
         problems += file_problem("tls.cert_file", config.tls.cert_file)
         problems += file_problem("tls.key_file", config.tls.key_file)

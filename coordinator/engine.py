@@ -351,9 +351,24 @@ class CoordinatorEngine(Operating):
             del self.sessions[device_id]
 
     def lease_requested(
-        self, device_id: str, *, available_nanos: int, worst_case_nanos: int, unix_ms: int
+        self,
+        device_id: str,
+        *,
+        available_nanos: int,
+        worst_case_nanos: int,
+        needed_nanos: int = 0,
+        asked_boot_ms: int = 0,
+        unix_ms: int,
     ) -> Reaction:
-        """A device asks for an allowance (rules C_1, L_6)."""
+        """A device asks for an allowance (rules C_1, L_6).
+
+        Parameters
+        ----------
+        needed_nanos : int
+            The worst cases of all requests that wait for it; 0 if it asks ahead.
+        asked_boot_ms : int
+            When, on its boot-time clock; the lease's duration counts from there. 0: not known.
+        """
         if self.config is None:
             refused = LeaseRefused("", "the fleet is not configured yet", RETRY_AFTER_MS)
             return Reaction(sends=[(device_id, refused)])
@@ -369,6 +384,8 @@ class CoordinatorEngine(Operating):
             else (self.recovery.refusal if self.recovery else ""),
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos,
+            needed_nanos=needed_nanos,
+            asked_boot_ms=asked_boot_ms,
             unix_ms=unix_ms,
         )
         for _, message in reaction.sends:

@@ -6,7 +6,7 @@ cannot disagree with it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from coordinator.policy.bounds import (
     paper_bounds,
     paper_radius,
 )
-from coordinator.policy.cells import Cell, CellStore
+from coordinator.policy.cells import UNANSWERED, Cell, CellStore, Observation
 from coordinator.policy.sketch import BUCKETS, blend, dense, prior_histogram, quantiles
 
 __all__ = ["ArmPrior", "Confidence", "Context", "EstimateBook", "paper_radius"]
@@ -60,6 +60,7 @@ class EstimateBook:
         self._confidence = confidence or Confidence()
         self._store = CellStore(adaptive=adaptive)
         self._priors: dict[str, ArmPrior] = {}
+        self._prices: dict[str, float] = {}
         self._deadlines: dict[str, float] = {}
         self._latencies: dict[tuple[str, str], float] = {}
         self._cached: _Cached | None = None
@@ -67,6 +68,7 @@ class EstimateBook:
     def set_prior(self, arm: str, *, prior: ArmPrior) -> None:
         """State what is believed of ``arm``; replaces an earlier prior, keeps the statistics."""
         self._priors[arm] = prior
+        self._prices[arm] = prior.cost_nanos
         self._cached = None
 
     def set_adaptive(self, adaptive: bool) -> None:
@@ -131,6 +133,10 @@ class EstimateBook:
             cell.graded for cell in cells
         )
 
+    def record(self, observations: Iterable[Observation]) -> None:
+        """Book what attempts and grades say, in order. O(1) each."""
+        self._store.observe(observations, prices=self._prices)
+
     def record_outcome(
         self,
         device_class: str,
@@ -158,17 +164,8 @@ class EstimateBook:
             False for an error or a refusal: it counts as a miss and as a grade of 0, so the
             caller records no reward for it.
         """
-        key, store = (device_class, task_class, arm), self._store
-        prior = self._priors.get(arm)
-        store.book(key, cost_nanos, reference_nanos=0.0 if prior is None else prior.cost_nanos)
-        if not answered:
-            store.time(key, hit=False)
-            store.grade(key, 0.0)
-            return
-        if hit is not None:
-            store.time(key, hit=hit)
-        if latency_ms is not None:
-            store.note_latency(key, latency_ms)
+        said = (hit, latency_ms, None) if answered else UNANSWERED
+        self.record([((device_class, task_class, arm), cost_nanos, *said)])
 
     def record_reward(self, device_class: str, task_class: str, arm: str, *, reward: float) -> None:
         """Book one grade. O(1).
@@ -187,7 +184,7 @@ class EstimateBook:
         """
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"reward is {reward}, expected 0 to 1")
-        self._store.grade((device_class, task_class, arm), reward)
+        self.record([((device_class, task_class, arm), None, None, None, reward)])
 
     def estimates(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from coordinator.fleet_schema import (
 )
 from coordinator.forecast import PathModel, make_forecaster
 from coordinator.policy import make_policy
+from shared.decision.types import COORDINATOR_KEY
 from shared.limits import ARMS_MAX, DEVICE_CLASSES_MAX, SLOTS_PER_WINDOW_MAX, TASK_CLASSES_MAX
 from shared.settings import Problem, did_you_mean, dotted_key
 from shared.units import duration_text
@@ -137,9 +138,29 @@ def arm_problems(name: str, *, arm: ArmTable, now_unix_ms: int) -> list[Problem]
     return problems
 
 
+def key_problems(arms: Mapping[str, ArmTable], *, known: Collection[str]) -> list[Problem]:
+    """Keys that the coordinator is to deliver and does not have."""
+    problems = []
+    for name, arm in arms.items():
+        kind, _, key = getattr(arm, "api_key", "").partition(":")
+        if kind == COORDINATOR_KEY and key not in known:
+            there = f"known are {', '.join(sorted(known))}" if known else "it has none"
+            problem = (
+                f"the coordinator has no provider key {key!r}; {there}: name it in "
+                "[provider_keys] of the coordinator's own configuration"
+            )
+            problems.append(Problem(dotted_key(["arms", name, "api_key"]), problem))
+    return problems
+
+
 def class_problems(file: FleetFile) -> list[Problem]:
     """Device classes that name unknown arms, or have none for a task class."""
     problems = []
+
+    def chats(arm: str) -> bool:
+        can = file.arms[arm].get("capabilities", ())
+        return "embeddings" not in can or "chat" in can
+
     private = sorted(name for name, task in file.task_classes.items() if task.privacy == "local")
     for name, device_class in file.device_classes.items():
         key = f"{dotted_key(['device_classes', name])}.arms"
@@ -151,6 +172,10 @@ def class_problems(file: FleetFile) -> list[Problem]:
             Problem(key, f"{arm!r} is no arm of this file{did_you_mean(arm, file.arms)}")
             for arm in unknown
         ]
+        if device_class.arms and not unknown and not any(map(chats, device_class.arms)):
+            problems.append(
+                Problem(key, "has arms for embeddings only; add one that answers chats")
+            )
         paid = [arm for arm in device_class.arms if file.arms.get(arm, {}).get("kind") == "cloud"]
         if private and paid == device_class.arms:
             problem = (

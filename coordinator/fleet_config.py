@@ -10,6 +10,7 @@ from typing import Any, Final
 from coordinator.fleet_checks import (
     arm_problems,
     class_problems,
+    key_problems,
     name_problems,
     policy_problems,
     window_problems,
@@ -320,7 +321,11 @@ def diff_fleet(before: FleetConfig | None, after: FleetConfig) -> tuple[ConfigCh
 
 
 def parse_fleet(
-    toml: str, *, now_unix_ms: int, demand_model: PathModel | None = None
+    toml: str,
+    *,
+    now_unix_ms: int,
+    demand_model: PathModel | None = None,
+    provider_keys: Collection[str] | None = None,
 ) -> FleetConfig:
     """Read a fleet configuration.
 
@@ -333,6 +338,8 @@ def parse_fleet(
         that is read again, this is the time at which it was applied.
     demand_model : PathModel or None
         What the forecaster `onnx` would run.
+    provider_keys : collection of str, optional
+        What arms may refer to as `coordinator:NAME`; None does not check.
 
     Raises
     ------
@@ -349,6 +356,8 @@ def parse_fleet(
         problems += class_problems(file)
     for name, arm in arms.items():
         problems += arm_problems(name, arm=arm, now_unix_ms=now_unix_ms)
+    if provider_keys is not None:
+        problems += key_problems(arms, known=provider_keys)
     if problems or file is None:
         raise FleetConfigError(problems)
     return _build(file, arms=arms)

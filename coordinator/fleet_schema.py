@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from shared.decision.money import PPM, dollars, nanos_from_dollars
+from shared.decision.types import COORDINATOR_KEY
 from shared.limits import (
     AMOUNT_NANOS_MAX,
     DEADLINE_MS_MAX,
@@ -161,6 +162,19 @@ def _closed_list(values: list[str]) -> list[str]:
     return sorted(set(values))
 
 
+def _key_ref(value: str) -> str:
+    kind, _, name = value.partition(":")
+    if kind == COORDINATOR_KEY:
+        return f"{COORDINATOR_KEY}:{_name(name)}"
+    try:
+        return check_secret_ref(value)
+    except ValueError:
+        raise ValueError(
+            'should be a reference, "env:NAME" or "file:PATH" on the device, or '
+            '"coordinator:NAME"; never the secret'
+        ) from None
+
+
 def _statuses(values: list[int]) -> list[int]:
     for value in values:
         if not 400 <= value <= 599:
@@ -203,9 +217,7 @@ Factor = Annotated[
 ]
 Instant = Annotated[int, BeforeValidator(_instant), PlainSerializer(_instant_text)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
-SecretReference = Annotated[
-    str, AfterValidator(lambda value: check_secret_ref(value) if value else value)
-]
+KeyReference = Annotated[str, AfterValidator(lambda value: _key_ref(value) if value else value)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=_TOKENS_MAX)]
@@ -330,7 +342,7 @@ class CloudArmTable(ArmTable):
         description='the OpenAI-compatible endpoint, such as "https://api.example.com/v1"'
     )
     insecure: bool = False
-    api_key: SecretReference = ""
+    api_key: KeyReference = ""
     price: PriceTable
     worst_case: WorstCaseTable = Field(default_factory=WorstCaseTable)
     fields: Annotated[list[str], AfterValidator(_closed_list)] = Field(

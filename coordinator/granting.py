@@ -13,6 +13,7 @@ def lease_amount_nanos(
     lease_slots: int,
     available_nanos: int,
     worst_case_nanos: int,
+    needed_nanos: int = 0,
     devices: int,
     store: bool = True,
 ) -> int:
@@ -20,7 +21,8 @@ def lease_amount_nanos(
 
     Large enough for the planned spend of a few slots and for several requests at their worst
     case, but never more than a fair share of what is free: the last money of a window goes out in
-    small leases, so that little of it is stranded.
+    small leases, so that little of it is stranded. Who waits for money gets it as far as there is
+    any.
 
     Parameters
     ----------
@@ -32,16 +34,19 @@ def lease_amount_nanos(
         What the device still holds.
     worst_case_nanos : int
         The largest reservation that it lately asked for; 0 if it has seen no request yet.
+    needed_nanos : int
+        What the requests that wait for it need together.
     devices : int
         Devices that share the free money.
     store : bool
         False: for one request, nothing to keep in store.
     """
+    least = max(worst_case_nanos, min(needed_nanos, free_nanos))
     wanted = max(int(planned_nanos_per_slot * lease_slots), WORST_CASES_WANTED * worst_case_nanos)
     if not store:
-        wanted = worst_case_nanos
+        wanted = least
     fair = free_nanos // (FREE_SHARE_MAX * max(1, devices))
-    amount = min(max(wanted - available_nanos, worst_case_nanos), max(fair, worst_case_nanos))
+    amount = min(max(wanted - available_nanos, least), max(fair, least))
     if amount <= 0 or amount > free_nanos:
         return 0
     return amount

@@ -44,6 +44,8 @@ class Lending:
         frozen: str,
         available_nanos: int,
         worst_case_nanos: int,
+        needed_nanos: int,
+        asked_boot_ms: int,
         unix_ms: int,
     ) -> Reaction:
         """Grant a lease, or refuse it with the reason.
@@ -54,8 +56,11 @@ class Lending:
             The device's expected spend in the coming slot.
         frozen : str
             Why nobody gets a lease now; empty normally.
-        available_nanos, worst_case_nanos : int
-            What the device still holds, and its largest reservation lately.
+        available_nanos, worst_case_nanos, needed_nanos : int
+            What the device still holds, its largest reservation lately, and what the requests
+            that wait for a lease need together.
+        asked_boot_ms : int
+            When it asked, on its own clock: the lease's duration counts from there.
         """
         problem, retry_after_ms = self._problem(device, window=window, unix_ms=unix_ms)
         if frozen:
@@ -76,6 +81,7 @@ class Lending:
             lease_slots=config.link.lease_slots,
             available_nanos=available_nanos,
             worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
+            needed_nanos=needed_nanos,
             devices=len(self._sessions),
             store=store,
         )
@@ -104,6 +110,7 @@ class Lending:
             amount_nanos=amount,
             duration_ms=duration_ms,
             price_version=price_version,
+            asked_boot_ms=asked_boot_ms,
         )
         effects = [*self._account.take_changes(), device]
         return Reaction(effects=effects, sends=[(device.id, sent)])

@@ -64,6 +64,13 @@ class ConfigSent:
 
 
 @dataclass(frozen=True)
+class ProviderKeysSent:
+    """The keys of these names; the adapter reads them when it sends, and only over TLS."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class TableSent:
     """A new selection table."""
 
@@ -72,7 +79,7 @@ class TableSent:
 
 @dataclass(frozen=True)
 class LeaseSent:
-    """An allowance. Amount in nano-dollars."""
+    """An allowance. Amount in nano-dollars; `asked_boot_ms` is the wish's that it answers."""
 
     incarnation: str
     lease_number: int
@@ -80,6 +87,7 @@ class LeaseSent:
     amount_nanos: int
     duration_ms: int
     price_version: int
+    asked_boot_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ Message = (
     Welcomed
     | Acked
     | ConfigSent
+    | ProviderKeysSent
     | TableSent
     | LeaseSent
     | LeaseRefused

@@ -15,6 +15,7 @@ from coordinator.policy import Estimates, Forecast, Plan
 from coordinator.policy.base import FloatArray
 from shared.decision.money import PPM
 from shared.decision.table import TableArm, TableRow
+from shared.decision.types import RequestStatus
 
 Context = tuple[str, str]
 """Device class and task class."""
@@ -53,6 +54,15 @@ class WindowTotals:
     answered: int = 0
     hits: int = 0
     arms: dict[str, ArmTotals] = field(default_factory=lambda: defaultdict(ArmTotals))
+
+    def take(self, status: RequestStatus, *, arm: str, hit: bool, requests: int) -> None:
+        """Count requests that ended alike."""
+        if status is not RequestStatus.ABORTED:
+            self.admitted += requests
+            self.hits += requests * hit
+        if status is RequestStatus.OK:
+            self.answered += requests
+            self.arms[arm].requests += requests
 
     @property
     def graded(self) -> int:

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.capacity import FleetLoad, resident_arms, was_executed, with_trials
+from coordinator.capacity import FleetLoad, resident_arms, with_trials
 from coordinator.estimates import ArmPrior, EstimateBook
 from coordinator.fleet_config import ArmConfig, FleetConfig
 from coordinator.forecast import Forecaster, PathModel, make_forecaster
+from coordinator.lessons import Lessons
 from coordinator.planned import (
     Context,
     PlannedSlot,
@@ -31,13 +32,11 @@ from coordinator.planned import (
 )
 from coordinator.policy import Constraints, Estimates, Forecast, Remaining, make_policy
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
+from coordinator.records import Learned
 from shared.decision.table import SelectionTable
-from shared.decision.types import ArmKind, ArmSpeed, Attempt, Outcome, RequestStatus
+from shared.decision.types import ArmKind, ArmSpeed
 
 PAPER_DELTA: Final = 0.01
-NOT_THE_ARMS_FAULT: Final = frozenset(
-    {"client_gone", "interrupted", "context_length_exceeded", "books_full"}
-)
 WITHOUT_FORGETTING: Final = frozenset({"copac_ucb", "ad_ucb", "pd_bwk", "sw_ucb"})
 """Policies with a rule of their own for what is old."""
 
@@ -155,34 +154,24 @@ class Planner:
         self.totals = WindowTotals()
         self._last = None
 
-    def learn(self, outcome: Outcome, *, device_class: str, slot: int) -> None:
-        """Count and learn from one outcome.
+    def learn(self, booked: Iterable[Learned]) -> None:
+        """Count and learn from booked records, in order.
 
-        Parameters
-        ----------
-        slot : int
-            The absolute slot in which the request arrived, or the one open now if that is later.
+        A request counts in the slot in which it arrived, or in the one open now if that is later.
         """
-        context = (device_class, outcome.task_class)
-        self._count(context, slot=slot, requests=1)
-        self.load.learn(outcome, context=context)
-        totals = self.totals
-        if outcome.status is not RequestStatus.ABORTED:
-            totals.admitted += 1
-            totals.hits += outcome.hit
-        if outcome.status is RequestStatus.OK:
-            totals.answered += 1
-            totals.arms[outcome.arm].requests += 1
-        for attempt in outcome.attempts:
-            totals.arms[attempt.arm].cost_nanos += attempt.cost_nanos
-            self._learn_attempt(attempt, outcome=outcome, context=context)
-
-    def learn_reward(self, *, device_class: str, task_class: str, arm: str, reward: float) -> None:
-        """Learn from one grade in [0, 1]."""
-        totals = self.totals.arms[arm]
-        totals.graded += 1
-        totals.reward += reward
-        self.estimates.record_reward(device_class, task_class, arm, reward=reward)
+        lessons = Lessons.of(booked)
+        for (context, slot, status, arm, hit, _), requests in lessons.kinds.items():
+            self._count(context, slot=slot, requests=requests)
+            self.totals.take(status, arm=arm, hit=hit, requests=requests)
+        for (context, slot), requests in lessons.compacted.items():
+            self._count(context, slot=slot, requests=requests)
+        for arm, cost_nanos in lessons.costs.items():
+            self.totals.arms[arm].cost_nanos += cost_nanos
+        for arm, reward in lessons.grades:
+            self.totals.arms[arm].graded += 1
+            self.totals.arms[arm].reward += reward
+        self.load.learn(lessons)
+        self.estimates.record(lessons.observations)
 
     def learn_speeds(
         self, device_id: str, speeds: Iterable[ArmSpeed], *, device_class: str
@@ -190,10 +179,6 @@ class Planner:
         """Take in how fast a device runs its local arms, as far as it has measured them."""
         self.load.speeds.tell(device_class, device_id, speeds)
         self._follow_speeds()
-
-    def learn_counts(self, context: Context, *, slot: int, requests: int) -> None:
-        """Count requests whose details were compacted (rule O_2)."""
-        self._count(context, slot=slot, requests=requests)
 
     def close_slots(self, through: int) -> None:
         """Give the forecaster the counts of every slot up to an absolute index."""
@@ -346,34 +331,13 @@ class Planner:
             forced_share=array_of(state["forced_share"]),
         )
 
-    def _learn_attempt(self, attempt: Attempt, *, outcome: Outcome, context: Context) -> None:
-        if not was_executed(attempt):
-            return  # it says where the arm can be reached, not how good it is
-        answered = not attempt.error
-        if attempt.error in NOT_THE_ARMS_FAULT:
-            if attempt.cost_nanos:
-                self.estimates.record_outcome(
-                    *context, attempt.arm, cost_nanos=attempt.cost_nanos, hit=None
-                )
-            return
-        aborted = outcome.status is RequestStatus.ABORTED
-        self.estimates.record_outcome(
-            *context,
-            attempt.arm,
-            cost_nanos=attempt.cost_nanos,
-            hit=None if aborted else outcome.hit,
-            latency_ms=float(attempt.latency_ms) if answered else None,
-            answered=answered,
-        )
-
     def _follow_speeds(self) -> None:
         """Latencies that were measured stand where the configuration's statements stood."""
         self.estimates.set_latencies(self.load.measured_latencies(self._config))
 
     def _count(self, context: Context, *, slot: int, requests: int) -> None:
         slot = max(slot, self.slot_closed + 1)
-        counts = self._counts.setdefault(slot, defaultdict(int))
-        counts[context] = counts.get(context, 0) + requests
+        self._counts.setdefault(slot, defaultdict(int))[context] += requests
         self.totals.demand[context] += requests
         self.totals.requests += requests
 
@@ -420,6 +384,7 @@ class Planner:
                 feasible[row, column] = (
                     name in config.device_classes[device_class].arms
                     and arm.enabled
+                    and arm.chats
                     and name not in self._disabled
                     and not (private and arm.kind is ArmKind.CLOUD)
                 )

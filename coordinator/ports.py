@@ -37,6 +37,25 @@ class Notifier(ABC):
         """Take an alert. MUST return at once, whatever becomes of it."""
 
 
+class KeySource(ABC):
+    """Keys of paid endpoints that may be delivered to devices."""
+
+    @property
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """What fleet files may refer to as `coordinator:NAME`."""
+
+    @abstractmethod
+    def read(self, name: str) -> str:
+        """A key, read now. Never logged, never stored.
+
+        Raises
+        ------
+        ConfigError
+            If its reference leads nowhere.
+        """
+
+
 class Store(ABC):
     """The coordinator's durable state behind one writer.
 

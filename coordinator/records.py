@@ -2,13 +2,15 @@
 
 All effects of one event are one transaction. The engine's memory is ahead of the store only by
 effects that it has returned; loading the store gives the state from which it starts again.
+
+Rows that come by the ten thousand a second are named tuples, like the outcomes in them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from shared.decision.table import SelectionTable
 from shared.decision.types import Feedback, Outcome
@@ -84,8 +86,7 @@ MOVES: Final[dict[LedgerKind, tuple[int, int, int]]] = {
 """By which multiple of a row's amount settled, unconfirmed and outstanding money change."""
 
 
-@dataclass(frozen=True)
-class LedgerRow:
+class LedgerRow(NamedTuple):
     """One append-only row. Amounts in nano-dollars; `id` rises without gaps."""
 
     id: int
@@ -195,8 +196,7 @@ class ConfigRow:
     applied_unix_ms: int
 
 
-@dataclass(frozen=True)
-class BookedOutcome:
+class BookedOutcome(NamedTuple):
     """An outcome at its place in the books.
 
     Attributes
@@ -205,7 +205,8 @@ class BookedOutcome:
         Rises by one over outcomes and grades together, in the order of booking: what came after
         the last snapshot is learned again in the same order.
     encoded : bytes
-        The outcome as it came over the wire; empty if it has to be encoded to be stored.
+        The outcome as it came over the wire; empty if it has to be encoded to be stored. It says
+        the same again, so it does not count where two are compared.
     """
 
     position: int
@@ -214,7 +215,13 @@ class BookedOutcome:
     sequence: int
     slot: int
     outcome: Outcome
-    encoded: bytes = field(default=b"", compare=False, repr=False)
+    encoded: bytes = b""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BookedOutcome) and self[:-1] == other[:-1]
+
+    def __hash__(self) -> int:
+        return hash(self[:-1])
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,10 @@ class BookedCounts:
     task_class: str
     arm: str
     requests: int
+
+
+Learned = BookedOutcome | BookedFeedback | BookedCounts
+"""What has a position."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from coordinator.booking import Booking
 from coordinator.fleet_config import FleetConfig, parse_fleet
 from coordinator.forecast import PathModel
 from coordinator.lending import Lending
-from coordinator.messages import ConfigSent, LeaseRecalled
+from coordinator.messages import ConfigSent, LeaseRecalled, ProviderKeysSent
 from coordinator.planner import Planner
 from coordinator.records import (
     ConfigRow,
@@ -47,12 +47,20 @@ class FleetState:
         For policies that draw.
     demand_model : PathModel or None
         A trained model of demand, for forecasters that use one.
+    provider_keys : frozenset of str
+        The names of the keys that can be delivered to devices.
     """
 
     def __init__(
-        self, snapshot: StoreSnapshot, *, seed: int = 0, demand_model: PathModel | None = None
+        self,
+        snapshot: StoreSnapshot,
+        *,
+        seed: int = 0,
+        demand_model: PathModel | None = None,
+        provider_keys: frozenset[str] = frozenset(),
     ) -> None:
         self._seed = seed
+        self._provider_keys = provider_keys
         self._demand_model = demand_model
         settings = snapshot.settings
         self.registry = Registry(
@@ -93,7 +101,12 @@ class FleetState:
             self._restore(snapshot, row=snapshot.config)
 
     def _parsed(self, toml: str, *, unix_ms: int) -> FleetConfig:
-        return parse_fleet(toml, now_unix_ms=unix_ms, demand_model=self._demand_model)
+        return parse_fleet(
+            toml,
+            now_unix_ms=unix_ms,
+            demand_model=self._demand_model,
+            provider_keys=self._provider_keys,
+        )
 
     def _new_planner(self, config: FleetConfig) -> Planner:
         return Planner(
@@ -104,7 +117,10 @@ class FleetState:
         )
 
     def _restore(self, snapshot: StoreSnapshot, *, row: ConfigRow) -> None:
-        self.config = self._parsed(row.toml, unix_ms=row.applied_unix_ms)
+        # What was applied once goes on, also if a key has been taken away since.
+        self.config = parse_fleet(
+            row.toml, now_unix_ms=row.applied_unix_ms, demand_model=self._demand_model
+        )
         self.config_version = row.version
         version = snapshot.settings.get(SettingKey.PRICE_VERSION, "")
         self.price_version = int(version) if version else row.version
@@ -189,6 +205,22 @@ class FleetState:
         config = self.device_config(device.device_class)
         if config is not None and device.id in self.sessions:
             reaction.sends.append((device.id, ConfigSent(config)))
+            self._send_keys(reaction, device=device, config=config)
+
+    def _send_keys(self, reaction: Reaction, *, device: DeviceRow, config: DeviceConfig) -> None:
+        """Keys are for devices that may spend; a clone gets none."""
+        if config.provider_keys and device.standing is DeviceStanding.ACTIVE:
+            reaction.sends.append((device.id, ProviderKeysSent(config.provider_keys)))
+
+    def renewed_keys(self) -> Reaction:
+        """The keys may be others than before: every device that uses some gets them anew."""
+        reaction = Reaction()
+        for device_id in self.sessions:
+            device = self.registry.device(device_id)
+            config = self.device_config(device.device_class)
+            if config is not None:
+                self._send_keys(reaction, device=device, config=config)
+        return reaction
 
     def _recall_all(self, reaction: Reaction, *, reason: str) -> None:
         holders = {lease.device_id for lease in self.account.open_leases()}

@@ -9,35 +9,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
 from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
-from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Chunk, Finished, Usage
-from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestRefused
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    Chunk,
+    CloudClient,
+    EmbedCall,
+    Finished,
+    LocalModels,
+    Usage,
+)
+from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, RequestRefused
 from shared.clock import Clock
 from shared.decision.money import dollars
 from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind
 from shared.errors import BooksFullError
 
 log = structlog.get_logger(__name__)
-_ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens"})
+_ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens", "input"})
 _END: Final = object()
 LEASE_WAIT_S: Final = 0.4
 """How long a request waits for a lease: the link's sending gap, a round trip, and a sync."""
 
 
 class LeaseNews:
-    """Wakes the requests that wait for a lease when the coordinator has spoken."""
+    """Wakes the requests that wait for a lease when one may have room for them."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
 
     def tell(self) -> None:
-        """A lease has come, or was refused."""
+        """A lease has come, was refused, or has room again."""
         heard, self._heard = self._heard, asyncio.Event()
         heard.set()
 
@@ -64,6 +75,10 @@ class RunningAnswer(Answer):
             self._run.client_gone()
 
     @property
+    def usage(self) -> Mapping[str, Any]:
+        return self._run.usage
+
+    @property
     def cost_nanos(self) -> int:
         return self._run.cost_nanos
 
@@ -85,8 +100,8 @@ class RequestRun:
         *,
         engine: AgentEngine,
         bookkeeper: Bookkeeper,
-        local: ChatBackend,
-        cloud: ChatBackend,
+        local: LocalModels,
+        cloud: CloudClient,
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
         lease_news: LeaseNews | None = None,
@@ -111,6 +126,7 @@ class RequestRun:
         self.first: asyncio.Future[AnswerHead] = asyncio.get_running_loop().create_future()
         self.delivered: asyncio.Queue[Any] = asyncio.Queue()
         self.response: Mapping[str, Any] | None = None
+        self.usage: Mapping[str, Any] = {}
         self.cost_nanos = 0
 
     def start(self) -> asyncio.Task[None]:
@@ -159,9 +175,9 @@ class RequestRun:
             self.delivered.put_nowait(_END)
 
     async def _next_attempt(self) -> tuple[AttemptPlan | None, list[Any]]:
-        """Pass the gate; where only a lease is missing, wait for it once (rule L_6)."""
+        """The next arm that may answer; where only a lease is missing, wait for it once (L_6)."""
         request_id = self._request.request_id
-        plan, effects = self._engine.next_attempt(request_id)
+        plan, effects = self._pass_the_gate()
         if not self._engine.waits_for_lease(request_id):
             return plan, effects
         try:
@@ -171,11 +187,14 @@ class RequestRun:
                         await self._bookkeeper.commit_or_keep(effects)
                     else:
                         await self._lease_news.wait()
-                    plan, effects = self._engine.next_attempt(request_id)
+                    plan, effects = self._pass_the_gate()
         except TimeoutError:
             self._engine.give_up_waiting(request_id)
-            plan, effects = self._engine.next_attempt(request_id)
+            plan, effects = self._pass_the_gate()
         return plan, effects
+
+    def _pass_the_gate(self) -> tuple[AttemptPlan | None, list[Any]]:
+        return self._engine.next_attempt(self._request.request_id, boot_ms=self._clock.boot_ms())
 
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
         """Try one arm; True when the request has ended with it."""
@@ -183,27 +202,15 @@ class RequestRun:
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
-            await self._failed(ArmFailed("books_full", "the reservation could not be written"))
-            return False
-        call = ChatCall(
-            request_id=self._request.request_id,
-            arm=plan.arm,
-            body=self._body_for(plan),
-            stream=self._request.stream,
-        )
-        backend = self._local if plan.arm.cloud is None else self._cloud
-        finished: Finished | None = None
+            if plan.arm.cloud is not None:  # a local answer needs nothing of the disk (rule O_3)
+                full = ArmFailed("books_full", "the reservation could not be written")
+                await self._failed(full)
+                return False
         try:
-            async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    if isinstance(event, Chunk):
-                        self._deliver(event, plan=plan)
-                    else:
-                        finished = event
-            if finished is None:
-                raise ArmFailed(
-                    "no_answer", "the answer ended without a result", settle=SettleKind.UNKNOWN
-                )
+            if self._request.kind is RequestKind.EMBEDDINGS:
+                finished = await self._embed(plan)
+            else:
+                finished = await self._chat(plan)
         except ArmFailed as failure:
             if self.first.done() or failure.client_error:
                 await self._fail_for_good(failure)
@@ -213,13 +220,61 @@ class RequestRun:
         await self._answered(finished, plan=plan)
         return True
 
+    async def _embed(self, plan: AttemptPlan) -> Finished:
+        """Have texts embedded; the vectors as the API's list."""
+        body = self._body_for(plan)
+        texts = body.pop("input")
+        as_tokens = isinstance(texts[0], list)
+        del body["model"]
+        backend = self._local if plan.arm.cloud is None else self._cloud
+        embedded = await backend.embed(
+            EmbedCall(
+                request_id=self._request.request_id,
+                arm=plan.arm,
+                inputs=() if as_tokens else tuple(texts),
+                token_inputs=tuple(map(tuple, texts)) if as_tokens else (),
+                fields=body,
+            )
+        )
+        data = [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(embedded.vectors)
+        ]
+        return Finished(embedded.usage, {"object": "list", "data": data}, embedded.timing)
+
+    async def _chat(self, plan: AttemptPlan) -> Finished:
+        """Call the arm, hand its chunks on as they come, and return its last word."""
+        call = ChatCall(
+            request_id=self._request.request_id,
+            arm=plan.arm,
+            body=self._body_for(plan),
+            stream=self._request.stream,
+        )
+        backend = self._local if plan.arm.cloud is None else self._cloud
+        finished: Finished | None = None
+        async with aclosing(backend.chat(call)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, Chunk):
+                    self._deliver(event, plan=plan)
+                else:
+                    finished = event
+        if finished is None:
+            raise ArmFailed(
+                "no_answer", "the answer ended without a result", settle=SettleKind.UNKNOWN
+            )
+        return finished
+
     def _body_for(self, plan: AttemptPlan) -> dict[str, Any]:
         body = dict(self._request.body)
         if plan.arm.cloud is not None:
             allowed = plan.arm.cloud.fields | _ALWAYS_SENT
             body = {name: value for name, value in body.items() if name in allowed}
+        if self._request.prompt is not None and COMPLETIONS in plan.arm.capabilities:
+            del body["messages"]
+            body["prompt"] = self._request.prompt
         body["model"] = plan.arm.model if plan.arm.cloud is not None else plan.arm.id
-        body["max_tokens"] = plan.max_tokens
+        if self._request.kind is RequestKind.CHAT:
+            body["max_tokens"] = plan.max_tokens
         return body
 
     def _head(self, plan: AttemptPlan) -> AnswerHead:
@@ -245,12 +300,16 @@ class RequestRun:
             self.delivered.put_nowait(chunk)
 
     async def _answered(self, finished: Finished, *, plan: AttemptPlan) -> None:
-        usage = finished.usage
+        usage, timing = finished.usage, finished.timing
+        if timing is not None:
+            # Measured where the token was made; what went before is our own.
+            waited_ms = self._attempt_started_ms - self._request.arrived_monotonic_ms
+            self._ttft_ms = round(waited_ms + timing.ttft_ms)
         end = self._end(SettleKind.REPORTED if usage else SettleKind.UNKNOWN, usage=usage)
         head = self._head(plan)
         status = RequestStatus.ABORTED if self._gone else RequestStatus.OK
         outcome = await self._finish(status, end=end)
-        counted = _usage_json(usage, cost_nanos=outcome.cost_nanos)
+        counted = self.usage = _usage_json(usage, cost_nanos=outcome.cost_nanos)
         if finished.response is not None:
             self.response = {**finished.response, "model": plan.arm.id, "usage": counted}
         elif self._request.include_usage:
@@ -258,7 +317,8 @@ class RequestRun:
         if not self.first.done():
             self.first.set_result(head)
         if self._keep is not None:
-            self._keep(Kept(head, self.response, tuple(self._sent), self.cost_nanos))
+            kept = Kept(head, self.response, tuple(self._sent), counted, self.cost_nanos)
+            self._keep(kept)
 
     def _usage_chunk(self, plan: AttemptPlan, *, usage: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -278,15 +338,16 @@ class RequestRun:
             reason=failure.reason,
             problem=str(failure),
         )
-        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        end = self._end_of(failure)
         effects = self._engine.attempt_failed(
             self._request.request_id, end, now_ms=self._clock.monotonic_ms()
         )
         self._plan = None
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
 
     async def _fail_for_good(self, failure: ArmFailed) -> None:
-        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        end = self._end_of(failure)
         status = 400 if failure.client_error else 502
         refused = RequestRefused(status, failure.reason, str(failure))
         await self._finish(RequestStatus.ERROR, end=end)
@@ -325,8 +386,18 @@ class RequestRun:
         self._plan = None
         self.cost_nanos = outcome.cost_nanos
         self._on_outcome(outcome)
+        self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
         return outcome
+
+    def _tell_who_waits(self) -> None:
+        """What was reserved here beyond its cost may do for another request."""
+        if self._engine.gate.anybody_waits:
+            self._lease_news.tell()
+
+    def _end_of(self, failure: ArmFailed) -> AttemptEnd:
+        end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
+        return replace(end, retry_after_s=failure.retry_after_s, problem=str(failure))
 
     def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
         now_ms = self._clock.monotonic_ms()
@@ -347,6 +418,9 @@ class RequestRun:
 def _usage_json(usage: Usage | None, *, cost_nanos: int) -> dict[str, Any]:
     counted: dict[str, Any] = {"cost_usd": dollars(cost_nanos)}
     if usage is not None:
+        if usage.cached_tokens:
+            counted["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+        counted |= usage.details
         counted["prompt_tokens"] = usage.prompt_tokens
         counted["completion_tokens"] = usage.completion_tokens
         counted["total_tokens"] = usage.prompt_tokens + usage.completion_tokens

@@ -8,7 +8,9 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,30 +24,36 @@ from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import build_app
-from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
+from edge_agent.adapters.http_api.gate import ApiKeys
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from edge_agent.adapters.model_bench import known_speeds
+from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
-from edge_agent.candidates import OTHER_CLASS
 from edge_agent.cli import models
 from edge_agent.cli.bench import bench
 from edge_agent.cli.doctor import doctor
+from edge_agent.cli.init import init
 from edge_agent.cli.output import ConfigFile
-from edge_agent.cli.parts import link_target, local_models
+from edge_agent.cli.parts import (
+    api_key_secrets,
+    fallback_config,
+    link_target,
+    local_models,
+    new_worker,
+)
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
+from edge_agent.provider_keys import ProviderKeys
+from edge_agent.reloading import make_reloader
 from edge_agent.service import AgentService
 from edge_agent.session import Credential, FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.decision.money import PPM
-from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import BooksCorruptError, TidegateError
 from shared.http_server import serve
-from shared.settings import read_secret
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
 log = structlog.get_logger(__name__)
@@ -57,6 +65,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(models.app, name="models")
+cli.command()(init)
 cli.command()(doctor)
 cli.command()(bench)
 GAUGES_S = 1.0
@@ -82,13 +91,14 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings)
+        problems = agent_config.check(settings, file=config)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
         raise typer.Exit(1 if problems else 0)
     logs.configure(format_=settings.log.format, level=settings.log.level)
-    _event_loop(run_agent(settings))
+    read = partial(agent_config.load, config, overrides)
+    _event_loop(run_agent(settings, read=read))
 
 
 @cli.command()
@@ -109,12 +119,13 @@ def version() -> None:
     typer.echo(f"tidegate-agent {SOFTWARE_VERSION} (protocol {PROTOCOL_VERSION})")
 
 
-async def run_agent(settings: AgentConfig) -> None:
-    """Run an agent until SIGINT or SIGTERM."""
-    stop = asyncio.Event()
+async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -> None:
+    """Run an agent until SIGINT or SIGTERM; SIGHUP makes it read its file again."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
     registry = CollectorRegistry()
@@ -127,27 +138,24 @@ async def run_agent(settings: AgentConfig) -> None:
             incarnation=ids.new_id("inc"),
             boot_id=clock.boot_id(),
             snapshot=snapshot,
-            fallback=_fallback(settings),
+            fallback=fallback_config(settings),
             unix_ms=clock.unix_ms(),
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
+        keys, local = ProviderKeys(), ReloadableModels(new_worker(settings, clock=clock))
         service = AgentService(
             engine,
             books=books,
             bookkeeper=bookkeeper,
-            local=LlamaWorker(
-                models=local_models(settings),
-                clock=clock,
-                memory_bytes_max=settings.worker.memory_bytes_max or None,
-                hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
-            ),
-            cloud=OpenAiCloud(environ=os.environ),
+            local=local,
+            cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
             classifier=None,
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
             limits=settings.limits.to_limits(),
+            provider_keys=keys,
         )
         registry.register(DeviceCollector(service.device_state))
         link_up = asyncio.Event()
@@ -165,18 +173,33 @@ async def run_agent(settings: AgentConfig) -> None:
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
-            speeds=lambda: known_speeds(settings.state_dir, local_models(settings)),
+            speeds=lambda: known_speeds(settings.state_dir, local_models(reloader.running)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
+        api_keys = ApiKeys(api_key_secrets(settings))
+        link = None
         if settings.coordinator.address is not None:
             link = CoordinatorLink(link_target(settings), session=session)
+        reloader = make_reloader(
+            settings,
+            read=read,
+            engine=engine,
+            service=service,
+            local=local,
+            api_keys=api_keys,
+            link=link,
+            clock=clock,
+        )
+        tasks.append(asyncio.create_task(reloader.run(hangup), name="reloader"))
+        if link is not None:
             tasks.append(asyncio.create_task(link.run(), name="link"))
         app = build_app(
             service,
             clock=clock,
             ids=ids,
             metrics=metrics,
-            api_keys=[read_secret(ref, key="api_keys") for ref in settings.api_keys],
+            api_keys=api_keys,
+            cors_origins=settings.cors_origins,
         )
         server = await stack.enter_async_context(
             serve(
@@ -246,30 +269,6 @@ def _open_books(path: Path, *, clock: SystemClock) -> SqliteBooks:
 def _credential(snapshot: BooksSnapshot) -> Credential | None:
     secret = snapshot.meta.get(MetaKey.CREDENTIAL)
     return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
-
-
-def _fallback(settings: AgentConfig) -> DeviceConfig:
-    """The device's own models, for as long as no coordinator has configured it."""
-    arms = tuple(
-        Arm(
-            id=model.arm,
-            kind=ArmKind.LOCAL,
-            model=model.arm,
-            context_tokens_max=model.context_tokens,
-            max_tokens_default=min(256, model.context_tokens // 2),
-            bytes_per_token_ppm=3 * PPM,
-        )
-        for model in settings.models
-    )
-    return DeviceConfig(
-        version=0,
-        device_class="",
-        arms=arms,
-        task_classes=(TaskClass(OTHER_CLASS, deadline_ms=0),),
-        price_version=0,
-        budget_name="",
-        close_wait_ms=30_000,
-    )
 
 
 def _path(text: str) -> Path | None:

@@ -32,6 +32,10 @@ class RequestFacts:
         no true worst case and a paid arm may not have them (I3).
     max_tokens : int or None
         The client's own limit.
+    max_cost_nanos : int or None
+        What the client lets this request cost, all its attempts together; None for no cap.
+    turn, goes_on_from : str
+        Ids of this turn of a conversation and of the one before it; empty where there is none.
     """
 
     request_id: str
@@ -49,6 +53,9 @@ class RequestFacts:
     max_tokens: int | None = None
     n: int = 1
     tag: str = ""
+    max_cost_nanos: int | None = None
+    turn: str = ""
+    goes_on_from: str = ""
 
     def max_tokens_on(self, arm: Arm) -> int:
         """The limit that is sent to an arm."""
@@ -94,7 +101,6 @@ class Candidates:
     row: TableRow
     arms: tuple[str, ...]
     fallouts: tuple[Fallout, ...] = field(default=())
-    refused_by_budget: bool = False
 
     @property
     def weights(self) -> tuple[Candidate, ...]:
@@ -105,10 +111,52 @@ class Candidates:
             if entry.arm in self.arms
         )
 
+    def played(self, *, share_ppm_min: int) -> frozenset[str]:
+        """The candidates that at least this share of the draws between them would fall on."""
+        weights = self.weights
+        total = sum(each.weight_ppm for each in weights)
+        return frozenset(
+            each.arm for each in weights if total and each.weight_ppm * PPM >= share_ppm_min * total
+        )
+
 
 CONTEXT_REASON = "context_length_exceeded"
+MAX_COST_REASON = "max_cost"
 KINDS_MAX = 256
 DISABLED = "disabled"
+CHAT = "chat"
+EMBEDDINGS = "embeddings"
+COMPLETIONS = "completions"
+LOCAL_FIELDS = frozenset(
+    {
+        "frequency_penalty",
+        "grammar",
+        "logit_bias",
+        "logprobs",
+        "metadata",
+        "min_p",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "repeat_penalty",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+    }
+)
+"""What a local arm takes: what llama.cpp honours, and what only means something to a provider (who
+asks, how the provider should cache, bill or file it). Tools and log probabilities also need the
+arm's capability."""
 CONTEXT_DOUBT = 2  # a prompt may take this many times fewer tokens than is typical
 BUDGET_REASONS = frozenset({"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused"})
 
@@ -149,13 +197,13 @@ class Allowance:
 class _PreparedArm:
     """An entry of a row with what the configuration says of its arm, looked up once."""
 
-    __slots__ = ("arm", "bytes_max", "id", "latency_ms", "paid")
+    __slots__ = ("bytes_max", "id", "known", "latency_ms", "paid")
 
     def __init__(self, entry: TableArm, *, arm: Arm | None) -> None:
         self.id = entry.arm
-        self.arm = arm
+        self.known = arm
         self.latency_ms = entry.latency_p50_ms
-        self.paid = arm is not None and arm.cloud is not None
+        self.paid = arm if arm is not None and arm.cloud is not None else None
         self.bytes_max = 0
         if arm is not None:
             tokens_max = CONTEXT_DOUBT * arm.context_tokens_max + 1
@@ -206,7 +254,7 @@ class PreparedRow:
         self.row = row
         self.ranked = RankedRow(row)
         self._arms = tuple(_PreparedArm(entry, arm=config.arm(entry.arm)) for entry in row.arms)
-        self._dearest = _Dearest([p.arm for p in self._arms if p.arm is not None and p.paid])
+        self._dearest = _Dearest([p.paid for p in self._arms if p.paid is not None])
         self._never: dict[object, tuple[str, ...]] = {}
 
     def candidates(
@@ -233,9 +281,9 @@ class PreparedRow:
         left: list[str] = []
         late: list[str] = []
         prompt_bytes, deadline_ms = facts.prompt_bytes, facts.deadline_ms or math.inf
-        doubtful = bool(allowance.problem) or (
-            self._dearest.worst_case_nanos(facts) > allowance.room_nanos
-        )
+        dearest, cap = self._dearest.worst_case_nanos(facts), facts.max_cost_nanos
+        capped = cap is not None and dearest > cap
+        doubtful = capped or bool(allowance.problem) or dearest > allowance.room_nanos
         for prepared, never in zip(self._arms, self._never_for(facts), strict=True):
             problem, condition = never, conditions.get(prepared.id)
             if not problem or problem == DISABLED:
@@ -247,8 +295,9 @@ class PreparedRow:
                     problem = "not_on_this_device"
                 elif condition.problem:
                     problem = condition.problem
-                elif doubtful and prepared.paid:
-                    problem = allowance.problem or money(prepared.arm)  # type: ignore[arg-type]
+                elif doubtful and prepared.paid is not None:
+                    problem = _cap_problem(facts, arm=prepared.paid) if capped else ""
+                    problem = problem or allowance.problem or money(prepared.paid)
                 if not problem and condition is not None:
                     problem = condition.limit
             if problem or condition is None:
@@ -261,12 +310,7 @@ class PreparedRow:
             left = late  # late is better than never
         elif late:
             fallouts.extend([Fallout(arm, "deadline") for arm in sorted(late)])
-        return Candidates(
-            self.row,
-            tuple(left),
-            tuple(fallouts),
-            bool(fallouts) and all(fallout.reason in BUDGET_REASONS for fallout in fallouts),
-        )
+        return Candidates(self.row, tuple(left), tuple(fallouts))
 
     def _never_for(self, facts: RequestFacts) -> tuple[str, ...]:
         """Why each arm can never answer a request of this kind; empty if it can."""
@@ -275,7 +319,7 @@ class PreparedRow:
         if found is None:
             if len(self._never) >= KINDS_MAX:
                 self._never.clear()
-            found = tuple(next(_never(facts, arm=prepared.arm), "") for prepared in self._arms)
+            found = tuple(next(_never(facts, arm=prepared.known), "") for prepared in self._arms)
             self._never[kind] = found
         return found
 
@@ -287,14 +331,24 @@ def _never(facts: RequestFacts, *, arm: Arm | None) -> Iterator[str]:
         return
     if facts.privacy_local and arm.kind is ArmKind.CLOUD:
         yield "privacy"
-    missing = sorted(facts.capabilities - arm.capabilities)
+    missing = sorted(facts.capabilities - capabilities_of(arm))
     if missing:
         yield f"capability:{missing[0]}"
-    if arm.cloud is not None:
-        unlisted = sorted(facts.fields - arm.cloud.fields)
-        if unlisted:
-            yield f"field:{unlisted[0]}"
-        if facts.media_parts:
-            yield "media_has_no_worst_case"
+    unlisted = sorted(facts.fields - (LOCAL_FIELDS if arm.cloud is None else arm.cloud.fields))
+    if unlisted:
+        yield f"field:{unlisted[0]}"
+    if facts.media_parts and arm.cloud is not None:
+        yield "media_has_no_worst_case"
     if not arm.enabled:
         yield DISABLED
+
+
+def capabilities_of(arm: Arm) -> frozenset[str]:
+    """What an arm can do, with `chat`, which goes without saying for most."""
+    return arm.capabilities | {CHAT} if arm.chats else arm.capabilities
+
+
+def _cap_problem(facts: RequestFacts, *, arm: Arm) -> str:
+    """Whether this request could cost more on an arm than its client allows."""
+    cap = facts.max_cost_nanos
+    return MAX_COST_REASON if cap is not None and facts.worst_case_nanos(arm) > cap else ""

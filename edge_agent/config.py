@@ -33,6 +33,7 @@ from shared.units import Address
 
 BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
+_ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
 
 
 def _name(value: str) -> str:
@@ -50,7 +51,15 @@ def _host_name() -> str:
     return name.lstrip("._-")[:NAME_CHARS_MAX] or "device"
 
 
+def _origin(value: str) -> str:
+    """An origin as browsers name it, or all of them."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError("should be an origin such as 'https://app.example:8443', or '*' for all")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class _Section(BaseModel):
@@ -239,6 +248,9 @@ class AgentConfig(FileSettings):
     api_keys: tuple[SecretRef, ...] = Field(
         default=(), description="references to keys that clients must send; required off loopback"
     )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), description="origins whose pages may call the agent from a browser; * for all"
+    )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     state_dir: Path = Field(
         default=Path("tidegate-agent"), description="folder of the books and the credential"
@@ -312,8 +324,15 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return load_settings(AgentConfig, path=path, overrides=overrides)
 
 
-def check(config: AgentConfig) -> tuple[Problem, ...]:
-    """What this machine lacks of what the configuration names; nothing is changed."""
+def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names; nothing is changed.
+
+    Parameters
+    ----------
+    file : Path, optional
+        Where the configuration came from, for the commands that remedies name.
+    """
+    option = f" --config {file}" if file is not None else ""
     problems: list[Problem] = []
     for index, ref in enumerate(config.api_keys):
         problems += secret_problem(f"api_keys[{index}]", ref)
@@ -321,7 +340,7 @@ def check(config: AgentConfig) -> tuple[Problem, ...]:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):
         if model.source and not Path(model.path).exists():
-            remedy = f"is not here yet; fetch it: tidegate-agent models pull {model.arm}"
+            remedy = f"is not here yet: tidegate-agent models pull {model.arm}{option}"
             problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
         else:
             problems += file_problem(f"models[{index}].path", model.path)

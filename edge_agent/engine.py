@@ -4,33 +4,33 @@ No I/O, no clock, no ambient randomness. Every method takes what happened and re
 be committed to the books (`books.BookEffect`), in order; the service does the rest.
 
 One request: `begin` filters and draws, `next_attempt` passes the gate, `attempt_failed` makes room
-for the next candidate, `finish` settles and spools. `candidates.py` has the filters, `gate.py` the
-money, `outbox.py` the sequences.
+for the next candidate, `finish` settles and spools. `choosing.py` has the filters and the draw,
+`gate.py` the money, `outbox.py` the sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
 from edge_agent.candidates import (
     CONTEXT_REASON,
+    EMBEDDINGS,
+    MAX_COST_REASON,
     OTHER_CLASS,
     ArmCondition,
-    Candidates,
-    PreparedRow,
     RequestFacts,
-    row_for,
 )
+from edge_agent.choosing import Choice, Chooser
 from edge_agent.gate import WORTH_A_WAIT, Gate
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
-from edge_agent.refusals import refusal_for
+from edge_agent.refusals import UNSUPPORTED, embedder_refusal, refusal_for
 from edge_agent.requests import RequestRefused, RouteDecision
 from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
-from shared.decision.table import Draw, SelectionTable
+from shared.decision.table import SelectionTable
 from shared.decision.types import (
     Arm,
     Attempt,
@@ -81,6 +81,10 @@ class AttemptEnd:
         As reported; they give the cost when `settle` is REPORTED.
     error : str
         Empty for an answer.
+    retry_after_s : int
+        How long the endpoint wants to be left alone; 0 if it did not say.
+    problem : str
+        The error in words, for the client alone.
     """
 
     latency_ms: int
@@ -88,6 +92,8 @@ class AttemptEnd:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    retry_after_s: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,8 @@ class HelloFacts:
 @dataclass
 class _Request:
     facts: RequestFacts
-    candidates: Candidates
-    draw: Draw | None
+    choice: Choice
+    begun_ms: float
     table_version: int
     queue: list[str]
     forced: bool
@@ -117,6 +123,8 @@ class _Request:
     refusals_before: int = 0
     gate_fallouts: list[Fallout] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    retry_after_s: int = 0
+    problem: str = ""
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
@@ -124,29 +132,18 @@ class _Request:
 
     @property
     def fallouts(self) -> tuple[Fallout, ...]:
-        return (*self.candidates.fallouts, *self.gate_fallouts)
+        return (*self.choice.candidates.fallouts, *self.gate_fallouts)
+
+    @property
+    def spent_nanos(self) -> int:
+        """What its ended attempts have cost."""
+        return sum(attempt.cost_nanos for attempt in self.attempts)
 
     @property
     def reason(self) -> str:
         failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
         failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
-        return _reason(self.facts, self.candidates, table_version=self.table_version, failed=failed)
-
-
-def _reason(
-    facts: RequestFacts, candidates: Candidates, *, table_version: int, failed: Sequence[str] = ()
-) -> str:
-    """Why an arm answers, for `x-tidegate-reason`."""
-    if facts.pinned_arm:
-        return "pinned"
-    if failed:
-        return "fallback:" + ",".join(failed)
-    if not table_version:
-        return "no_table"
-    if not candidates.fallouts:
-        return "table"
-    without = [f"{fallout.arm}={fallout.reason}" for fallout in candidates.fallouts]
-    return "table;without:" + ",".join(without)
+        return self.choice.reason(self.facts, table_version=self.table_version, failed=failed)
 
 
 class AgentEngine:
@@ -174,16 +171,17 @@ class AgentEngine:
         unix_ms: int,
     ) -> None:
         self._incarnation = incarnation
-        self.config = snapshot.config or fallback
+        self._models_can: Mapping[str, frozenset[str]] = {}
+        self._fleet_config = self.config = snapshot.config or fallback
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
         self.gate = Gate(
             incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=self.outbox
         )
         self.health = ArmHealth()
+        self._chooser = Chooser(gate=self.gate, health=self.health)
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, _Request] = {}
-        self._rows: dict[tuple[str, str], PreparedRow] = {}  # until table or configuration change
 
     def recover(self) -> Effects:
         """Close what an earlier process left open (rule L_4); to be synced before all else."""
@@ -195,6 +193,19 @@ class AgentEngine:
         known = classes.get(name or OTHER_CLASS) or classes.get(OTHER_CLASS)
         return known or TaskClass(OTHER_CLASS, deadline_ms=0)
 
+    def embedder(self) -> str:
+        """The one arm that offers embeddings.
+
+        Raises
+        ------
+        RequestRefused
+            400 if none does, or several do: vectors of different models must not be mixed.
+        """
+        found = [arm.id for arm in self.config.arms if EMBEDDINGS in arm.capabilities]
+        if len(found) == 1:
+            return found[0]
+        raise embedder_refusal(found)
+
     def route(
         self,
         facts: RequestFacts,
@@ -204,9 +215,8 @@ class AgentEngine:
         uniform: float,
     ) -> RouteDecision:
         """The decision for a request, without beginning it."""
-        candidates, draw = self._choose(
-            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
-        )
+        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        draw = choice.draw
         arm = self.config.arm(draw.arm if draw else facts.pinned_arm)
         version = self.table.version if self.table else 0
         return RouteDecision(
@@ -214,8 +224,8 @@ class AgentEngine:
             arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             fallbacks=draw.fallbacks if draw else (),
-            fallouts=candidates.fallouts,
-            reason=_reason(facts, candidates, table_version=version),
+            fallouts=choice.candidates.fallouts,
+            reason=choice.reason(facts, table_version=version),
             table_version=version,
             worst_case_nanos=facts.worst_case_nanos(arm) if arm else 0,
         )
@@ -236,21 +246,20 @@ class AgentEngine:
             404 if it pins an arm that the fleet does not have. Such a request is not admitted.
         """
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
-        candidates, draw = self._choose(
-            facts, conditions=conditions, now_ms=now_ms, uniform=uniform
-        )
+        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        draw, alone = choice.draw, len(choice.candidates.arms) < 2
         self._requests[facts.request_id] = _Request(
             facts=facts,
-            candidates=candidates,
-            draw=draw,
+            choice=choice,
+            begun_ms=now_ms,
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
-            forced=bool(facts.pinned_arm) or facts.privacy_local or len(candidates.arms) < 2,
+            forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
         )
 
-    def next_attempt(self, request_id: str) -> tuple[AttemptPlan | None, Effects]:
+    def next_attempt(self, request_id: str, *, boot_ms: int) -> tuple[AttemptPlan | None, Effects]:
         """Pass the gate with the next candidate (rules S_1, I6).
 
         A paid attempt may be sent once the effects are committed. None: no candidate is left, or
@@ -267,7 +276,10 @@ class AgentEngine:
             if arm.cloud is None:
                 request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
                 return request.plan, effects
-            row, problem, reserved = self.gate.reserve(request.facts, arm=arm)
+            if self._beyond_cap(request, arm=arm):
+                request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
+                continue
+            row, problem, reserved = self.gate.reserve(request.facts, arm=arm, boot_ms=boot_ms)
             effects += reserved
             waiting = request.patient and request.refusals_before == self.gate.refusals
             if row is None and waiting and problem in WORTH_A_WAIT:
@@ -289,6 +301,13 @@ class AgentEngine:
             request.gate_fallouts.append(Fallout(arm.id, problem))
         return None, effects
 
+    def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
+        """Whether one more attempt could take a request above what its client allows."""
+        cap = request.facts.max_cost_nanos
+        if cap is None:
+            return False
+        return request.spent_nanos + request.facts.worst_case_nanos(arm) > cap
+
     def waits_for_lease(self, request_id: str) -> bool:
         """Whether the arm that was drawn only lacks a lease that may come (rule L_6)."""
         return self.gate.is_needed(request_id)
@@ -306,8 +325,10 @@ class AgentEngine:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
         plan = _under_way(request)
-        if end.error not in (CONTEXT_REASON, BOOKS_FULL):
+        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
             self.health.failed(plan.arm.id, now_ms=now_ms)
+        request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
+        request.problem = end.problem
         return self._end_attempt(request, end)
 
     def knows(self, request_id: str) -> bool:
@@ -326,7 +347,16 @@ class AgentEngine:
             (*request.fallouts, *failed),
             budget=self.config.budget_name,
             why=self.gate.refused_because,
+            worst_case_nanos=self._cheapest_nanos(request),
+            retry_after_s=request.retry_after_s,
+            problem=request.problem,
         )
+
+    def _cheapest_nanos(self, request: _Request) -> int:
+        """The least worst case of the arms that the client's cap closes; 0 if it closes none."""
+        capped = [each.arm for each in request.fallouts if each.reason == MAX_COST_REASON]
+        arms = [arm for arm in map(self.config.arm, capped) if arm is not None]
+        return min((request.facts.worst_case_nanos(arm) for arm in arms), default=0)
 
     def finish(
         self,
@@ -343,6 +373,7 @@ class AgentEngine:
         effects: Effects = []
         answered = status is RequestStatus.OK
         arm = request.plan.arm.id if request.plan and answered else ""
+        draw = request.choice.draw
         reason = request.reason
         if request.plan is not None and end is not None:
             if answered:
@@ -356,8 +387,8 @@ class AgentEngine:
             arrived_unix_ms=facts.arrived_unix_ms,
             status=status,
             arm=arm,
-            drawn_arm=request.draw.arm if request.draw else "",
-            propensity_ppm=request.draw.propensity_ppm if request.draw else 0,
+            drawn_arm=draw.arm if draw else "",
+            propensity_ppm=draw.propensity_ppm if draw else 0,
             table_version=request.table_version,
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
@@ -370,8 +401,11 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
-            candidates=request.candidates.weights,
+            candidates=request.choice.between,
         )
+        if draw is not None and arm == draw.arm:
+            ended_ms = request.begun_ms + latency_ms
+            self._chooser.answered(facts, request.choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
         for settled, known in request.corrections:
             effects += self.gate.correct(settled, request_id=request_id, cost_nanos=known)
@@ -440,14 +474,36 @@ class AgentEngine:
 
     def configured(self, config: DeviceConfig) -> Effects:
         """A new configuration of the fleet."""
-        self.config = config
-        self._rows.clear()
+        self._fleet_config = config
+        self._arms_changed()
         return [PutConfig(config), *self.gate.configured()]
+
+    def models_can(self, capabilities: Mapping[str, frozenset[str]]) -> None:
+        """What the model files say that local arms can do, beside what the fleet says of them."""
+        if capabilities != self._models_can:
+            self._models_can = capabilities
+            self._arms_changed()
+
+    def _arms_changed(self) -> None:
+        arms = tuple(
+            replace(arm, capabilities=arm.capabilities | self._models_can.get(arm.id, frozenset()))
+            if arm.cloud is None
+            else arm
+            for arm in self._fleet_config.arms
+        )
+        self.config = replace(self._fleet_config, arms=arms)
+        self._chooser.forget_rows()
+
+    def alone_with(self, fallback: DeviceConfig) -> None:
+        """Other models of the device's own; they count until a coordinator has configured it."""
+        if not self._fleet_config.version:
+            self._fleet_config = fallback
+            self._arms_changed()
 
     def table_pushed(self, table: SelectionTable) -> Effects:
         """A new selection table."""
         self.table = table
-        self._rows.clear()
+        self._chooser.forget_rows()
         return [PutTable(table)]
 
     @property
@@ -462,43 +518,15 @@ class AgentEngine:
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
-    ) -> tuple[Candidates, Draw | None]:
-        if facts.pinned_arm and self.config.arm(facts.pinned_arm) is None:
-            known = ", ".join(["auto", *(arm.id for arm in self.config.arms)])
-            raise RequestRefused(
-                404,
-                "model_not_found",
-                f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
-                param="model",
-            )
-        if self.health.any_failed:
-            conditions = {
-                arm: ArmCondition(problem="resting")
-                if not condition.problem and self.health.resting_ms(arm, now_ms=now_ms)
-                else condition
-                for arm, condition in conditions.items()
-            }
-        prepared = self._prepared(facts)
-        candidates = prepared.candidates(
+    ) -> Choice:
+        return self._chooser.choose(
             facts,
+            config=self.config,
+            table=self.table,
             conditions=conditions,
-            allowance=self.gate.allowance(),
-            money=lambda arm: self._money_problem(facts, arm=arm, now_ms=now_ms),
+            now_ms=now_ms,
+            uniform=uniform,
         )
-        return candidates, prepared.ranked.draw(candidates.arms, uniform)
-
-    def _money_problem(self, facts: RequestFacts, *, arm: Arm, now_ms: float) -> str:
-        """Why a paid arm is no candidate; a lease that may still come is no reason."""
-        problem = self.gate.problem(facts, arm=arm)
-        return "" if self.gate.may_come(problem, now_ms=now_ms) else problem
-
-    def _prepared(self, facts: RequestFacts) -> PreparedRow:
-        key = (facts.pinned_arm, facts.task_class)
-        found = self._rows.get(key)
-        if found is None:
-            row = row_for(facts, config=self.config, table=self.table)
-            found = self._rows[key] = PreparedRow(row, config=self.config)
-        return found
 
     def _end_attempt(self, request: _Request, end: AttemptEnd) -> Effects:
         plan = _under_way(request)

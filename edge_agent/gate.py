@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edge_agent.books import (
     BookEffect,
@@ -26,6 +25,7 @@ from shared.decision.lease import (
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
+    LeaseWish,
     ReservationRow,
     Settlement,
 )
@@ -48,14 +48,6 @@ HOARD_MS_MAX = 2_000
 STORE_AGAIN_MS = 10_000
 EVERYTHING_NANOS = 2**63 - 1
 UNTOLD = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class LeaseWish:
-    """A request for more allowance. Amounts in nano-dollars."""
-
-    available_nanos: int
-    worst_case_nanos: int
 
 
 class Gate:
@@ -167,9 +159,9 @@ class Gate:
         return str(refusal or "")
 
     def reserve(
-        self, facts: RequestFacts, *, arm: Arm
+        self, facts: RequestFacts, *, arm: Arm, boot_ms: int
     ) -> tuple[ReservationRow | None, str, Effects]:
-        """Hold the worst case of one attempt.
+        """Hold the worst case of one attempt, on a lease whose time is not over (rule L_3).
 
         Returns
         -------
@@ -177,6 +169,7 @@ class Gate:
             Either a reservation, which may be acted on once the effects are committed, or the
             reason why there is none.
         """
+        self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         problem = self.problem(facts, arm=arm)
         if problem and problem != "watermark_not_synced":
             return None, problem, []
@@ -321,7 +314,7 @@ class Gate:
         self.quarantined = reason
         return [PutMeta(MetaKey.QUARANTINED, reason)]
 
-    def wish(self, *, now_ms: float) -> LeaseWish | None:
+    def wish(self, *, now_ms: float, boot_ms: int) -> LeaseWish | None:
         """Ask for a lease when what is left is low (rule L_6)."""
         if self.spend_paused or self.quarantined or self.books_problem or self.stopping:
             return None
@@ -329,10 +322,10 @@ class Gate:
         if now_ms < self._wait_until_ms or (recently and (self._asking or not self._needs)):
             return None
         available = self._leases.available_nanos()
-        needed = max(self._needs.values(), default=0)
-        if needed and self._leases.refusal(needed) is not None:
+        largest = max(self._needs.values(), default=0)
+        if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            return LeaseWish(available_nanos=available, worst_case_nanos=needed)
+            return LeaseWish(available, largest, sum(self._needs.values()), boot_ms)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
@@ -343,7 +336,7 @@ class Gate:
         if available > low and not fragmented:
             return None
         self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
-        return LeaseWish(available_nanos=available, worst_case_nanos=self._worst_case_nanos)
+        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
         """Whether a lease that is missing may come within a round trip, so that waiting is sound.
@@ -366,6 +359,11 @@ class Gate:
     def is_needed(self, request_id: str) -> bool:
         """Whether a request waits for a lease."""
         return request_id in self._needs
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether some request waits for a lease."""
+        return bool(self._needs)
 
     def needs_no_more(self, request_id: str, *, in_vain: bool = False) -> None:
         """A request no longer waits; in vain, if its time was over."""

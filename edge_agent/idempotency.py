@@ -21,6 +21,7 @@ class Kept:
     head: AnswerHead
     response: Mapping[str, Any] | None
     chunks: tuple[Mapping[str, Any], ...]
+    usage: Mapping[str, Any]
     cost_nanos: int
 
 
@@ -35,6 +36,10 @@ class KeptAnswer(Answer):
     async def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
         for chunk in self._kept.chunks:
             yield chunk
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        return self._kept.usage
 
     @property
     def cost_nanos(self) -> int:
@@ -109,5 +114,5 @@ class IdempotentAnswers:
 
 
 def _digest(request: ClientRequest) -> str:
-    text = json.dumps(request.body, sort_keys=True)
+    text = json.dumps([request.kind, request.body], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

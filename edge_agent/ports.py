@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -18,10 +18,36 @@ from shared.errors import TidegateError
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the backend counted them."""
+    """Tokens as the backend counted them.
+
+    Attributes
+    ----------
+    cached_tokens : int
+        Those of the prompt that did not have to be processed again.
+    details : mapping
+        What a provider says beside that (`completion_tokens_details`, ...), for the client.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an answer took, measured where it was made.
+
+    Attributes
+    ----------
+    ttft_ms : float
+        From the call's arrival to its first token, the wait for a model and a place included.
+    run_ms : float
+        From the start of the work to its end.
+    """
+
+    ttft_ms: float
+    run_ms: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,8 @@ class ChatCall:
     ----------
     body : mapping
         The OpenAI chat-completions request: validated, `model` and `max_tokens` set for the arm.
+        Local models, and other arms that list `completions`, also take `prompt`, a string, instead
+        of `messages`: text that is continued without a chat template.
     stream : bool
         Whether the client wants chunks.
     """
@@ -63,13 +91,52 @@ class Finished:
         None when the backend never reported any.
     response : mapping or None
         The whole `chat.completion` object when the call was not streamed.
+    timing : Timing or None
+        None when the backend does not measure it.
     """
 
     usage: Usage | None
     response: Mapping[str, Any] | None = None
+    timing: Timing | None = None
 
 
 ChatEvent = Chunk | Finished
+
+
+@dataclass(frozen=True)
+class EmbedCall:
+    """Texts to be turned into vectors by one arm.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+    token_inputs : tuple of tuple of int
+        In their place, texts as ids of the model's own tokens; only for arms that list
+        `token_input`.
+    fields : mapping
+        Further fields of the request: `dimensions`, `user`.
+    """
+
+    request_id: str
+    arm: Arm
+    inputs: tuple[str, ...]
+    token_inputs: tuple[tuple[int, ...], ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of a call's texts, in their order.
+
+    Attributes
+    ----------
+    usage : Usage or None
+        None when the backend never reported any.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage | None
+    timing: Timing | None = None
 
 
 class ArmFailed(TidegateError):
@@ -79,12 +146,15 @@ class ArmFailed(TidegateError):
     ----------
     reason : str
         A short stable word for metrics and `x-tidegate-reason`: `connect_failed`, `timeout`,
-        `http_503`, `worker_crashed`, `context_length_exceeded`, `invalid_request`, ...
+        `http_503`, `worker_crashed`, `context_length_exceeded`, `invalid_request`, ...;
+        `unsupported` if the arm works but cannot do what the request asks for.
     settle : SettleKind
         What is known of the cost (rule S_2): RELEASED if the provider cannot have executed the
         call, else UNKNOWN, or REPORTED together with `usage`.
     client_error : bool
         The request itself is at fault (an upstream 400): another arm would refuse it as well.
+    retry_after_s : int
+        How long the endpoint wants to be left alone; 0 if it did not say.
     """
 
     code = "arm_failed"
@@ -97,12 +167,14 @@ class ArmFailed(TidegateError):
         settle: SettleKind = SettleKind.RELEASED,
         usage: Usage | None = None,
         client_error: bool = False,
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.settle = settle
         self.usage = usage
         self.client_error = client_error
+        self.retry_after_s = retry_after_s
 
 
 class ModelState(StrEnum):
@@ -117,7 +189,10 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model file on this device, bound to a local arm of the fleet."""
+    """A model file on this device, bound to a local arm of the fleet.
+
+    A file that makes embeddings serves `embed`; every other one serves `chat`.
+    """
 
     arm: str
     path: str
@@ -138,12 +213,16 @@ class ModelStatus:
         Why it is broken, in a sentence that says what to do; empty otherwise.
     queue_ms : float
         Expected wait of a request that came now.
+    capabilities : frozenset of str
+        What the model's file says that it can do: `json_schema`, `logprobs`, `tools`, or
+        `embeddings`.
     """
 
     arm: str
     state: ModelState
     problem: str = ""
     queue_ms: float = 0.0
+    capabilities: frozenset[str] = frozenset()
 
 
 class ChatBackend(ABC):
@@ -164,7 +243,21 @@ class ChatBackend(ABC):
         """
 
 
-class LocalModels(ChatBackend):
+class EmbeddingBackend(ABC):
+    """Something that turns texts into vectors."""
+
+    @abstractmethod
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """The vectors of a call's texts. Cancelling it stops the work.
+
+        Raises
+        ------
+        ArmFailed
+            Whatever goes wrong, with what is known of the cost.
+        """
+
+
+class LocalModels(ChatBackend, EmbeddingBackend):
     """The supervised llama.cpp worker."""
 
     @abstractmethod
@@ -184,7 +277,7 @@ class LocalModels(ChatBackend):
         """Prefer these arms in memory: load them, unload others where memory is short."""
 
 
-class CloudClient(ChatBackend):
+class CloudClient(ChatBackend, EmbeddingBackend):
     """Paid, OpenAI-compatible endpoints. Never retries by itself (rule S_1)."""
 
     @abstractmethod

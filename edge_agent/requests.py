@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from shared.decision.types import Fallout
@@ -17,14 +18,21 @@ if TYPE_CHECKING:
 MODEL_AUTO = "auto"
 
 
+class RequestKind(StrEnum):
+    """What a client asks for."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+
+
 @dataclass(frozen=True)
 class ClientRequest:
-    """One validated chat request.
+    """One validated request.
 
     Attributes
     ----------
     body : mapping
-        The OpenAI request as the client sent it, checked field by field.
+        The OpenAI request, of chat or of embeddings, checked field by field.
     body_bytes : int
         Length of the serialised body, for the worst case (rule A_2).
     model : str
@@ -33,6 +41,11 @@ class ClientRequest:
         From the header `x-tidegate-task`.
     deadline_ms : int or None
         From the header `x-tidegate-deadline-ms`; None means the class's own.
+    max_cost_nanos : int or None
+        From the header `x-tidegate-max-cost-usd`; None means no cap.
+    prompt : str or None
+        Of a legacy completion: what an arm that lists `completions` continues as it is. To every
+        other arm it is a user's message, as in `body`.
     """
 
     request_id: str
@@ -46,8 +59,11 @@ class ClientRequest:
     task_class: str | None = None
     privacy_local: bool = False
     deadline_ms: int | None = None
+    max_cost_nanos: int | None = None
     tag: str = ""
     idempotency_key: str = ""
+    kind: RequestKind = RequestKind.CHAT
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,14 @@ class AnswerHead:
 
 
 class Answer(ABC):
-    """An answer under way. Exactly one of `response` and `chunks` is used."""
+    """An answer under way. Exactly one of `response` and `chunks` is used.
+
+    Attributes
+    ----------
+    head : AnswerHead
+    response : mapping or None
+        The whole object; None for a streamed answer.
+    """
 
     head: AnswerHead
     response: Mapping[str, Any] | None
@@ -75,6 +98,11 @@ class Answer(ABC):
         first token is raised as `RequestRefused` and belongs into the stream. Closing the
         iterator early means that the client has gone.
         """
+
+    @property
+    @abstractmethod
+    def usage(self) -> Mapping[str, Any]:
+        """Tokens and cost, as in the usage chunk; empty before the end."""
 
     @property
     @abstractmethod
@@ -149,13 +177,14 @@ class ListedModel:
     id: str
     kind: str
     available: bool
+    capabilities: frozenset[str] = frozenset()
 
 
 class AgentFacade(ABC):
     """What the HTTP face asks of the service."""
 
     @abstractmethod
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         """Answer a request; returns with the first chunk at hand, or with the whole response.
 
         `gone` is set when the client disconnects while it waits. The caller takes the first

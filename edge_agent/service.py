@@ -12,12 +12,12 @@ import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
-from edge_agent.candidates import ArmCondition, RequestFacts
+from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
-from edge_agent.openai_request import fields_of, media_parts, required_capabilities
+from edge_agent.openai_request import facts_of
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -26,6 +26,7 @@ from edge_agent.ports import (
     LocalModels,
     ModelState,
 )
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
     AgentFacade,
@@ -34,18 +35,20 @@ from edge_agent.requests import (
     ClientRequest,
     ListedModel,
     Readiness,
+    RequestKind,
     RequestRefused,
     RouteDecision,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import ArmKind, DeviceState, Fallout, Feedback, Outcome
+from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, Outcome
 from shared.errors import BooksFullError, ConflictError, NotFoundError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
 NO_LIMITS = DeviceLimits()
+NO_KEY = "no_provider_key"
 
 
 class AgentService(AgentFacade):
@@ -64,6 +67,8 @@ class AgentService(AgentFacade):
     ----------
     watch : DeviceWatch
         The machine's condition.
+    provider_keys : ProviderKeys
+        What the coordinator has delivered.
     lease_news : LeaseNews
         Whoever brings the coordinator's word on a lease tells it.
     """
@@ -82,6 +87,7 @@ class AgentService(AgentFacade):
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
         limits: DeviceLimits = NO_LIMITS,
+        provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -93,6 +99,7 @@ class AgentService(AgentFacade):
         self._rng = rng
         self._on_outcome = on_outcome
         self.watch = DeviceWatch(sensors, limits=limits)
+        self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
         self._idempotent = IdempotentAnswers()
         self._runs: set[asyncio.Task[None]] = set()
@@ -106,8 +113,8 @@ class AgentService(AgentFacade):
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
         await self.watch.look()
         await self._local.start()
-        table = self._engine.table
-        await self.keep_resident(table.resident_arms if table else self.local_arms())
+        self._note_capabilities()
+        await self.follow_table()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
@@ -133,7 +140,7 @@ class AgentService(AgentFacade):
         await self._local.stop()
         await self._cloud.close()
 
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
         self._refuse_when_unable()
         facts = self._facts(request)
         keep: Callable[[Kept | None], None] | None = None
@@ -179,6 +186,7 @@ class AgentService(AgentFacade):
                 id=arm.id,
                 kind=str(arm.kind),
                 available=arm.enabled and _usable(conditions.get(arm.id)),
+                capabilities=capabilities_of(arm),
             )
             for arm in self._engine.config.arms
         ]
@@ -228,6 +236,11 @@ class AgentService(AgentFacade):
         if gate.spend_paused:
             problems.append("spending is paused: paid arms are closed")
         problems += [
+            f"{arm}: its key has not come from the coordinator yet"
+            for arm, condition in self.conditions().items()
+            if condition.problem == NO_KEY
+        ]
+        problems += [
             f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
             for closed in self.watch.limits.fallouts
         ]
@@ -248,14 +261,23 @@ class AgentService(AgentFacade):
 
     def conditions(self) -> dict[str, ArmCondition]:
         """What can be said of every arm now, from memory."""
-        paid = ArmCondition(limit=self.watch.closed(ArmKind.CLOUD))
-        conditions = {arm.id: paid for arm in self._engine.config.arms if arm.kind is ArmKind.CLOUD}
+        limit = self.watch.closed(ArmKind.CLOUD)
+        conditions = {
+            arm.id: ArmCondition(self._key_problem(arm.cloud), limit=limit)
+            for arm in self._engine.config.arms
+            if arm.cloud is not None
+        }
         limit = self.watch.closed(ArmKind.LOCAL)
         for status in self._local.status():
             usable = status.state not in (ModelState.BROKEN, ModelState.ABSENT)
             problem = "" if usable else f"model_{status.state}"
             conditions[status.arm] = ArmCondition(problem, status.queue_ms, limit)
         return conditions
+
+    def _key_problem(self, cloud: CloudSettings) -> str:
+        """A key that has not come yet closes its arm, before money is reserved for it."""
+        name = cloud.provider_key
+        return NO_KEY if name and name not in self.provider_keys else ""
 
     def device_state(self) -> DeviceState:
         """The machine's and the agent's condition, for heartbeats."""
@@ -273,6 +295,11 @@ class AgentService(AgentFacade):
         """The arms that this device has models for."""
         return tuple(status.arm for status in self._local.status())
 
+    async def follow_table(self) -> None:
+        """Load what the present table wants resident; without one, what there is."""
+        table = self._engine.table
+        await self.keep_resident(table.resident_arms if table else self.local_arms())
+
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""
         mine = set(self.local_arms())
@@ -281,6 +308,7 @@ class AgentService(AgentFacade):
     async def tidy(self) -> None:
         """One round of house-keeping: expire, close, trim, raise watermarks."""
         async with self._tidy:
+            self._note_capabilities()
             await self._bookkeeper.retry()
             effects = self._engine.tick(
                 boot_ms=self._clock.boot_ms(), unix_ms=self._clock.unix_ms()
@@ -294,6 +322,10 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+
+    def _note_capabilities(self) -> None:
+        """A model file may have been put into another's place."""
+        self._engine.models_can({each.arm: each.capabilities for each in self._local.status()})
 
     async def _compact(self) -> None:
         """Make room in an overfull spool, a piece at a time (rule O_2)."""
@@ -312,29 +344,13 @@ class AgentService(AgentFacade):
             await self.tidy()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        body = request.body
         name = request.task_class
+        if request.kind is RequestKind.EMBEDDINGS:
+            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
+            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
         if name is None and self._classifier is not None:
-            name = self._classifier.classify(body["messages"])
-        task = self._engine.task_class(name)
-        deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
-        return RequestFacts(
-            request_id=request.request_id,
-            task_class=task.id,
-            arrived_unix_ms=request.arrived_unix_ms,
-            deadline_ms=deadline_ms,
-            body_bytes=request.body_bytes,
-            messages=len(body["messages"]),
-            prompt_bytes=sum(_text_bytes(message) for message in body["messages"]),
-            media_parts=media_parts(body),
-            pinned_arm="" if request.model == MODEL_AUTO else request.model,
-            privacy_local=request.privacy_local or task.privacy_local,
-            capabilities=required_capabilities(body),
-            fields=fields_of(body),
-            max_tokens=body.get("max_tokens"),
-            n=body.get("n") or 1,
-            tag=request.tag,
-        )
+            name = self._classifier.classify(request.body["messages"])
+        return facts_of(request, task=self._engine.task_class(name))
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:
@@ -373,14 +389,3 @@ async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
 
 def _usable(condition: ArmCondition | None) -> bool:
     return condition is not None and not (condition.problem or condition.limit)
-
-
-def _text_bytes(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return len(content.encode())
-    if isinstance(content, list):
-        return sum(
-            len(str(part.get("text", "")).encode()) for part in content if isinstance(part, dict)
-        )
-    return 0

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
-from edge_agent.gate import LeaseWish
 from edge_agent.ports import Books
 from edge_agent.service import AgentService
 from shared.clock import Clock
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.table import SelectionTable
 from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
@@ -118,7 +117,12 @@ class FleetSession:
 
     async def configured(self, config: DeviceConfig) -> None:
         """A new configuration."""
+        self._service.provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+
+    def keys_received(self, keys: Mapping[str, str]) -> None:
+        """Keys of paid endpoints: for this process's memory only."""
+        self._service.provider_keys.replace(keys)
 
     async def table_pushed(self, table: SelectionTable) -> None:
         """A new selection table."""
@@ -130,9 +134,11 @@ class FleetSession:
         effects = self._engine.gate.granted(
             granted, incarnation=incarnation, boot_ms=self._clock.boot_ms()
         )
-        await self._bookkeeper.commit(effects, sync=True)
-        self._engine.gate.synced(effects)
-        self._tell_lease_news()
+        try:
+            await self._bookkeeper.commit(effects, sync=True)
+            self._engine.gate.synced(effects)
+        finally:
+            self._tell_lease_news()  # also if the disk is full: then nobody has to wait for it
 
     def refused(self, reason: str, *, retry_after_ms: float) -> None:
         """No lease now."""
@@ -155,12 +161,15 @@ class FleetSession:
         await self._keep(self._engine.gate.pause(paused))
 
     async def quarantined(self, reason: str) -> None:
-        """Spend nothing any more."""
+        """Spend nothing any more; keys are given up too."""
+        self._service.provider_keys.replace({})
         await self._keep(self._engine.gate.quarantine(reason))
 
     def lease_wish(self) -> LeaseWish | None:
         """Whether the device wants a lease now."""
-        return self._engine.gate.wish(now_ms=self._clock.monotonic_ms())
+        return self._engine.gate.wish(
+            now_ms=self._clock.monotonic_ms(), boot_ms=self._clock.boot_ms()
+        )
 
     def heartbeat(self) -> HeartbeatFacts:
         """The device's condition."""

@@ -18,6 +18,12 @@ IDEMPOTENCY_KEYS_MAX: Final = 10_000
 IDEMPOTENCY_KEEP_MS: Final = 24 * 3_600_000
 REQUESTS_IN_FLIGHT_MAX: Final = 1_024
 DEADLINE_MS_MAX: Final = 24 * 3_600_000
+PROMPTS_MAX: Final = 32  # of one legacy completion; each is answered as a request of its own
+EMBEDDING_INPUTS_MAX: Final = 2_048
+
+# What is remembered of conversations, so that they keep their arm.
+CONVERSATIONS_MAX: Final = 4_096
+CONVERSATION_IDLE_MS_MAX: Final = 30 * 60_000
 
 # The spool and the wire.
 BATCH_RECORDS_MAX: Final = 512
@@ -47,6 +53,7 @@ AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars
 PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
 
 invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")
+invariant(PROMPTS_MAX <= REQUESTS_IN_FLIGHT_MAX, "the prompts of one request must fit")
 invariant(AMOUNT_NANOS_MAX * 64 < 2**63, "sums of amounts must fit an int64")
 invariant(2 * UNACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "most of a spool can be compacted")
 invariant(RETAIN_ACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "acked rows are part of the spool")

@@ -20,17 +20,25 @@ from coordinator.messages import (
     LeaseRefused,
     LeaseSent,
     Message,
+    ProviderKeysSent,
     QuarantineCommanded,
     SpendCommanded,
     TableSent,
     Welcomed,
 )
 from coordinator.outbox import Outbox
+from coordinator.ports import KeySource
 from coordinator.service import CoordinatorService, bearer
 from shared import wire
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted
-from shared.errors import AuthenticationError, LimitError, ProtocolError, ProtocolVersionError
+from shared.errors import (
+    AuthenticationError,
+    ConfigError,
+    LimitError,
+    ProtocolError,
+    ProtocolVersionError,
+)
 from shared.limits import BATCH_RECORDS_MAX, NAME_CHARS_MAX
 from shared.pb.v1 import fleet_pb2, fleet_pb2_grpc
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION, ProtocolVersion
@@ -49,7 +57,15 @@ class Sender:
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServicer):
-    """Puts the engine's messages on the wire and the devices' messages before the service."""
+    """Puts the engine's messages on the wire and the devices' messages before the service.
+
+    Parameters
+    ----------
+    keys : KeySource, optional
+        Of paid endpoints, for devices that have none of their own.
+    keys_in_plaintext : bool
+        Send them over a link without TLS too, which exists on loopback only.
+    """
 
     def __init__(
         self,
@@ -57,7 +73,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         *,
         clock: Clock,
         protocol: ProtocolVersion = PROTOCOL_VERSION,
+        keys: KeySource | None = None,
+        keys_in_plaintext: bool = False,
     ) -> None:
+        self._keys = keys
+        self._keys_in_plaintext = keys_in_plaintext
         self._service = service
         self._clock = clock
         self._protocol = protocol
@@ -111,7 +131,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             reading = asyncio.create_task(self._read(sender, request_iterator))
             reading.add_done_callback(lambda _: outbox.close())
             try:
-                async for message in self._outgoing(outbox):
+                secure = _is_over_tls(context)
+                async for message in self._outgoing(outbox, device_id=device.id, secure=secure):
                     yield message
                 if reading.done() and not reading.cancelled():
                     reading.result()
@@ -121,9 +142,33 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                 await self._service.disconnect(device.id, outbox, incarnation=hello.incarnation)
                 log.info("session_ended", device_id=device.id, name=device.name)
 
-    async def _outgoing(self, outbox: Outbox) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
+    async def _outgoing(
+        self, outbox: Outbox, *, device_id: str, secure: bool
+    ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
         while (message := await outbox.get()) is not None:
-            yield self._to_pb(message)
+            if not isinstance(message, ProviderKeysSent):
+                yield self._to_pb(message)
+            elif secure or self._keys_in_plaintext:
+                yield await asyncio.to_thread(self._provider_keys, message.names)
+            else:
+                log.error(
+                    "provider_keys_withheld",
+                    device_id=device_id,
+                    problem="its link has no TLS: set tls.cert_file and tls.key_file",
+                )
+
+    def _provider_keys(self, names: frozenset[str]) -> fleet_pb2.CoordinatorMessage:
+        """The keys, read now. What cannot be read is left out, and its arm stays closed."""
+        reply = fleet_pb2.CoordinatorMessage()
+        reply.provider_keys.SetInParent()
+        for name in sorted(names):
+            try:
+                if self._keys is None or name not in self._keys.names:
+                    raise ConfigError(f"provider_keys.{name}", "not in this configuration any more")
+                reply.provider_keys.keys[name] = self._keys.read(name)
+            except ConfigError as error:
+                log.error("provider_key_unreadable", name=name, problem=str(error))
+        return reply
 
     async def _hello(self, messages: AsyncIterator[fleet_pb2.DeviceMessage]) -> HelloReceived:
         first = await asyncio.wait_for(anext(aiter(messages), None), HELLO_TIMEOUT_S)
@@ -184,6 +229,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     device_id,
                     available_nanos=request.available_nanos,
                     worst_case_nanos=request.worst_case_nanos,
+                    needed_nanos=request.needed_nanos,
+                    asked_boot_ms=request.asked_boot_ms,
                 )
             case "resume_token_synced":
                 token = message.resume_token_synced.resume_token
@@ -211,6 +258,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     amount_nanos=message.amount_nanos,
                     duration_ms=message.duration_ms,
                     price_version=message.price_version,
+                    asked_boot_ms=message.asked_boot_ms,
                 )
                 grant = wire.grant_to_pb(granted, incarnation=message.incarnation)
                 reply.grant.CopyFrom(grant)
@@ -244,3 +292,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             now_unix_ms=self._clock.unix_ms(),
             quarantined=welcomed.quarantined,
         )
+
+
+def _is_over_tls(context: Context) -> bool:
+    """Whether nobody can listen in; a link without TLS has a context that says `insecure`."""
+    return b"ssl" in context.auth_context().get("transport_security_type", ())

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from coordinator.adapters.admin_servicer import AdminServicer
 from coordinator.adapters.fleet_servicer import FleetServicer
+from coordinator.ports import KeySource
 from coordinator.service import CoordinatorService
 from shared.clock import Clock
 from shared.errors import ConfigError
@@ -49,6 +50,8 @@ async def start_grpc(
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocol: ProtocolVersion = PROTOCOL_VERSION,
+    keys: KeySource | None = None,
+    keys_in_plaintext: bool = False,
 ) -> GrpcServer:
     """Start serving.
 
@@ -71,7 +74,14 @@ async def start_grpc(
         )
     )
     fleet_pb2_grpc.add_FleetServicer_to_server(
-        FleetServicer(service, clock=clock, protocol=protocol), server
+        FleetServicer(
+            service,
+            clock=clock,
+            protocol=protocol,
+            keys=keys,
+            keys_in_plaintext=keys_in_plaintext,
+        ),
+        server,
     )
     admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(service, clock=clock), server)
     checks = health.aio.HealthServicer()

@@ -57,34 +57,35 @@ def _same_names(record: Any) -> Row:
 
 
 def _ledger(row: LedgerRow) -> Row:
+    number, at, window, kind, device, lease, amount, request, note = row
     return (
-        row.id,
-        row.at_unix_ms,
-        row.window_id,
-        _KINDS[row.kind],
-        row.device_id,
-        row.lease_number,
-        row.amount_nanos,
-        _text(row.request_id),
-        _text(row.note),
+        number,
+        at,
+        window,
+        _KINDS[kind],
+        device,
+        lease,
+        amount,
+        _text(request),
+        _text(note),
     )
 
 
 def _outcome(booked: BookedOutcome) -> Row:
-    outcome = booked.outcome
+    position, device_id, device_class, sequence, slot, outcome, encoded = booked
     return (
-        booked.position,
-        booked.device_id,
-        booked.device_class,
-        booked.sequence,
-        booked.slot,
+        position,
+        device_id,
+        device_class,
+        sequence,
+        slot,
         _text(outcome.request_id),
         _text(outcome.task_class),
         _text(outcome.arm),
         _STATUSES[outcome.status],
         outcome.cost_nanos,
         outcome.arrived_unix_ms,
-        booked.encoded or encode_outcome(outcome),
+        encoded or encode_outcome(outcome),
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from heapq import merge
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table
 
@@ -136,19 +140,21 @@ class SqlStore(Store):
 
         Ledger ids, and positions over outcomes, grades and counts together, must rise by one.
         """
-        ledger_id_max, position_max = self._checked(effects)
-        by_type: dict[type[StoreEffect], list[rows.Row]] = {}
+        by_type: defaultdict[type[StoreEffect], list[Any]] = defaultdict(list)
         for effect in effects:
-            kind = type(effect)
-            by_type.setdefault(kind, []).append(rows.TABLES[kind][1](effect))
+            by_type[type(effect)].append(effect)
+        ledger_id_max = _last_id(by_type[LedgerRow], after=self._ledger_id_max)
+        position_max = _last_position(by_type, after=self._position_max)
         with translated("commit"), self._begin() as transaction:
             connection = transaction.connection
             check_epoch(connection, epoch=self._epoch)
             # No table refers to another, so only the order within each of them counts.
-            for kind, values in by_type.items():
-                connection.exec_driver_sql(self._inserts[kind], self._last_of_each(kind, values))
+            for kind, found in by_type.items():
+                if found:
+                    values = self._last_of_each(kind, list(map(rows.TABLES[kind][1], found)))
+                    connection.exec_driver_sql(self._inserts[kind], values)
         self._ledger_id_max, self._position_max = ledger_id_max, position_max
-        if any(isinstance(effect, Snapshot) for effect in effects):  # once a slot
+        if by_type[Snapshot]:  # once a slot
             self._write_mark()
 
     def _last_of_each(self, kind: type[StoreEffect], values: list[rows.Row]) -> list[rows.Row]:
@@ -157,15 +163,6 @@ class SqlStore(Store):
             return values
         key_columns = len(rows.TABLES[kind][0].primary_key)  # they come first in every table
         return list({row[:key_columns]: row for row in values}.values())
-
-    def _checked(self, effects: Sequence[StoreEffect]) -> tuple[int, int]:
-        ledger_id, position = self._ledger_id_max, self._position_max
-        for effect in effects:
-            if isinstance(effect, LedgerRow):
-                ledger_id = _next(effect.id, after=ledger_id, what="ledger row")
-            elif isinstance(effect, BookedOutcome | BookedFeedback | BookedCounts):
-                position = _next(effect.position, after=position, what="position")
-        return ledger_id, position
 
     def load(self) -> StoreSnapshot:
         """Everything that the engine needs to go on."""
@@ -260,10 +257,23 @@ def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:
     return f"{statement} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
-def _next(number: int, *, after: int, what: str) -> int:
-    if number != after + 1:
-        raise StoreError(
-            f"{what} {number} does not follow the last one, {after}; load the books again and go "
-            "on from there"
-        )
-    return number
+def _last_id(ledger: Sequence[LedgerRow], *, after: int) -> int:
+    return _last([row.id for row in ledger], after=after, what="ledger row")
+
+
+def _last_position(by_type: Mapping[type[StoreEffect], Sequence[Any]], *, after: int) -> int:
+    """Outcomes, grades and counts share their numbers, each kind of them in rising order."""
+    kinds = (BookedOutcome, BookedFeedback, BookedCounts)
+    rising = ([row.position for row in by_type.get(kind, ())] for kind in kinds)
+    return _last(list(merge(*rising)), after=after, what="position")
+
+
+def _last(numbers: Sequence[int], *, after: int, what: str) -> int:
+    """The last of numbers that must rise by one."""
+    for number, expected in zip(numbers, count(after + 1)):
+        if number != expected:
+            raise StoreError(
+                f"{what} {number} does not follow the last one, {expected - 1}; load the books "
+                "again and go on from there"
+            )
+    return after + len(numbers)

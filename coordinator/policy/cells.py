@@ -7,7 +7,7 @@ contexts at once long before any single one could.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from coordinator.policy.bounds import SUM_NAMES
@@ -18,6 +18,15 @@ QUANTITIES: Final = ("reward", "hit", "cost")
 Key = tuple[str, str, str]
 """Device class, task class, arm."""
 
+Observation = tuple[Key, int | None, bool | None, float | None, float | None]
+"""What one attempt or grade says: cost in nano-dollars, whether in time, latency in ms, reward.
+
+None where nothing is known of it.
+"""
+
+UNANSWERED: Final = (False, None, 0.0)
+"""An error or a refusal counts as a miss and as a grade of 0."""
+
 _RESIDUALS_AFTER = 2
 _SPREAD_MIN = 0.05
 """Variance of a share of 5 %: below it, a few rare events would look like a change."""
@@ -26,9 +35,10 @@ _SPREAD_MIN = 0.05
 class Cell:
     """Sums of one (device class, task class, arm) since its quantities last changed."""
 
-    __slots__ = (*SUM_NAMES, "latency", "streams")
+    __slots__ = (*SUM_NAMES, "latency", "streams", "watch")
 
-    def __init__(self) -> None:
+    def __init__(self, watch: "ArmWatch") -> None:
+        self.watch = watch
         self.booked = 0
         self.costed = 0
         self.cost: float = 0
@@ -74,9 +84,9 @@ class Cell:
         ]
 
     @classmethod
-    def from_state(cls, state: list[Any]) -> "Cell":
+    def from_state(cls, state: list[Any], *, watch: "ArmWatch") -> "Cell":
         """Restore a cell from ``to_state``'s data."""
-        cell = cls()
+        cell = cls(watch)
         *values, latency, streams = state
         for name, value in zip(SUM_NAMES, values, strict=True):
             setattr(cell, name, value)
@@ -93,24 +103,24 @@ class ArmWatch:
     ----------
     alarms : int
         Changes found so far.
-    cells : int
-        Contexts in which the arm was used; with one only, there is nothing to watch in common.
+    cells : dict of Key to Cell
+        Those of the arm; with one only, there is nothing to watch in common.
     """
 
     def __init__(self) -> None:
         self.alarms = 0
-        self.cells = 0
+        self.cells: dict[Key, Cell] = {}
         self.streams = {name: Stream() for name in QUANTITIES}
 
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
-        return [self.alarms, self.cells, [self.streams[name].to_state() for name in QUANTITIES]]
+        return [self.alarms, [self.streams[name].to_state() for name in QUANTITIES]]
 
     @classmethod
     def from_state(cls, state: list[Any]) -> "ArmWatch":
         """Restore a watch from ``to_state``'s data."""
         watch = cls()
-        watch.alarms, watch.cells, streams = state
+        watch.alarms, streams = state
         for name, stream in zip(QUANTITIES, streams, strict=True):
             watch.streams[name] = Stream.from_state(stream)
         return watch
@@ -131,15 +141,6 @@ class CellStore:
         self.watches: dict[str, ArmWatch] = {}
         self.changed: set[Key] = set()
 
-    def cell(self, key: Key) -> Cell:
-        """The cell of a key, made if there is none; it counts as changed."""
-        self.changed.add(key)
-        found = self.cells.get(key)
-        if found is None:
-            found = self.cells[key] = Cell()
-            self.watches.setdefault(key[2], ArmWatch()).cells += 1
-        return found
-
     def forget(self, arm: str) -> None:
         """Drop everything observed of an arm."""
         for key in [key for key in self.cells if key[2] == arm]:
@@ -147,49 +148,61 @@ class CellStore:
         self.watches.pop(arm, None)
         self.changed = {key for key in self.changed if key[2] != arm}
 
-    def book(self, key: Key, cost_nanos: int, *, reference_nanos: float) -> Cell:
-        """Count an outcome and its cost."""
-        cell = self.cell(key)
-        cell.booked += 1
-        cell.costed += 1
-        cell.cost += cost_nanos
-        cell.cost_squared += cost_nanos * cost_nanos
-        if cost_nanos or reference_nanos > 0.0:
-            value = math.log1p(cost_nanos / max(reference_nanos, 1.0))
-            self._watch(key, "cost", value)
+    def observe(self, observations: Iterable[Observation], *, prices: Mapping[str, float]) -> None:
+        """Count observations, in order. O(1) each.
+
+        Parameters
+        ----------
+        prices : mapping of arm to float
+            What a request is expected to cost, in nano-dollars.
+        """
+        cells, changed = self.cells, self.changed
+        for key, cost_nanos, hit, latency_ms, reward in observations:
+            cell = cells.get(key) or self._new_cell(key)
+            changed.add(key)
+            if cost_nanos is not None:
+                cell.booked += 1
+                cell.costed += 1
+                price = prices.get(key[2], 0.0)
+                if cost_nanos or price:
+                    cell.cost += cost_nanos
+                    cell.cost_squared += cost_nanos * cost_nanos
+                    self._watch(cell, "cost", math.log1p(cost_nanos / max(price, 1.0)))
+            if hit is not None:
+                cell.timed += 1
+                cell.hits += hit
+                self._watch(cell, "hit", 1.0 if hit else 0.0)
+            if latency_ms is not None:
+                bucket = bucket_of(latency_ms)
+                cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
+            if reward is not None:
+                cell.graded += 1
+                cell.reward += reward
+                cell.reward_squared += reward * reward
+                self._watch(cell, "reward", reward)
+
+    def _new_cell(self, key: Key) -> Cell:
+        watch = self.watches.setdefault(key[2], ArmWatch())
+        cell = self.cells[key] = watch.cells[key] = Cell(watch)
         return cell
 
-    def time(self, key: Key, *, hit: bool) -> None:
-        """Count a request that was, or was not, answered within its deadline."""
-        cell = self.cell(key)
-        cell.timed += 1
-        cell.hits += hit
-        self._watch(key, "hit", float(hit))
-
-    def grade(self, key: Key, reward: float) -> None:
-        """Count a grade in [0, 1]."""
-        cell = self.cell(key)
-        cell.graded += 1
-        cell.reward += reward
-        cell.reward_squared += reward * reward
-        self._watch(key, "reward", reward)
-
-    def note_latency(self, key: Key, latency_ms: float) -> None:
-        """Count a latency."""
-        latency = self.cell(key).latency
-        bucket = bucket_of(latency_ms)
-        latency[bucket] = latency.get(bucket, 0) + 1
-
-    def _watch(self, key: Key, quantity: str, value: float) -> None:
-        """Append an observation to both streams, and act on an alarm, the cell's first."""
+    def _watch(self, cell: Cell, quantity: str, value: float) -> None:
+        """Append an observation to both streams, and test them when it is time."""
         if not self.adaptive:
             return
-        cell, watch = self.cells[key], self.watches[key[2]]
+        watch = cell.watch
         stream, common = cell.streams[quantity], watch.streams[quantity]
-        if stream.count >= _RESIDUALS_AFTER and watch.cells > 1:
-            mean = sum(block[1] for block in stream.blocks) / stream.count
-            common.add((value - mean) * math.sqrt(stream.count / (stream.count + 1.0)))
+        count = stream.count
+        if count >= _RESIDUALS_AFTER and len(watch.cells) > 1:
+            common.add((value - stream.total / count) * math.sqrt(count / (count + 1.0)))
         stream.add(value)
+        if stream.count >= stream.next_test or common.count >= common.next_test:
+            self._test(cell, quantity)
+
+    def _test(self, cell: Cell, quantity: str) -> None:
+        """Act on an alarm, the cell's first."""
+        watch = cell.watch
+        stream, common = cell.streams[quantity], watch.streams[quantity]
         streams = len(QUANTITIES) * (len(self.cells) + len(self.watches))
         unit = quantity != "cost"
         shared = common.due() and common.changed(
@@ -201,10 +214,9 @@ class CellStore:
         if own:
             cell.restart(quantity)
         elif shared:
-            for other, found in self.cells.items():
-                if other[2] == key[2]:
-                    found.restart(quantity)
-                    self.changed.add(other)
+            for found in watch.cells.values():
+                found.restart(quantity)
+            self.changed.update(watch.cells)
         if own or shared:
             common.clear()
             watch.alarms += 1
@@ -230,8 +242,9 @@ class CellStore:
     def from_state(cls, state: Mapping[str, Any]) -> "CellStore":
         """Restore a store from ``to_state``'s data."""
         store = cls(adaptive=state["adaptive"])
-        for device_class, task_class, arm, values in state["cells"]:
-            store.cells[(device_class, task_class, arm)] = Cell.from_state(values)
         for arm, values in state["watches"].items():
             store.watches[arm] = ArmWatch.from_state(values)
+        for device_class, task_class, arm, values in state["cells"]:
+            key, watch = (device_class, task_class, arm), store.watches[arm]
+            store.cells[key] = watch.cells[key] = Cell.from_state(values, watch=watch)
         return store

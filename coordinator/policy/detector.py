@@ -10,7 +10,7 @@ others by the normal one with an unknown variance.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from operator import add, mul
 from typing import Any
 
 _BLOCKS_PER_SIZE = 2
@@ -35,41 +35,64 @@ def alarm_level(observations: int, *, streams: int) -> float:
     return math.log(max(streams, 1)) + math.log(observations + 1.0) + 1.5
 
 
-@dataclass(slots=True)
-class Stream:
-    """The compressed history of one quantity, newest block last.
+Block = tuple[int, float, float]
+"""Number, total and sum of squares of the observations in a block."""
 
-    Parameters
+
+class Stream:
+    """The compressed history of one quantity.
+
+    Attributes
     ----------
-    blocks : list of list
-        ``[count, total, squares]``: sums over the block's observations.
     count : int
-        Observations in all blocks.
+        Observations so far.
+    total : float
+        Their sum.
     next_test : int
         Count from which the stream is tested again: the wait is a 64th of the history, so a long
         one costs no more than a short one.
     """
 
-    blocks: list[list[float]] = field(default_factory=list)
-    count: int = 0
-    next_test: int = 2
+    __slots__ = ("_fresh", "_levels", "count", "next_test", "total")
+
+    def __init__(self) -> None:
+        self._fresh: list[float] = []
+        self._levels: list[tuple[list[float], list[float]]] = []  # totals and squares
+        self.count = 0
+        self.total = 0.0
+        self.next_test = 2
 
     def add(self, value: float) -> None:
-        """Append an observation. Amortised O(1)."""
-        blocks = self.blocks
-        blocks.append([1, value, value * value])
+        """Append an observation, uncompressed until somebody looks at the blocks. O(1)."""
+        self._fresh.append(value)
         self.count += 1
-        end, size = len(blocks), 1
-        while end > _BLOCKS_PER_SIZE:
-            # The blocks up to `end` are at least `size` large; merge the two oldest of a size if
-            # there are more of it than allowed.
-            start = end - _BLOCKS_PER_SIZE - 1
-            if blocks[start][0] != size:
-                break
-            older, newer = blocks[start], blocks.pop(start + 1)
-            for place in range(3):
-                older[place] += newer[place]
-            end, size = start + 1, 2 * size
+        self.total += value
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The whole history, newest block last. Amortised O(1) per observation."""
+        self._compress()
+        return [
+            (1 << depth, *sums)
+            for depth in reversed(range(len(self._levels)))
+            for sums in zip(*self._levels[depth], strict=True)
+        ]
+
+    def _compress(self) -> None:
+        """Take the fresh observations into the levels, each of blocks of one size.
+
+        While a level has more blocks than allowed, its two oldest become one of the next level.
+        So it makes no difference whether observations arrive one by one or many at once.
+        """
+        totals, squares = self._fresh, list(map(mul, self._fresh, self._fresh))
+        self._fresh = []
+        depth = 0
+        while totals:
+            if depth == len(self._levels):
+                self._levels.append(([], []))
+            level = self._levels[depth]
+            totals, squares = _carried(level[0], totals), _carried(level[1], squares)
+            depth += 1
 
     def due(self) -> bool:
         """Whether it is time to test; moves the time of the next test if so."""
@@ -89,15 +112,16 @@ class Stream:
             Smallest variance of an observation, for values that are taken to be normal; None for
             values in [0, 1], whatever their distribution.
         """
-        count = sum(block[0] for block in self.blocks)
-        total = sum(block[1] for block in self.blocks)
-        squares = sum(block[2] for block in self.blocks)
-        before = before_total = 0.0
-        for block in self.blocks[:-1]:
-            before, before_total = before + block[0], before_total + block[1]
-            after, after_total = count - before, total - before_total
+        blocks = self.blocks
+        total = sum(block[1] for block in blocks)
+        squares = sum(block[2] for block in blocks)
+        common = _entropy(total, self.count)
+        before, before_total = 0, 0.0
+        for size, size_total, _ in blocks[:-1]:
+            before, before_total = before + size, before_total + size_total
+            after, after_total = self.count - before, total - before_total
             if spread is None:
-                ratio = _bernoulli_ratio(before, before_total, after, after_total)
+                ratio = _entropy(before_total, before) + _entropy(after_total, after) - common
             else:
                 ratio = _normal_ratio(
                     before, before_total, after, after_total, squares, spread=spread
@@ -108,18 +132,34 @@ class Stream:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.blocks, self.count, self.next_test = [], 0, 2
+        self._fresh, self._levels = [], []
+        self.count, self.total, self.next_test = 0, 0.0, 2
 
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
-        return [self.next_test, [list(block) for block in self.blocks]]
+        return [self.next_test, self.total, [list(block) for block in self.blocks]]
 
     @classmethod
     def from_state(cls, state: Iterable[Any]) -> "Stream":
         """Restore a stream from ``to_state``'s data."""
-        next_test, blocks = state
-        kept = [list(block) for block in blocks]
-        return cls(blocks=kept, count=int(sum(b[0] for b in kept)), next_test=next_test)
+        stream = cls()
+        stream.next_test, stream.total, blocks = state
+        for number, total, squares in blocks:
+            depth = number.bit_length() - 1
+            stream._levels += [([], []) for _ in range(depth + 1 - len(stream._levels))]
+            stream._levels[depth][0].append(total)
+            stream._levels[depth][1].append(squares)
+            stream.count += number
+        return stream
+
+
+def _carried(level: list[float], arriving: list[float]) -> list[float]:
+    """Append sums to a level, and merge its oldest in pairs as long as there are too many."""
+    level += arriving
+    full = 2 * ((len(level) - _BLOCKS_PER_SIZE + 1) // 2)
+    merged = list(map(add, level[:full:2], level[1:full:2]))
+    del level[:full]
+    return merged
 
 
 def _entropy(total: float, count: float) -> float:
@@ -128,10 +168,6 @@ def _entropy(total: float, count: float) -> float:
     if mean <= _TINY or mean >= 1.0 - _TINY:
         return 0.0
     return count * (mean * math.log(mean) + (1.0 - mean) * math.log(1.0 - mean))
-
-
-def _bernoulli_ratio(n: float, total: float, m: float, other: float) -> float:
-    return _entropy(total, n) + _entropy(other, m) - _entropy(total + other, n + m)
 
 
 def _normal_ratio(

@@ -1,6 +1,7 @@
 """How long a device works on a request, told apart from how long the request waits."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,28 @@ _UNQUEUED: Final = 0.1
 Key = tuple[str, str, str]
 """Device class, task class, arm."""
 
+Answer = tuple[Key, float, float]
+"""Latency and time to the first token in ms; the latter is 0 where it is not known."""
+
+
+class _Histogram:
+    """A histogram in which older observations fade."""
+
+    __slots__ = ("counts", "worth")
+
+    def __init__(self, counts: Mapping[int, float]) -> None:
+        self.counts = dict(counts)
+        self.worth = float(round(sum(counts.values())))  # a whole number, but for rounding
+
+    def add(self, bucket: int) -> None:
+        """Count one more."""
+        if self.worth >= _MEMORY:
+            self.worth *= 0.5
+            for place in self.counts:
+                self.counts[place] *= 0.5
+        self.worth += 1.0
+        self.counts[bucket] = self.counts.get(bucket, 0.0) + 1.0
+
 
 class ServiceTimes:
     """Mean service and answer times per (device class, task class, arm).
@@ -31,23 +54,24 @@ class ServiceTimes:
 
     def __init__(self) -> None:
         self._sums: dict[Key, list[float]] = {}
-        self._first: dict[tuple[str, str], dict[int, float]] = {}
+        self._first: dict[tuple[str, str], _Histogram] = {}
 
-    def record(self, key: Key, *, latency_ms: float, ttft_ms: float) -> None:
-        """Note one answer; a ``ttft_ms`` of 0 means that it is not known."""
-        sums = self._sums.setdefault(key, [0.0, 0.0, 0.0])
-        if sums[0] >= _MEMORY:
-            for place in range(3):
-                sums[place] *= 0.5
-        sums[0] += 1.0
-        sums[1] += max(latency_ms - ttft_ms, 0.0)
-        sums[2] += latency_ms
-        first = self._first.setdefault((key[0], key[2]), {})
-        bucket = bucket_of(max(ttft_ms, 1.0))
-        if sum(first.values()) >= _MEMORY:
-            for place in first:
-                first[place] *= 0.5
-        first[bucket] = first.get(bucket, 0.0) + 1.0
+    def record(self, answers: Iterable[Answer]) -> None:
+        """Note answers, in order."""
+        for key, latency_ms, ttft_ms in answers:
+            sums = self._sums.get(key)
+            if sums is None:
+                sums = self._sums[key] = [0.0, 0.0, 0.0]
+            if sums[0] >= _MEMORY:
+                sums[:] = [0.5 * each for each in sums]
+            sums[0] += 1.0
+            sums[1] += max(latency_ms - ttft_ms, 0.0)
+            sums[2] += latency_ms
+            place = (key[0], key[2])
+            first = self._first.get(place)
+            if first is None:
+                first = self._first[place] = _Histogram({})
+            first.add(bucket_of(ttft_ms))
 
     def service_s(
         self,
@@ -100,16 +124,15 @@ class ServiceTimes:
 
     def _unqueued_ms(self, device_class: str, arm: str) -> float:
         first = self._first.get((device_class, arm))
-        if not first:
+        if first is None:
             return 0.0
-        counts: Mapping[int, float] = first
-        return float(quantiles(dense(counts), probabilities=[_UNQUEUED])[0])
+        return float(quantiles(dense(first.counts), probabilities=[_UNQUEUED])[0])
 
     def to_state(self) -> dict[str, Any]:
         """Plain data; ``from_state`` restores it exactly."""
         return {
             "sums": [[*key, *sums] for key, sums in self._sums.items()],
-            "first": [[*key, list(first.items())] for key, first in self._first.items()],
+            "first": [[*key, list(first.counts.items())] for key, first in self._first.items()],
         }
 
     @classmethod
@@ -119,40 +142,51 @@ class ServiceTimes:
         for device, task, arm, *sums in state["sums"]:
             times._sums[(device, task, arm)] = list(sums)
         for device, arm, pairs in state["first"]:
-            times._first[(device, arm)] = {int(bucket): count for bucket, count in pairs}
+            times._first[(device, arm)] = _Histogram({int(b): count for b, count in pairs})
         return times
 
 
 class ForcedShare:
     """The share of a context's requests that is not the policy's to place, by arm.
 
-    Counts fade slot by slot, so the share follows what clients do now.
+    Counts fade slot by slot, so the share follows what clients do now. Those of the open slot are
+    whole numbers, so it makes no difference whether they come one by one or many at once.
     """
 
     FADE: Final = 0.98
     DOUBT: Final = 1.0
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], dict[str, float]] = {}
+        self._faded: dict[tuple[str, str], dict[str, float]] = {}
+        self._fresh: Counter[tuple[tuple[str, str], str]] = Counter()
 
-    def count(self, context: tuple[str, str], *, arm: str) -> None:
-        """Count a request; ``arm`` is empty where the policy placed it."""
-        counts = self._counts.setdefault(context, {})
-        counts[arm] = counts.get(arm, 0.0) + 1.0
+    def count(self, context: tuple[str, str], *, arm: str, requests: int = 1) -> None:
+        """Count requests; ``arm`` is empty where the policy placed them."""
+        self._fresh[context, arm] += requests
 
     def fade(self) -> None:
         """A slot is over."""
-        for counts in self._counts.values():
-            for arm in counts:
-                counts[arm] *= self.FADE
+        self._faded = {
+            context: {arm: count * self.FADE for arm, count in counts.items()}
+            for context, counts in self._counts().items()
+        }
+        self._fresh.clear()
+
+    def _counts(self) -> dict[tuple[str, str], dict[str, float]]:
+        counts = {context: dict(faded) for context, faded in self._faded.items()}
+        for (context, arm), fresh in self._fresh.items():
+            found = counts.setdefault(context, {})
+            found[arm] = found.get(arm, 0.0) + fresh
+        return counts
 
     def share(
         self, contexts: Sequence[tuple[str, str]], *, arms: Sequence[str]
     ) -> FloatArray | None:
         """Share of each arm in each context's demand, shape (X, A); None where none is forced."""
         result = np.zeros((len(contexts), len(arms)))
+        known = self._counts()
         for row, context in enumerate(contexts):
-            counts = self._counts.get(context)
+            counts = known.get(context)
             if counts is None:
                 continue
             total = sum(counts.values()) + self.DOUBT
@@ -162,12 +196,18 @@ class ForcedShare:
 
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
-        return [[list(context), list(counts.items())] for context, counts in self._counts.items()]
+        return [
+            [[list(context), list(counts.items())] for context, counts in self._faded.items()],
+            [[list(context), arm, count] for (context, arm), count in self._fresh.items()],
+        ]
 
     @classmethod
     def from_state(cls, state: Sequence[Any]) -> "ForcedShare":
         """Restore from ``to_state``'s data."""
         shares = cls()
-        for context, pairs in state:
-            shares._counts[(context[0], context[1])] = dict(pairs)
+        faded, fresh = state
+        for context, pairs in faded:
+            shares._faded[(context[0], context[1])] = dict(pairs)
+        for context, arm, count in fresh:
+            shares._fresh[(context[0], context[1]), arm] = count
         return shares

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,7 @@ PRIOR_SHAPE = 0.5
 _MIDDLE = np.exp((np.arange(BUCKETS) + 0.5) / BUCKETS_PER_E)
 
 
+@lru_cache(maxsize=65_536)
 def bucket_of(latency_ms: float) -> int:
     """Return the bucket of a latency in ms."""
     if latency_ms <= 1.0:

@@ -18,6 +18,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -47,18 +48,23 @@ X86_OPTIONS = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One set of packages, the file that pins them all, and whether llama.cpp is among them."""
+    """One set of packages, the file that pins them all, and whether llama.cpp is among them.
+
+    `node` is a package.json whose packages go into the folder `js` of the environment.
+    """
 
     requirements: tuple[str, ...]
     constraints: Path = ROOT / "constraints.txt"
     project: bool = True
     llama: bool = True
+    node: Path | None = None
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files whose change asks for a new installation."""
         own = (ROOT / "pyproject.toml",) if self.project else ()
-        return (Path(__file__), self.constraints, *own)
+        node = (self.node,) if self.node else ()
+        return (Path(__file__), self.constraints, *own, *node)
 
 
 PROFILES = {
@@ -70,6 +76,14 @@ PROFILES = {
         ("--no-compile", "llama-cpp-python[server]"),
         constraints=ROOT / "deploy" / "demo" / "cloud-constraints.txt",
         project=False,
+    ),
+    # Clients of the API that clash with our packages, or are no Python at all.
+    "compat": Profile(
+        ("--no-compile", "litellm", "langchain-openai"),
+        constraints=ROOT / "tests" / "compat" / "constraints.txt",
+        project=False,
+        llama=False,
+        node=ROOT / "tests" / "compat" / "package.json",
     ),
 }
 
@@ -117,7 +131,24 @@ def prepare(profile: Profile, venv: Path) -> None:
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
         if subprocess.run(command, check=False, env=quiet).returncode != 0:
             raise BootstrapError(f"pip could not install into {venv}; its message is above.")
+        if profile.node is not None:
+            _install_node_packages(profile.node, venv / "js")
         stamp.touch()
+
+
+def _install_node_packages(manifest: Path, folder: Path) -> None:
+    """Install what a package.json names, at its exact versions and without their scripts."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise BootstrapError(
+            "node and npm are needed for the JavaScript client; "
+            "on Debian and Ubuntu: apt-get install nodejs npm."
+        )
+    folder.mkdir(exist_ok=True)
+    shutil.copy(manifest, folder / "package.json")
+    quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+    if subprocess.run([npm, "install", *quiet], check=False, cwd=folder).returncode != 0:
+        raise BootstrapError(f"npm could not install into {folder}; its message is above.")
 
 
 def llama_wheel_dir(profile: Profile, python: Path) -> Path:

@@ -13,6 +13,8 @@ from shared.limits import ERROR_CHARS_MAX
 TOKENS_MAX: Final = 10**9
 """A count beyond this is garbage and counts as no report at all."""
 
+_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+
 
 class AnswerError(TidegateError):
     """An answer that cannot be used.
@@ -33,8 +35,10 @@ class AnswerError(TidegateError):
         self.usage = usage
 
 
-def usage_of(answer: Mapping[str, Any]) -> Usage | None:
+def usage_of(answer: Mapping[str, Any], *, generated: bool = True) -> Usage | None:
     """The tokens that an answer reports, or None where it reports none that make sense.
+
+    Embeddings are not `generated`: only their prompt is counted.
 
     Some providers leave a model's hidden thinking out of `completion_tokens` and bill it all the
     same; it shows in `total_tokens`, and counts as output here.
@@ -43,13 +47,15 @@ def usage_of(answer: Mapping[str, Any]) -> Usage | None:
     if not isinstance(reported, dict):
         return None
     prompt = _count(reported.get("prompt_tokens"))
-    completion = _count(reported.get("completion_tokens"))
+    completion = _count(reported.get("completion_tokens", None if generated else 0))
     if prompt is None or completion is None:
         return None
     total = _count(reported.get("total_tokens"))
     if total is not None:
         completion = max(completion, total - prompt)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion)
+    details = {name: reported[name] for name in _DETAILS if isinstance(reported.get(name), dict)}
+    cached = _count(details.get(_DETAILS[0], {}).get("cached_tokens")) or 0
+    return Usage(prompt, completion, cached, details)
 
 
 def _count(value: object) -> int | None:
@@ -92,8 +98,10 @@ def shortened(message: str, *, secret: str) -> str:
     return line if len(line) <= ERROR_CHARS_MAX else line[: ERROR_CHARS_MAX - 3] + "..."
 
 
-def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
+def whole_answer(body: bytes, *, texts: bool = False) -> tuple[dict[str, Any], Usage | None]:
     """The `chat.completion` object of a call that was not streamed, and its usage.
+
+    Where the reply holds `texts`, it is a `text_completion` and put into the other's form.
 
     Raises
     ------
@@ -108,7 +116,70 @@ def whole_answer(body: bytes) -> tuple[dict[str, Any], Usage | None]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise AnswerError("bad_response", "the reply has no choices", usage=usage)
+    if texts:
+        answer["choices"] = [
+            chat_form(each if isinstance(each, dict) else {}, streamed=False) for each in choices
+        ]
     return answer, usage
+
+
+def embeddings_answer(
+    body: bytes, *, inputs: int
+) -> tuple[tuple[tuple[float, ...], ...], Usage | None]:
+    """The vectors of so many inputs, in their order, and the usage.
+
+    Raises
+    ------
+    AnswerError
+        When the reply is no list of embeddings.
+    """
+    answer = _json_object(body, what="reply")
+    usage = usage_of(answer, generated=False)
+    message, _ = error_of(answer)
+    if message:
+        raise AnswerError("upstream_error", message, usage=usage)
+    data = answer.get("data")
+    if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
+        raise AnswerError("bad_response", "the reply has no array of embeddings", usage=usage)
+    vectors = {each.get("index"): each.get("embedding") for each in data}
+    if set(vectors) != set(range(inputs)) or not all(map(_is_vector, vectors.values())):
+        problem = f"the reply has not one array of numbers for each of {inputs} inputs"
+        raise AnswerError("bad_response", problem, usage=usage)
+    return tuple(tuple(vectors[index] or ()) for index in range(inputs)), usage
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, list) and all(type(each) in (float, int) for each in value)
+
+
+def chat_form(choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
+    """A choice of a `text_completion` as one of a chat, so that all that follows knows one form."""
+    said = {"role": "assistant", "content": choice.get("text") or ""}
+    return {
+        "index": choice.get("index", 0),
+        "delta" if streamed else "message": said,
+        "finish_reason": choice.get("finish_reason"),
+        "logprobs": _chat_logprobs(choice.get("logprobs")),
+    }
+
+
+def _chat_logprobs(found: object) -> dict[str, Any] | None:
+    """The older API's parallel lists as the chat API's list of tokens."""
+    if not isinstance(found, dict) or not found.get("tokens"):
+        return None
+    likeliest = found.get("top_logprobs") or [None] * len(found["tokens"])
+    triples = zip(found["tokens"], found.get("token_logprobs") or (), likeliest, strict=False)
+    tokens = [
+        {
+            "token": token,
+            "logprob": logprob,
+            "top_logprobs": [
+                {"token": other, "logprob": each} for other, each in (others or {}).items()
+            ],
+        }
+        for token, logprob, others in triples
+    ]
+    return {"content": tokens}
 
 
 class StreamTally:
@@ -118,6 +189,8 @@ class StreamTally:
     ----------
     choices : int
         How many answers were asked for (`n`).
+    texts : bool
+        Whether the chunks are those of a `text_completion`.
 
     Attributes
     ----------
@@ -127,10 +200,12 @@ class StreamTally:
         The last one reported.
     """
 
-    def __init__(self, *, choices: int) -> None:
+    def __init__(self, *, choices: int, texts: bool = False) -> None:
+        self._texts = texts
         self.started = False
         self.usage: Usage | None = None
         self._open = set(range(choices))
+        self._begun: set[object] = set()
 
     @property
     def complete(self) -> bool:
@@ -158,10 +233,18 @@ class StreamTally:
             raise AnswerError("bad_response", "a chunk has no array of choices")
         for choice in choices:
             index = choice.get("index", 0)
+            if index not in self._begun:
+                self._begun.add(index)
+                delta = choice.get("delta")
+                if isinstance(delta, dict):
+                    # OpenAI's client for JavaScript insists on it; not every endpoint sends it.
+                    delta.setdefault("role", "assistant")
             if choice.get("finish_reason") and isinstance(index, int):
                 self._open.discard(index)
         if not choices:
             return None
+        if self._texts:
+            chunk["choices"] = [chat_form(choice, streamed=True) for choice in choices]
         self.started = True
         return Chunk(chunk)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -14,14 +16,25 @@ from aiohttp.abc import AbstractStreamWriter
 from edge_agent.adapters.cloud_answers import (
     AnswerError,
     StreamTally,
+    embeddings_answer,
     error_text,
     shortened,
     whole_answer,
 )
 from edge_agent.adapters.sse import DONE, EventParser
 from edge_agent.openai_request import serialise
-from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, CloudClient, Finished, Usage
-from shared.decision.types import CloudSettings, SettleKind
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    ChatEvent,
+    CloudClient,
+    EmbedCall,
+    Embedded,
+    Finished,
+    Usage,
+)
+from edge_agent.provider_keys import ProviderKeys
+from shared.decision.types import Arm, CloudSettings, SettleKind
 from shared.errors import ConfigError, InvariantError, LimitError
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 from shared.settings import read_secret
@@ -32,10 +45,12 @@ EVENT_BYTES_MAX: Final = 1024 * 1024
 ERROR_BYTES_MAX: Final = 64 * 1024
 PIECE_BYTES: Final = 64 * 1024
 KEEPALIVE_S: Final = 30.0
+RETRY_AFTER_S_MAX: Final = 86_400
 # After the last event most servers end the response at once; waiting a moment for that keeps the
 # connection for the next call, and a server that lingers costs no more than this.
 END_WAIT_S: Final = 0.05
 _CLIENT_ERRORS: Final = frozenset({400, 422})
+T = TypeVar("T")
 _CONTEXT_CODE: Final = "context_length_exceeded"
 
 
@@ -49,34 +64,65 @@ class OpenAiCloud(CloudClient):
     ----------
     environ : mapping
         Where `env:NAME` references are looked up, at every call.
+    keys : ProviderKeys, optional
+        Where `coordinator:NAME` references are looked up.
     tls : ssl.SSLContext, optional
         Trusts more than the system's authorities, for a private endpoint.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        keys: ProviderKeys | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._environ = environ
+        self._keys = keys or ProviderKeys()
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
         """Answer a call; see `ChatBackend.chat`."""
-        settings = call.arm.cloud
-        if settings is None:
-            raise InvariantError(f"arm {call.arm.id} is no cloud arm")
-        attempt = _Attempt(call, settings, secret=self._secret(call, settings))
-        response = await attempt.post(self._open_session())
+        attempt = self._attempt(call.arm, _sent_body(call), stream=call.stream)
+        texts = "prompt" in call.body
+        path = "/completions" if texts else "/chat/completions"
+        response = await attempt.post(self._open_session(), path=path)
         try:
             if not 200 <= response.status < 300:
                 raise await attempt.refused(response)
             if not call.stream:
-                yield await attempt.whole(response)
+                answer, usage = await attempt.whole(
+                    response, read=partial(whole_answer, texts=texts)
+                )
+                yield Finished(usage, answer)
                 return
-            async with aclosing(attempt.events(response)) as events:
+            async with aclosing(attempt.events(response, texts=texts)) as events:
                 async for event in events:
                     yield event
         finally:
             # Does nothing to a connection whose response was read to its end.
             response.close()
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Embed a call's texts; see `EmbeddingBackend.embed`."""
+        texts = call.token_inputs or call.inputs
+        body = {**call.fields, "model": call.arm.model, "input": texts}
+        attempt = self._attempt(call.arm, body)
+        response = await attempt.post(self._open_session(), path="/embeddings")
+        try:
+            if not 200 <= response.status < 300:
+                raise await attempt.refused(response)
+            read = partial(embeddings_answer, inputs=len(texts))
+            return Embedded(*await attempt.whole(response, read=read))
+        finally:
+            response.close()
+
+    def _attempt(self, arm: Arm, body: Mapping[str, Any], *, stream: bool = False) -> _Attempt:
+        settings = arm.cloud
+        if settings is None:
+            raise InvariantError(f"arm {arm.id} is no cloud arm")
+        return _Attempt(arm, body, stream=stream, settings=settings, secret=self._secret(arm))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -84,14 +130,21 @@ class OpenAiCloud(CloudClient):
         if session is not None:
             await session.close()
 
-    def _secret(self, call: ChatCall, settings: CloudSettings) -> str:
+    def _secret(self, arm: Arm) -> str:
         """The arm's key, read now; empty where the arm needs none."""
-        if not settings.api_key_ref:
+        if arm.cloud is None or not arm.cloud.api_key_ref:
             return ""
+        if name := arm.cloud.provider_key:
+            key = self._keys.get(name)
+            if key is None:
+                raise ArmFailed(
+                    "no_provider_key", f"the key {name!r} has not come from the coordinator"
+                )
+            return key
         try:
-            return read_secret(settings.api_key_ref, environ=self._environ)
+            return read_secret(arm.cloud.api_key_ref, environ=self._environ)
         except ConfigError as error:
-            raise ArmFailed("api_key_missing", f"the key of arm {call.arm.id}: {error}") from None
+            raise ArmFailed("api_key_missing", f"the key of arm {arm.id}: {error}") from None
 
     def _open_session(self) -> aiohttp.ClientSession:
         """The one session, made at the first call because it belongs to the running loop."""
@@ -140,19 +193,27 @@ class _Body(aiohttp.payload.Payload):
 class _Attempt:
     """One call from the first byte sent to the last one read."""
 
-    def __init__(self, call: ChatCall, settings: CloudSettings, *, secret: str) -> None:
-        self._arm_id = call.arm.id
+    def __init__(
+        self,
+        arm: Arm,
+        body: Mapping[str, Any],
+        *,
+        stream: bool,
+        settings: CloudSettings,
+        secret: str,
+    ) -> None:
+        self._arm_id = arm.id
         self._settings = settings
         self._secret = secret
         self._connect_s = settings.connect_timeout_ms / 1000
         self._wait_s = settings.first_byte_timeout_ms / 1000
-        self._choices = int(call.body.get("n", 1))
-        self._stream = call.stream
-        self._content = serialise(_sent_body(call))
+        self._choices = int(body.get("n", 1))
+        self._stream = stream
+        self._content = serialise(body)
         self._deadline = 0.0
         self._read_bytes = 0
 
-    async def post(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+    async def post(self, session: aiohttp.ClientSession, *, path: str) -> aiohttp.ClientResponse:
         """Send the request and wait for the response's headers."""
         loop = asyncio.get_running_loop()
 
@@ -168,7 +229,7 @@ class _Attempt:
             # aiohttp limits the time to connect; from then on the limit moves with each piece.
             async with asyncio.timeout(None) as limit:
                 return await session.post(
-                    self._settings.base_url.rstrip("/") + "/chat/completions",
+                    self._settings.base_url.rstrip("/") + path,
                     data=body,
                     headers=self._headers(),
                     allow_redirects=False,
@@ -223,8 +284,11 @@ class _Attempt:
             reason = _CONTEXT_CODE
         else:
             reason = "invalid_request" if client_error else f"http_{status}"
-        problem = f"HTTP {status}: {message}"
-        return self._failed(reason, problem, settle=settle, client_error=client_error)
+        failure = self._failed(
+            reason, f"HTTP {status}: {message}", settle=settle, client_error=client_error
+        )
+        failure.retry_after_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        return failure
 
     async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
         """The start of an error reply; what cannot be read does not change its meaning."""
@@ -236,22 +300,28 @@ class _Attempt:
             return body or str(error).encode()
         return body[:ERROR_BYTES_MAX]
 
-    async def whole(self, response: aiohttp.ClientResponse) -> Finished:
-        """The answer of a call that is not streamed."""
+    async def whole(
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        read: Callable[[bytes], tuple[T, Usage | None]],
+    ) -> tuple[T, Usage | None]:
+        """The answer of a call that is not streamed, by the function that reads its body."""
         body = bytearray()
-        while read := await self._read(response):
-            body += read
+        while piece := await self._read(response):
+            body += piece
         try:
-            answer, usage = whole_answer(bytes(body))
+            return read(bytes(body))
         except AnswerError as error:
             raise self._unusable(error) from error
-        return Finished(usage=usage, response=answer)
 
-    async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ChatEvent, None]:
+    async def events(
+        self, response: aiohttp.ClientResponse, *, texts: bool
+    ) -> AsyncGenerator[ChatEvent, None]:
         """The chunks of a streamed answer and its end."""
         if response.content_type == "application/json":
             raise await self._not_a_stream(response)
-        tally = StreamTally(choices=self._choices)
+        tally = StreamTally(choices=self._choices, texts=texts)
         try:
             async with aclosing(self._event_data(response, tally)) as data:
                 async for each in data:
@@ -362,10 +432,21 @@ class _Attempt:
 def _sent_body(call: ChatCall) -> dict[str, Any]:
     """The call's body, with the fields that say how it is delivered (rule A_2: all set here)."""
     body = {name: value for name, value in call.body.items() if name not in _DELIVERY}
+    if "prompt" in body and body.pop("logprobs", False):
+        body["logprobs"] = body.pop("top_logprobs", 0)  # the older API's one field for both
     if call.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return body
+
+
+def _retry_after_s(text: str) -> int:
+    """A `Retry-After` in seconds, rounded up; 0 if there is none, or one that is a date."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0
+    return math.ceil(seconds) if 0 < seconds <= RETRY_AFTER_S_MAX else 0
 
 
 _DELIVERY: Final = frozenset({"stream", "stream_options"})

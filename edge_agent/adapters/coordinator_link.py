@@ -111,6 +111,11 @@ class CoordinatorLink:
         self._session = session
         self._protocol = protocol
         self._away = False
+        self._begin_anew = asyncio.Event()
+
+    def reconnect(self) -> None:
+        """Begin a new session: the device has something else to say in its hello."""
+        self._begin_anew.set()
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
@@ -236,16 +241,20 @@ class CoordinatorLink:
 
     async def _exchange(self, call: Any, *, heartbeat_s: float) -> None:
         """Send and receive until either side ends."""
-        sending = asyncio.create_task(self._send(call, heartbeat_s=heartbeat_s))
-        receiving = asyncio.create_task(self._receive(call))
+        self._begin_anew.clear()
+        tasks: set[asyncio.Task[Any]] = {
+            asyncio.create_task(self._send(call, heartbeat_s=heartbeat_s)),
+            asyncio.create_task(self._receive(call)),
+            asyncio.create_task(self._begin_anew.wait()),
+        }
         try:
-            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (sending, receiving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, receiving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, call: Any, *, heartbeat_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -258,7 +267,10 @@ class CoordinatorLink:
             wish = self._session.lease_wish()
             if wish is not None:
                 request = fleet_pb2.LeaseRequest(
-                    available_nanos=wish.available_nanos, worst_case_nanos=wish.worst_case_nanos
+                    available_nanos=wish.available_nanos,
+                    worst_case_nanos=wish.worst_case_nanos,
+                    needed_nanos=wish.needed_nanos,
+                    asked_boot_ms=wish.asked_boot_ms,
                 )
                 await call.write(fleet_pb2.DeviceMessage(lease_request=request))
             if loop.time() >= heartbeat_at:
@@ -286,6 +298,8 @@ class CoordinatorLink:
                 await session.acked(message.ack.sequence)
             case "config":
                 await session.configured(wire.config_from_pb(message.config))
+            case "provider_keys":
+                session.keys_received(wire.provider_keys_from_pb(message.provider_keys))
             case "table":
                 await session.table_pushed(wire.table_from_pb(message.table))
             case "grant":

@@ -82,4 +82,9 @@ def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
 
 
+def comment(data: Mapping[str, Any]) -> bytes:
+    """A line that clients pass over and people can read."""
+    return b": " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
 LAST_EVENT: Final = b"data: " + DONE + b"\n\n"

@@ -109,7 +109,6 @@ async def _measure_all(
                 sequences=_counts(wanted, most=model.batch_sequences),
                 prompt_tokens=min(prompt_tokens, model.context_tokens // 2),
                 answer_tokens=min(answer_tokens, model.context_tokens // 4),
-                clock=clock,
                 sensors=sensors,
                 told=told,
             )
@@ -180,24 +179,30 @@ def _show(measured: Sequence[Measured], problems: dict[str, str], *, output: Out
     if output is OutputFormat.JSON:
         show_json({"models": [_plain(each) for each in measured], "problems": problems})
         return
-    rows = [
-        [
-            each.arm if batch is each.batches[0] else "",
-            f"{each.prompt_tokens_per_s:.0f}" if batch is each.batches[0] else "",
-            str(batch.sequences),
-            f"{batch.tokens_per_s:.1f}",
-            f"{batch.power_watts:.1f}" if batch.power_watts else NONE,
-            f"{batch.power_watts / batch.tokens_per_s:.2f}" if batch.power_watts else NONE,
-            f"{each.load_ms:.0f}" if batch is each.batches[0] else "",
-        ]
-        for each in measured
-        for batch in each.batches
-    ]
+    rows = [row for each in measured for row in _rows(each)]
     columns = ["ARM", "PROMPT T/S", "AT ONCE", "ANSWER T/S", "WATTS", "J/TOKEN", "LOAD MS"]
     if rows:
         console().print(table(columns, rows, right=columns[1:]))
     for arm, problem in problems.items():
         typer.echo(f"{arm}: {problem}", err=True)
+
+
+def _rows(each: Measured) -> Iterator[list[str]]:
+    """A line for each number of answers at once; one for a model that writes none."""
+    head, load = [each.arm, f"{each.prompt_tokens_per_s:.0f}"], f"{each.load_ms:.0f}"
+    if not each.batches:
+        yield [*head, NONE, NONE, NONE, NONE, load]
+    for batch in each.batches:
+        watts = batch.power_watts
+        yield [
+            *head,
+            str(batch.sequences),
+            f"{batch.tokens_per_s:.1f}",
+            f"{watts:.1f}" if watts else NONE,
+            f"{watts / batch.tokens_per_s:.2f}" if watts else NONE,
+            load,
+        ]
+        head, load = ["", ""], ""
 
 
 def _plain(each: Measured) -> dict[str, Any]:

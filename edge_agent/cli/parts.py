@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.adapters.coordinator_link import LinkTarget
+from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
+from edge_agent.candidates import OTHER_CLASS
 from edge_agent.config import AgentConfig
 from edge_agent.ports import LocalModel
+from shared.clock import Clock
+from shared.decision.money import PPM
+from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.settings import read_secret
 
 
@@ -14,6 +19,57 @@ def local_models(settings: AgentConfig) -> list[LocalModel]:
     """Every configured model with the place of its file."""
     fields = [model.model_dump(exclude={"source", "sha256"}) for model in settings.placed_models]
     return [LocalModel(**given) for given in fields]
+
+
+def new_worker(settings: AgentConfig, *, clock: Clock) -> LlamaWorker:
+    """A worker for these models, not started yet.
+
+    Raises
+    ------
+    ConfigError
+        When the models cannot be used together.
+    """
+    return LlamaWorker(
+        models=local_models(settings),
+        clock=clock,
+        memory_bytes_max=settings.worker.memory_bytes_max or None,
+        hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
+    )
+
+
+def api_key_secrets(settings: AgentConfig) -> list[str]:
+    """The keys that clients must show. Never logged.
+
+    Raises
+    ------
+    ConfigError
+        When a reference leads nowhere.
+    """
+    return [read_secret(ref, key="api_keys") for ref in settings.api_keys]
+
+
+def fallback_config(settings: AgentConfig) -> DeviceConfig:
+    """The device's own models, for as long as no coordinator has configured it."""
+    arms = tuple(
+        Arm(
+            id=model.arm,
+            kind=ArmKind.LOCAL,
+            model=model.arm,
+            context_tokens_max=model.context_tokens,
+            max_tokens_default=min(256, model.context_tokens // 2),
+            bytes_per_token_ppm=3 * PPM,
+        )
+        for model in settings.models
+    )
+    return DeviceConfig(
+        version=0,
+        device_class="",
+        arms=arms,
+        task_classes=(TaskClass(OTHER_CLASS, deadline_ms=0),),
+        price_version=0,
+        budget_name="",
+        close_wait_ms=30_000,
+    )
 
 
 def link_target(settings: AgentConfig) -> LinkTarget:

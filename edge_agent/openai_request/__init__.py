@@ -7,30 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_agent.openai_request.body import CheckedBody, parse_body, serialise
+from edge_agent.openai_request.body import CheckedBody, parse_body
+from edge_agent.openai_request.completions import CheckedCompletion, parse_completion
+from edge_agent.openai_request.embeddings import CheckedEmbeddings, parse_embeddings
 from edge_agent.openai_request.facts import (
     ALWAYS_SENT,
+    facts_of,
     fields_of,
     media_parts,
     required_capabilities,
+    turns_of,
 )
 from edge_agent.openai_request.feedback import Grade, parse_grade
 from edge_agent.openai_request.headers import SteeringHeaders, parse_headers
-from edge_agent.requests import ClientRequest
+from edge_agent.openai_request.json_text import serialise
+from edge_agent.requests import ClientRequest, RequestKind
 
 __all__ = [
     "ALWAYS_SENT",
     "CheckedBody",
+    "CheckedCompletion",
+    "CheckedEmbeddings",
     "Grade",
     "SteeringHeaders",
+    "client_request",
+    "facts_of",
     "fields_of",
     "media_parts",
     "parse_body",
+    "parse_completion",
+    "parse_embeddings",
     "parse_grade",
     "parse_headers",
     "parse_request",
     "required_capabilities",
     "serialise",
+    "turns_of",
 ]
 
 
@@ -50,7 +62,26 @@ def parse_request(
         400 whose `param` is the field or header at fault.
     """
     steering = parse_headers(headers)
-    checked = parse_body(raw)
+    return client_request(
+        parse_body(raw),
+        steering=steering,
+        request_id=request_id,
+        arrived_unix_ms=arrived_unix_ms,
+        arrived_monotonic_ms=arrived_monotonic_ms,
+    )
+
+
+def client_request(
+    checked: CheckedBody,
+    *,
+    steering: SteeringHeaders,
+    request_id: str,
+    arrived_unix_ms: int,
+    arrived_monotonic_ms: float,
+    kind: RequestKind = RequestKind.CHAT,
+    prompt: str | None = None,
+) -> ClientRequest:
+    """A checked body and what the headers say of it as one request."""
     return ClientRequest(
         request_id=request_id,
         arrived_unix_ms=arrived_unix_ms,
@@ -63,6 +94,9 @@ def parse_request(
         task_class=steering.task_class,
         privacy_local=steering.privacy_local,
         deadline_ms=steering.deadline_ms,
+        max_cost_nanos=steering.max_cost_nanos,
         tag=steering.tag,
         idempotency_key=steering.idempotency_key,
+        kind=kind,
+        prompt=prompt,
     )

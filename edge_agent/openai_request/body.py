@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from edge_agent.openai_request.checks import (
     Check,
@@ -22,6 +21,7 @@ from edge_agent.openai_request.checks import (
     wrong_type,
     wrong_value,
 )
+from edge_agent.openai_request.json_text import measured, parse_object
 from edge_agent.openai_request.messages import ID_CHARS, MESSAGES, NAME_CHARS
 from shared.limits import MAX_TOKENS_MAX, N_MAX, NAME_CHARS_MAX
 
@@ -31,6 +31,8 @@ STOP_CHARS_MAX: Final = 256
 METADATA_PAIRS_MAX: Final = 16
 LOGIT_BIASES_MAX: Final = 1_024
 TOP_LOGPROBS_MAX: Final = 20
+TOP_K_MAX: Final = 1_000_000
+GRAMMAR_CHARS_MAX: Final = 64 * 1024
 _SEED_MAX: Final = 2**63 - 1
 
 
@@ -43,7 +45,7 @@ class CheckedBody:
     body : dict
         Without nulls, and with `max_completion_tokens` under its older name `max_tokens`.
     body_bytes : int
-        Length of `serialise(body)`, which goes into the worst case (rule A_2).
+        Length of the body as it is sent, which goes into the worst case (rule A_2).
     """
 
     body: dict[str, Any]
@@ -179,42 +181,13 @@ FIELDS: Final[dict[str, Check]] = {
     "user": ID_CHARS,
     "verbosity": one_of("low", "medium", "high"),
     "web_search_options": free_object,
+    # Not OpenAI's: llama.cpp's own, by the names that its server and others gave them.
+    "grammar": text(chars_min=1, chars_max=GRAMMAR_CHARS_MAX),
+    "min_p": number(0, 1),
+    "repeat_penalty": number(0.01, 10),
+    "top_k": integer(0, TOP_K_MAX),
 }
 _SUPERSEDED: Final = {"functions": "tools", "function_call": "tool_choice"}
-
-
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """Bytes as a JSON object.
-
-    Raises
-    ------
-    RequestRefused
-        400 if they are no UTF-8, no JSON, or JSON of another type.
-    """
-    try:
-        parsed = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise refusal(
-            "invalid_json",
-            f"the body is not UTF-8 (byte {error.start}): send JSON encoded as UTF-8",
-            param=None,
-        ) from None
-    except (ValueError, RecursionError) as error:
-        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise refusal("invalid_json", f"the body is not JSON: {problem}", param=None) from None
-    if not isinstance(parsed, dict):
-        raise refusal("invalid_type", "the body must be a JSON object", param=None)
-    return parsed
-
-
-def _no_constant(name: str) -> NoReturn:
-    """Refuse what Python's parser accepts and JSON does not have."""
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def serialise(body: object) -> bytes:
-    """JSON without spaces, as UTF-8: the form in which a body is measured and sent."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def parse_body(raw: bytes) -> CheckedBody:
@@ -238,16 +211,21 @@ def parse_body(raw: bytes) -> CheckedBody:
     for name in ("model", "messages"):
         if name not in body:
             raise missing_field(name)
+    return checked_body(body)
+
+
+def checked_body(body: dict[str, Any]) -> CheckedBody:
+    """Fields that were checked one by one, checked against each other and measured.
+
+    Raises
+    ------
+    RequestRefused
+        400 that names the field at fault.
+    """
     _settle_pairs(body)
-    try:
-        body_bytes = len(serialise(body))
-    except UnicodeEncodeError:
-        raise refusal(
-            "invalid_json", "the body holds half of a surrogate pair, which is no text", param=None
-        ) from None
     return CheckedBody(
         body=body,
-        body_bytes=body_bytes,
+        body_bytes=measured(body),
         model=body["model"],
         stream=body.get("stream", False),
         include_usage=body.get("stream_options", {}).get("include_usage", False),

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-ALWAYS_SENT: Final = frozenset({"model", "messages", "stream", "stream_options", "max_tokens"})
+from edge_agent.candidates import CHAT, EMBEDDINGS, RequestFacts
+from edge_agent.openai_request.json_text import serialise
+from edge_agent.requests import MODEL_AUTO, ClientRequest, RequestKind
+from shared.decision.types import TaskClass
+
+ALWAYS_SENT: Final = frozenset(
+    {"model", "messages", "input", "stream", "stream_options", "max_tokens"}
+)
 """Fields that every arm takes: what the API cannot do without, and what the agent sets itself."""
 
 _NEUTRAL: Final[dict[str, Any]] = {
@@ -26,6 +34,71 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "top_p": 1,
 }
 _CAPABILITY_OF_PART: Final = {"image_url": "vision", "input_audio": "audio", "file": "file"}
+
+
+def facts_of(request: ClientRequest, *, task: TaskClass, only_embedder: str = "") -> RequestFacts:
+    """Everything about a request that matters for the choice of an arm.
+
+    Parameters
+    ----------
+    task : TaskClass
+        The request's, or `other`.
+    only_embedder : str
+        The arm that embeddings come from where the client named none. Vectors of different models
+        have nothing in common, so such an arm is never drawn.
+    """
+    deadline_ms = request.deadline_ms if request.deadline_ms is not None else task.deadline_ms
+    common: dict[str, Any] = {
+        "request_id": request.request_id,
+        "task_class": task.id,
+        "arrived_unix_ms": request.arrived_unix_ms,
+        "deadline_ms": deadline_ms,
+        "body_bytes": request.body_bytes,
+        "pinned_arm": "" if request.model == MODEL_AUTO else request.model,
+        "privacy_local": request.privacy_local or task.privacy_local,
+        "fields": fields_of(request.body),
+        "tag": request.tag,
+        "max_cost_nanos": request.max_cost_nanos,
+    }
+    if request.kind is RequestKind.EMBEDDINGS:
+        common["pinned_arm"] = common["pinned_arm"] or only_embedder
+        return RequestFacts(**common, **_embeddings_facts(request.body))
+    facts = _chat_facts(request.body)
+    if request.model == MODEL_AUTO:
+        facts["turn"], facts["goes_on_from"] = turns_of(request.body["messages"])
+    return RequestFacts(**common, **facts)
+
+
+def _chat_facts(body: Mapping[str, Any]) -> dict[str, Any]:
+    messages = body["messages"]
+    return {
+        "messages": len(messages),
+        "prompt_bytes": sum(_text_bytes(message.get("content")) for message in messages),
+        "media_parts": media_parts(body),
+        "capabilities": required_capabilities(body) | {CHAT},
+        "max_tokens": body.get("max_tokens"),
+        "n": body.get("n", 1),
+    }
+
+
+def _embeddings_facts(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is generated, so the worst case is that of the input alone (rule A_2)."""
+    texts = body["input"]
+    as_tokens = isinstance(texts[0], list)
+    return {
+        "messages": len(texts),
+        "prompt_bytes": max(map(_text_bytes, texts)),
+        "capabilities": frozenset({EMBEDDINGS, "token_input"} if as_tokens else {EMBEDDINGS}),
+        "max_tokens": 0,
+    }
+
+
+def _text_bytes(content: object) -> int:
+    """Length of a text, or of a message's text parts, in UTF-8."""
+    if isinstance(content, str):
+        return len(content.encode())
+    parts = content if isinstance(content, list) else []
+    return sum(len(part.get("text", "").encode()) for part in parts if isinstance(part, dict))
 
 
 def fields_of(body: Mapping[str, Any]) -> frozenset[str]:
@@ -76,3 +149,21 @@ def _part_kinds(body: Mapping[str, Any]) -> Iterator[str]:
 def _speaks_of_tools(message: Mapping[str, Any]) -> bool:
     """Whether a message is a tool call or a tool's result."""
     return message["role"] in ("tool", "function") or "tool_calls" in message
+
+
+def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The ids of a conversation's present turn and of the one before, if it is not the first.
+
+    A turn's id is a hash of all its messages. The turn before ended with the assistant's last
+    message, so it consists of what comes ahead of that.
+    """
+    last = max((i for i, each in enumerate(messages) if each["role"] == "assistant"), default=0)
+    hashed, before = hashlib.blake2b(digest_size=16), ""
+    for index, message in enumerate(messages):
+        if index == last and index:
+            before = hashed.hexdigest()
+        content = message.get("content")
+        plain = isinstance(content, str) and len(message) == 2
+        hashed.update(f"{message['role']} {content}".encode() if plain else serialise(message))
+        hashed.update(b"\0")
+    return hashed.hexdigest(), before

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edge_agent.openai_request.body import parse_object
 from edge_agent.openai_request.checks import fields, number, one_of, refusal, text
+from edge_agent.openai_request.json_text import parse_object
 from shared.limits import REQUEST_ID_CHARS_MAX, TAG_CHARS_MAX
 
 SOURCE_DEFAULT: Final = "client"

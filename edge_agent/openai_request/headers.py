@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.openai_request.checks import refusal
+from edge_agent.refusals import MAX_COST_HEADER
+from shared.decision.money import nanos_from_dollars
 from shared.limits import (
+    AMOUNT_NANOS_MAX,
     DEADLINE_MS_MAX,
     IDEMPOTENCY_KEY_CHARS_MAX,
     NAME_CHARS_MAX,
@@ -25,6 +28,7 @@ _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}
 _TAG: Final = re.compile(rf"[\x21-\x7e]{{1,{TAG_CHARS_MAX}}}")
 _KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
 _DIGITS: Final = re.compile(r"[0-9]{1,12}")
+_AMOUNT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class SteeringHeaders:
     task_class: str | None = None
     privacy_local: bool = False
     deadline_ms: int | None = None
+    max_cost_nanos: int | None = None
     tag: str = ""
     idempotency_key: str = ""
 
@@ -64,6 +69,7 @@ def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
         task_class=_matching(headers, TASK, _NAME, name),
         privacy_local=privacy is not None,
         deadline_ms=_deadline_ms(headers),
+        max_cost_nanos=_max_cost_nanos(headers),
         tag=_matching(headers, TAG, _TAG, shown.format(f"1 to {TAG_CHARS_MAX}")) or "",
         idempotency_key=_matching(
             headers, IDEMPOTENCY_KEY, _KEY, shown.format(f"1 to {IDEMPOTENCY_KEY_CHARS_MAX}")
@@ -93,3 +99,17 @@ def _deadline_ms(headers: Mapping[str, str]) -> int | None:
     if not 1 <= int(text) <= DEADLINE_MS_MAX:
         raise refusal("invalid_value", f"'{DEADLINE}' must be {expected}", param=DEADLINE)
     return int(text)
+
+
+def _max_cost_nanos(headers: Mapping[str, str]) -> int | None:
+    """The most that the request may cost, an exact amount."""
+    expected = "an amount of dollars with up to nine decimals, such as '0.0025'"
+    text = _matching(headers, MAX_COST_HEADER, _AMOUNT, expected)
+    if text is None:
+        return None
+    nanos = nanos_from_dollars(text)
+    if nanos > AMOUNT_NANOS_MAX:
+        raise refusal(
+            "invalid_value", f"'{MAX_COST_HEADER}' must be {expected}", param=MAX_COST_HEADER
+        )
+    return nanos

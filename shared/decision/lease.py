@@ -67,14 +67,42 @@ class ReservationRow:
 
 
 @dataclass(frozen=True)
+class LeaseWish:
+    """A request for more allowance. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    worst_case_nanos : int
+        Of one request: with less it is of no use.
+    needed_nanos : int
+        Of all requests that wait for it together; 0 if it is asked for ahead.
+    asked_boot_ms : int
+        When, on the boot-time clock.
+    """
+
+    available_nanos: int
+    worst_case_nanos: int
+    needed_nanos: int
+    asked_boot_ms: int
+
+
+@dataclass(frozen=True)
 class LeaseGranted:
-    """A grant as it arrived from the coordinator."""
+    """A grant as it arrived from the coordinator.
+
+    Attributes
+    ----------
+    asked_boot_ms : int
+        When the device asked for it, on its boot-time clock; 0 if that is not known. The duration
+        counts from there: a grant may be old when it arrives, and must not outlive its price.
+    """
 
     number: int
     window_id: int
     amount_nanos: int
     duration_ms: int
     price_version: int
+    asked_boot_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,7 @@ class LeaseBook:
         self._made: list[ReservationRow] = []
         self._dropped: list[str] = []
         self._largest: tuple[int, int] | None = None
+        self._actives: list[LeaseRow] | None = None
 
     @property
     def number_max(self) -> int:
@@ -192,7 +221,8 @@ class LeaseBook:
         """Take a new lease; False if its number is not above the highest seen (rule L_1).
 
         The changes must be synced before `watermark_synced` allows the first reservation. The
-        first watermark has room for two worst cases as they were lately.
+        first watermark has room for two worst cases as they were lately. A grant that was so long
+        on its way that its time is over closes at once.
         """
         if granted.number <= self._number_max or granted.amount_nanos <= 0:
             return False
@@ -205,7 +235,7 @@ class LeaseBook:
                 window_id=granted.window_id,
                 amount_nanos=granted.amount_nanos,
                 price_version=granted.price_version,
-                expires_boot_ms=boot_ms + granted.duration_ms,
+                expires_boot_ms=(granted.asked_boot_ms or boot_ms) + granted.duration_ms,
                 watermark_nanos=min(
                     granted.amount_nanos,
                     max(self._chunk(granted.amount_nanos), 2 * worst_case_nanos),
@@ -214,6 +244,7 @@ class LeaseBook:
         )
         self._synced[granted.number] = 0
         self._reserved[granted.number] = 0
+        self.expire(boot_ms=boot_ms)
         return True
 
     def watermark_synced(self, number: int, watermark_nanos: int) -> None:
@@ -415,8 +446,11 @@ class LeaseBook:
         return changes
 
     def _active(self) -> list[LeaseRow]:
-        rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
-        return sorted(rows, key=lambda row: row.number)
+        """The active leases, the oldest first; kept until a row changes."""
+        if self._actives is None:
+            rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
+            self._actives = sorted(rows, key=lambda row: row.number)
+        return self._actives
 
     def _used(self, number: int) -> int:
         return self._leases[number].settled_nanos + self._reserved[number]
@@ -454,7 +488,7 @@ class LeaseBook:
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
-        self._largest = None
+        self._largest = self._actives = None
         self._leases[row.number] = row
         self._changed[row.number] = row
 

@@ -113,3 +113,7 @@ class RankedRow:
         chosen, weight = weights[position]
         at = order.index(chosen)
         return Draw(chosen, weight * PPM // total, tuple(order[:at] + order[at + 1 :]))
+
+    def fallbacks(self, candidates: Collection[str], *, of: str) -> tuple[str, ...]:
+        """The candidates that follow an arm which was not drawn from this row now."""
+        return tuple(arm for arm in self._order if arm in candidates and arm != of)

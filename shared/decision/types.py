@@ -1,12 +1,20 @@
-"""Requests, arms and outcomes: what devices decide about and report."""
+"""Requests, arms and outcomes: what devices decide about and report.
+
+Outcomes and their parts, which come by the ten thousand a second, are named tuples: as frozen as
+the other values, and made in a seventh of the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Final, NamedTuple
 
 from shared.decision.money import PPM, Price, WorstCase
+
+COORDINATOR_KEY: Final = "coordinator"
+"""`coordinator:NAME`: a key that is not on the device but comes over its link."""
 
 
 class ArmKind(StrEnum):
@@ -50,7 +58,8 @@ class CloudSettings:
     base_url : str
         OpenAI-compatible endpoint, without `/chat/completions`.
     api_key_ref : str
-        `env:NAME` or `file:PATH` on the device; empty for none. Never the key itself.
+        `env:NAME` or `file:PATH` on the device, or `coordinator:NAME`; empty for none. Never the
+        key itself.
     fields : frozenset of str
         The closed list of request fields that may reach the arm (rule A_2).
     unbilled_statuses : frozenset of int
@@ -67,6 +76,12 @@ class CloudSettings:
     connect_timeout_ms: int
     first_byte_timeout_ms: int
     drain_timeout_ms: int
+
+    @property
+    def provider_key(self) -> str:
+        """The name of the key that the coordinator delivers; empty if the device has its own."""
+        kind, _, name = self.api_key_ref.partition(":")
+        return name if kind == COORDINATOR_KEY else ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,11 @@ class Arm:
     enabled: bool = True
     cloud: CloudSettings | None = None
 
+    @property
+    def chats(self) -> bool:
+        """Whether it answers chats: a model for embeddings does not, unless it says so."""
+        return "embeddings" not in self.capabilities or "chat" in self.capabilities
+
 
 @dataclass(frozen=True)
 class TaskClass:
@@ -123,13 +143,18 @@ class DeviceConfig:
         """The arm of that id, if the fleet has it."""
         return self._by_id.get(arm_id)
 
+    @property
+    def provider_keys(self) -> frozenset[str]:
+        """The names of the keys that the coordinator delivers for these arms."""
+        named = (arm.cloud.provider_key for arm in self.arms if arm.cloud is not None)
+        return frozenset(name for name in named if name)
+
     @cached_property
     def _by_id(self) -> dict[str, Arm]:
         return {arm.id: arm for arm in self.arms}
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try of one arm. A local attempt has lease 0, no cost and no settle kind."""
 
     arm: str
@@ -146,24 +171,21 @@ class Attempt:
         return bool(self.lease_number) and self.settle not in (None, SettleKind.RELEASED)
 
 
-@dataclass(frozen=True)
-class Fallout:
+class Fallout(NamedTuple):
     """An arm that was no candidate, and why."""
 
     arm: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An arm that was left after filtering, with its weight in the table."""
 
     arm: str
     weight_ppm: int
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one request: everything needed to book, learn from and explain it (P6)."""
 
     request_id: str
@@ -190,7 +212,10 @@ class Outcome:
     @property
     def cost_nanos(self) -> int:
         """What all its paid attempts cost, in nano-dollars."""
-        return sum(attempt.cost_nanos for attempt in self.attempts)
+        total = 0
+        for attempt in self.attempts:
+            total += attempt.cost_nanos
+        return total
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from shared.wire.device import (
     incarnations_from_pb,
     lease_status_from_pb,
     lease_status_to_pb,
+    provider_keys_from_pb,
     speed_to_pb,
     speeds_from_pb,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "outcome_to_pb",
     "price_from_pb",
     "price_to_pb",
+    "provider_keys_from_pb",
     "record_from_bytes",
     "record_from_pb",
     "record_to_bytes",

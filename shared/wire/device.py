@@ -22,6 +22,7 @@ def grant_to_pb(granted: LeaseGranted, *, incarnation: str) -> fleet_pb2.LeaseGr
         amount_nanos=write_nanos(granted.amount_nanos, field="grant.amount_nanos"),
         duration_ms=granted.duration_ms,
         price_version=granted.price_version,
+        asked_boot_ms=granted.asked_boot_ms,
     )
 
 
@@ -33,6 +34,7 @@ def grant_from_pb(message: fleet_pb2.LeaseGrant) -> tuple[str, LeaseGranted]:
         amount_nanos=read_nanos(message.amount_nanos, field="grant.amount_nanos"),
         duration_ms=message.duration_ms,
         price_version=message.price_version,
+        asked_boot_ms=message.asked_boot_ms,
     )
     return read_id(message.incarnation, field="grant.incarnation"), granted
 
@@ -94,6 +96,24 @@ def speeds_from_pb(messages: Sequence[fleet_pb2.ArmSpeed]) -> tuple[ArmSpeed, ..
         )
         for m in messages
     )
+
+
+def provider_keys_from_pb(message: fleet_pb2.ProviderKeys) -> dict[str, str]:
+    """Keys by name; what no header could carry is refused without being repeated.
+
+    Raises
+    ------
+    ProtocolError
+        Naming the key at fault.
+    LimitError
+        If they are too many.
+    """
+    if len(message.keys) > ARMS_MAX:
+        raise LimitError(f"{len(message.keys)} provider keys; the most is {ARMS_MAX}")
+    for name, key in message.keys.items():
+        if not (key.isascii() and key.isprintable()) or " " in key or not key:
+            raise ProtocolError(f"the provider key {name!r} is no key")
+    return dict(message.keys)
 
 
 def incarnation_to_pb(each: IncarnationRange) -> fleet_pb2.IncarnationRange:

@@ -122,7 +122,7 @@ async def _waits(folder: Path) -> tuple[list[float], int, int]:
         wanted = facts(f"r{number}", pinned_arm="cloud")
         engine.begin(wanted, conditions={"cloud": ArmCondition()}, now_ms=0.0, uniform=0.5)
         begun = time.perf_counter()
-        plan, effects = engine.next_attempt(wanted.request_id)
+        plan, effects = engine.next_attempt(wanted.request_id, boot_ms=0)
         if plan is None:
             for_sync += 1
             await asyncio.sleep(SLOW_SYNC_S)

@@ -320,7 +320,7 @@ class StoreSuite:
 
     def test_the_ledger_is_read_by_id_and_device(self, store: Store) -> None:
         """Pages rise by id; a device's pages leave out the others."""
-        other = replace(ledger_row(2), device_id="dev-2")
+        other = ledger_row(2)._replace(device_id="dev-2")
         store.commit([ledger_row(1), other, ledger_row(3), ledger_row(4)])
         assert [other, ledger_row(3)] == list(store.ledger(after_id=1, limit=2))
         mine = store.ledger(after_id=1, limit=9, device_id="dev-1")
@@ -368,7 +368,7 @@ class StoreSuite:
             ledger_row(number, kind, amount)
             for number, (kind, amount) in enumerate(amounts.items(), start=1)
         ]
-        elsewhere = replace(ledger_row(len(kept) + 1, amount=5), window_id=2)
+        elsewhere = ledger_row(len(kept) + 1, amount=5)._replace(window_id=2)
         store.commit([replace(WINDOW, settled_nanos=1), *kept, elsewhere])
         expected = replace(
             WINDOW,
@@ -407,7 +407,7 @@ class StoreSuite:
     def test_text_from_devices_cannot_stop_the_books(self, store: Store) -> None:
         """A NUL in what a device sent is booked; the decision keeps it as it was."""
         odd = booked(1)
-        odd = replace(odd, outcome=replace(odd.outcome, tag="a\x00b", request_id="req\x00"))
+        odd = odd._replace(outcome=odd.outcome._replace(tag="a\x00b", request_id="req\x00"))
         store.commit([odd])
         (found,) = store.decisions(limit=1)
         assert odd == found.outcome

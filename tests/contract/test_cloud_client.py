@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from edge_agent.adapters import cloud_client
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.ports import ArmFailed, ChatCall, Chunk, Finished, Usage
+from edge_agent.ports import ArmFailed, ChatCall, Chunk, EmbedCall, Embedded, Finished, Usage
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import Arm, ArmKind, CloudSettings, OnAbort, SettleKind
 from shared.limits import ERROR_CHARS_MAX
@@ -202,7 +202,8 @@ async def failure_of(client: OpenAiCloud, call: ChatCall) -> ArmFailed:
 
 def chunk(text: str, *, finish: str | None = None, index: int = 0) -> dict[str, Any]:
     """A chunk as OpenAI sends it."""
-    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    delta = {"role": "assistant", "content": text}
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
 
@@ -294,6 +295,20 @@ async def test_a_streamed_call_asks_for_usage_and_keeps_it_out_of_the_chunks(
     assert (sent["stream"], sent["stream_options"]) == (True, {"include_usage": True})
 
 
+async def test_each_choice_of_a_stream_begins_with_its_role(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Also where the endpoint leaves it out: OpenAI's client for JavaScript insists on it."""
+    bare = [
+        {"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]}
+        for index, finish in ((0, None), (1, "stop"), (0, "stop"))
+    ]
+    upstream.scripts = [pieces(*map(sse, bare), sse("[DONE]"))]
+    *chunks, _ = await events_of(cloud, call_of(upstream.base_url, stream=True, n=2))
+    deltas = [each.data["choices"][0]["delta"] for each in chunks if isinstance(each, Chunk)]
+    assert [True, True, False] == ["role" in delta for delta in deltas]
+
+
 async def test_a_chunk_arrives_before_the_next_one_is_sent(
     upstream: Upstream, cloud: OpenAiCloud
 ) -> None:
@@ -313,6 +328,142 @@ async def test_a_chunk_arrives_before_the_next_one_is_sent(
         seen.set()
         texts.append(event)
     assert len(texts) == 3
+
+
+async def test_details_of_the_usage_are_kept(upstream: Upstream, cloud: OpenAiCloud) -> None:
+    """Cached and hidden tokens, where they are objects as the API has them."""
+    details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": None}
+    usage: dict[str, Any] = dict(USAGE)
+    usage |= details
+    upstream.scripts = [replies({**COMPLETION, "usage": usage})]
+    (finished,) = await events_of(cloud, call_of(upstream.base_url))
+    assert isinstance(finished, Finished)
+    assert finished.usage == Usage(5, 2, 4, {"prompt_tokens_details": {"cached_tokens": 4}})
+
+
+@pytest.mark.parametrize(
+    ("said", "understood_s"),
+    [("7", 7), ("1.2", 2), ("0", 0), ("-1", 0), ("soon", 0), ("nan", 0), ("1e9", 0), ("", 0)],
+)
+async def test_an_endpoint_may_ask_for_patience(
+    upstream: Upstream, cloud: OpenAiCloud, said: str, understood_s: int
+) -> None:
+    """`Retry-After` in seconds goes with the failure; what makes no sense does not."""
+    refused = {"error": {"message": "slow down"}}
+    extra = f"Retry-After: {said}\r\n"
+    upstream.scripts = [replies(refused, status="429 Too Many Requests", extra=extra)]
+    failure = await failure_of(cloud, call_of(upstream.base_url))
+    assert ("http_429", understood_s) == (failure.reason, failure.retry_after_s)
+
+
+LOGPROBS = {"tokens": ["x"], "token_logprobs": [-0.5], "top_logprobs": [{"y": -2.0}]}
+TOKENS = {
+    "content": [
+        {"token": "x", "logprob": -0.5, "top_logprobs": [{"token": "y", "logprob": -2.0}]},
+    ]
+}
+
+
+def text_piece(text: str, finish: str | None = None) -> dict[str, Any]:
+    """A piece, or the whole, of a `text_completion`."""
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": LOGPROBS}
+    return {"id": "c", "object": "text_completion", "choices": [choice]}
+
+
+def prompt_call(upstream: Upstream, *, stream: bool) -> ChatCall:
+    """A bare prompt to be continued."""
+    call = call_of(upstream.base_url, stream=stream)
+    body = {"model": "gpt-x", "prompt": "Once", "max_tokens": 4}
+    return replace(call, body={**body, "logprobs": True, "top_logprobs": 1})
+
+
+async def test_a_bare_prompt_goes_to_the_older_endpoint(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Its answer comes in the form of a chat, with its log probabilities."""
+    upstream.scripts = [replies({**text_piece(" upon", "stop"), "usage": USAGE})]
+    (finished,) = await events_of(cloud, prompt_call(upstream, stream=False))
+    assert isinstance(finished, Finished)
+    assert finished.response is not None
+    said = {"role": "assistant", "content": " upon"}
+    choice = {"index": 0, "message": said, "finish_reason": "stop", "logprobs": TOKENS}
+    assert ([choice], Usage(5, 2)) == (finished.response["choices"], finished.usage)
+    (exchange,) = upstream.exchanges
+    assert exchange.head.startswith("POST /v1/completions HTTP/1.1\r\n")
+    assert {"model": "gpt-x", "prompt": "Once", "max_tokens": 4, "logprobs": 1} == exchange.json
+
+
+async def test_a_bare_prompt_is_streamed_like_a_chat(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """Each piece becomes a delta."""
+    usage = {"object": "text_completion", "choices": [], "usage": USAGE}
+    upstream.scripts = [
+        pieces(sse(text_piece(" upon")), sse(text_piece("", "stop")), sse(usage), sse("[DONE]"))
+    ]
+    *chunks, finished = await events_of(cloud, prompt_call(upstream, stream=True))
+    assert [" upon", ""] == [
+        each.data["choices"][0]["delta"]["content"] for each in chunks if isinstance(each, Chunk)
+    ]
+    assert Finished(Usage(5, 2)) == finished
+
+
+def embed_call(upstream: Upstream, *texts: str, **fields: Any) -> EmbedCall:
+    """A call for the embeddings of some texts."""
+    return EmbedCall("req-1", call_of(upstream.base_url).arm, texts, fields=fields)
+
+
+def vector(index: int, *numbers: float) -> dict[str, Any]:
+    """An embedding as OpenAI sends it."""
+    return {"object": "embedding", "index": index, "embedding": list(numbers)}
+
+
+async def test_embeddings_come_in_the_order_of_their_input(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """The endpoint's own order does not matter; nothing was generated."""
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    reply = {"object": "list", "data": [vector(1, 2), vector(0, 0.5)], "model": "m"}
+    upstream.scripts = [replies({**reply, "usage": usage})]
+    embedded = await cloud.embed(embed_call(upstream, "a", "b", user="me"))
+    assert embedded == Embedded(((0.5,), (2,)), Usage(3, 0))
+    (exchange,) = upstream.exchanges
+    assert exchange.head.startswith("POST /v1/embeddings HTTP/1.1\r\n")
+    assert exchange.json == {"model": "gpt-x", "input": ["a", "b"], "user": "me"}
+
+
+async def test_token_ids_are_embedded_as_they_are(upstream: Upstream, cloud: OpenAiCloud) -> None:
+    """For an endpoint that shares the client's tokeniser."""
+    upstream.scripts = [replies({"object": "list", "data": [vector(0, 1)]})]
+    call = replace(embed_call(upstream), token_inputs=((1, 2),))
+    assert Embedded(((1,),), None) == await cloud.embed(call)
+    assert [[1, 2]] == upstream.exchanges[0].json["input"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], [vector(0, 1)], [vector(0, 1), vector(0, 1)], [vector(0, 1), {"index": 1}], ["x"]],
+)
+async def test_embeddings_that_are_not_whole_are_of_no_use(
+    upstream: Upstream, cloud: OpenAiCloud, data: object
+) -> None:
+    """One vector for each text, or a failure that is settled at what was reported."""
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    upstream.scripts = [replies({"object": "list", "data": data, "usage": usage})]
+    with pytest.raises(ArmFailed) as caught:
+        await cloud.embed(embed_call(upstream, "a", "b"))
+    assert "bad_response" == caught.value.reason
+    assert (SettleKind.REPORTED, Usage(3, 0)) == (caught.value.settle, caught.value.usage)
+
+
+async def test_embeddings_that_the_endpoint_refuses_fail(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """As for chat: the reason, and what it cost."""
+    upstream.scripts = [replies({"error": {"message": "no"}}, status="401 Unauthorized")]
+    with pytest.raises(ArmFailed) as caught:
+        await cloud.embed(embed_call(upstream, "a"))
+    assert ("http_401", SettleKind.RELEASED) == (caught.value.reason, caught.value.settle)
 
 
 async def test_connections_are_used_again(upstream: Upstream, cloud: OpenAiCloud) -> None:

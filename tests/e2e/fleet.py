@@ -55,6 +55,9 @@ class CloudArm:
     on_abort: str = "drain"
     model: str = "paid-model"
     prices: tuple[str, str, str] = ("2", "8", "0.000001")
+    fields: tuple[str, ...] = ("max_tokens", "temperature")
+    capabilities: tuple[str, ...] = ()
+    api_key: str = f"env:{KEY_VARIABLE}"
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Fleet:
         self.coordinator: Child | None = None
 
     def use_tls(self, toml: str, *, ca_file: Path) -> None:
-        """Give the coordinator a `[tls]` table; to be called before `start`."""
+        """Give the coordinator a `[tls]` table, and what else; to be called before `start`."""
         self._config.write_text(self._config.read_text() + toml)
         self.ca_file = ca_file
 
@@ -470,8 +473,9 @@ def fleet_toml(
     ]
     parts += [
         f'[arms.{name}]\nkind = "cloud"\nmodel = "{arm.model}"\nbase_url = "{arm.base_url}"\n'
-        f'api_key = "env:{KEY_VARIABLE}"\ncontext_tokens_max = 1024\nmax_tokens_default = 24\n'
-        f'bytes_per_token = 1.0\nfields = ["max_tokens", "temperature"]\n'
+        f'api_key = "{arm.api_key}"\ncontext_tokens_max = 1024\nmax_tokens_default = 24\n'
+        f"bytes_per_token = 1.0\nfields = {json.dumps(arm.fields)}\n"
+        f"capabilities = {json.dumps(arm.capabilities)}\n"
         f'on_abort = "{arm.on_abort}"\nconnect_timeout = "1s"\nfirst_byte_timeout = "20s"\n'
         'drain_timeout = "10s"\n'
         f"[arms.{name}.prior]\nreward = {arm.reward}\nreward_weight = 1e6\n"

@@ -1,8 +1,11 @@
 """A small paid provider for tests: OpenAI-compatible, bills, counts, and misbehaves on demand.
 
 It runs in a thread of the test's own process, so that a test can read its bill directly. What a
-request does is said by its last message: `!status=500` fails, `!nousage` answers without usage,
-`!hang` never answers, `!slow` takes its time. Everything else is answered at once.
+request does is said by its last message: `!status=500` fails, `!once=429` does so the first time
+and asks for a second's patience, `!nousage` answers without usage, `!hang` never answers, `!slow`
+takes its time, `!step` sends a chunk each time that the test lets it, `!break` cuts its stream in
+the middle. Everything else is answered at once: with a call of the first tool if there are tools,
+with an example of the schema if there is one.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class Provider:
         Nano-dollars by the text of the request's last message; texts are unique per test.
     seen : list of dict
         Every request body, in the order of arrival.
+    step : threading.Semaphore
+        Released by a test, it lets one chunk of a `!step` stream go.
     """
 
     port: int = 0
@@ -48,6 +53,7 @@ class Provider:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stopped = asyncio.Event()
+        self.step = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, name="provider", daemon=True)
 
     @property
@@ -83,6 +89,7 @@ class Provider:
     async def _run(self) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/embeddings", self._embed)
         runner = web.AppRunner(app, shutdown_timeout=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -100,6 +107,9 @@ class Provider:
         text = _text(body)
         if text.startswith("!status="):
             return _error(int(text.removeprefix("!status=").split()[0]), "told_to_fail")
+        if text.startswith("!once=") and self.calls(text) == 1:
+            status = int(text.removeprefix("!once=").split()[0])
+            return _error(status, "told_to_fail", headers={"retry-after": "1"})
         if text.startswith("!hang"):
             # What it generates is billed although nobody gets it.
             self._charge(text, prompt=len(text), completion=COMPLETION_TOKENS)
@@ -111,12 +121,10 @@ class Provider:
             return await self._stream(request, body, text=text, count=count)
         self._charge(text, prompt=len(text), completion=count)
         reply = _envelope("chat.completion")
+        message, reason = _said(body, count=count)
         reply["choices"] = [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": "paid " * count},
-            }
+            {"index": index, "finish_reason": reason, "message": message}
+            for index in range(body.get("n", 1))
         ]
         if not text.startswith("!nousage"):
             reply["usage"] = _usage(len(text), count)
@@ -129,13 +137,19 @@ class Provider:
         await response.prepare(request)
         sent = 0
         try:
-            for _ in range(count):
+            message, reason = _said(body, count=count)
+            for delta in _deltas(message, count=count):
                 sent += 1
-                delta = {"index": 0, "delta": {"content": "paid "}, "finish_reason": None}
-                await _send(response, choices=[delta])
+                if text.startswith("!step"):
+                    await asyncio.to_thread(self.step.acquire, timeout=10.0)
+                choice = {"index": 0, "delta": delta, "finish_reason": None}
+                await _send(response, choices=[choice])
+                if text.startswith("!break") and request.transport is not None:
+                    request.transport.abort()
+                    return response
                 if text.startswith("!slow"):
                     await asyncio.sleep(SLOW_GAP_S)
-            await _send(response, choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+            await _send(response, choices=[{"index": 0, "delta": {}, "finish_reason": reason}])
         finally:
             self._charge(text, prompt=len(text), completion=sent)
         if body.get("stream_options", {}).get("include_usage") and "!nousage" not in text:
@@ -144,13 +158,73 @@ class Provider:
         await response.write_eof()
         return response
 
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return _error(401, "invalid_api_key")
+        body: dict[str, Any] = await request.json()
+        data = [
+            {"object": "embedding", "index": index, "embedding": [len(text) / 8, -0.5]}
+            for index, text in enumerate(body["input"])
+        ]
+        tokens = sum(len(text) for text in body["input"])
+        self._charge(str(body["input"][0]), prompt=tokens, completion=0)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return web.json_response({"object": "list", "data": data, "model": "m", "usage": usage})
+
     def _charge(self, text: str, *, prompt: int, completion: int) -> None:
         cost = PRICE.cost_nanos(prompt_tokens=prompt, completion_tokens=completion)
         self.bill[text] = self.bill.get(text, 0) + cost
 
 
 def _text(body: dict[str, Any]) -> str:
-    return str(body["messages"][-1]["content"])
+    asked = [each for each in body["messages"] if each["role"] == "user"]
+    return str(asked[-1]["content"])
+
+
+def _said(body: dict[str, Any], *, count: int) -> tuple[dict[str, Any], str]:
+    """The assistant's message, and why it ends."""
+    tools, wanted = body.get("tools"), body.get("response_format") or {}
+    if tools and body["messages"][-1]["role"] != "tool":
+        function = tools[0]["function"]
+        arguments = json.dumps(_example(function.get("parameters", {})))
+        call = {"name": function["name"], "arguments": arguments}
+        calls = [{"id": "call_1", "type": "function", "function": call}]
+        return {"role": "assistant", "content": None, "tool_calls": calls}, "tool_calls"
+    if wanted.get("type") == "json_schema":
+        content = json.dumps(_example(wanted["json_schema"]["schema"]))
+        return {"role": "assistant", "content": content}, "stop"
+    return {"role": "assistant", "content": "paid " * count}, "stop"
+
+
+def _example(schema: dict[str, Any]) -> Any:
+    """The plainest value of a JSON schema."""
+    match schema.get("type"):
+        case "object":
+            return {name: _example(each) for name, each in schema.get("properties", {}).items()}
+        case "array":
+            return [_example(schema.get("items", {}))]
+        case "integer" | "number":
+            return 7
+        case "boolean":
+            return True
+        case _:
+            return str(schema.get("enum", ["word"])[0])
+
+
+def _deltas(message: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
+    """A message in pieces, a call's arguments in two."""
+    if not message.get("tool_calls"):
+        content = message["content"]
+        size = -(-len(content) // count)
+        return [{"content": content[at : at + size]} for at in range(0, len(content), size)]
+    (call,) = message["tool_calls"]
+    arguments = call["function"]["arguments"]
+    opening = {"index": 0, **call, "function": {"name": call["function"]["name"], "arguments": ""}}
+    pieces = [arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]]
+    return [
+        {"role": "assistant", "tool_calls": [opening]},
+        *({"tool_calls": [{"index": 0, "function": {"arguments": each}}]} for each in pieces),
+    ]
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:
@@ -170,6 +244,6 @@ async def _send(response: web.StreamResponse, **more: Any) -> None:
     await response.write(f"data: {event}\n\n".encode())
 
 
-def _error(status: int, code: str) -> web.Response:
+def _error(status: int, code: str, *, headers: dict[str, str] | None = None) -> web.Response:
     error = {"message": "told to fail", "type": "api_error", "param": None, "code": code}
-    return web.json_response({"error": error}, status=status)
+    return web.json_response({"error": error}, status=status, headers=headers)

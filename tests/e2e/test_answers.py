@@ -191,7 +191,7 @@ def test_a_private_request_stays_on_the_device(
     pinned = edge.chat(prompt, model="cloud", headers=headers)
     assert 200 == reply.status
     assert reply.arm in ("tiny", "slow")
-    assert (503, "no_candidate") == (pinned.status, pinned.code)
+    assert (400, "no_candidate") == (pinned.status, pinned.code)
     assert "cloud: privacy" in pinned.message
     assert 0 == provider.calls(prompt)
 

@@ -92,8 +92,10 @@ def test_a_device_two_versions_apart_is_refused_by_name(fleet: Fleet, stub: Any)
 class _NewerServicer(FleetServicer):
     """Sends messages of a kind that this version does not know."""
 
-    async def _outgoing(self, outbox: Any) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
-        async for message in super()._outgoing(outbox):
+    async def _outgoing(
+        self, outbox: Any, **link: Any
+    ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
+        async for message in super()._outgoing(outbox, **link):
             yield fleet_pb2.CoordinatorMessage.FromString(
                 message.SerializeToString() + UNKNOWN_FIELD
             )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,26 +89,6 @@ def test_listening_off_loopback_without_tls_is_refused(
     done = run(module, command, "--config", str(config), expect=1)
     assert f"{key}: " in done.stderr
     assert "tls.cert_file" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority and a certificate for 127.0.0.1 and localhost."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: it makes the certificates of this test")
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    for command in (
-        ["req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=e2e-ca"],
-        ["req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=e2e"],
-        [
-            *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-out", "server.pem", "-extfile", "names"),
-        ],
-    ):
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @pytest.mark.slow

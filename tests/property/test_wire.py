@@ -233,6 +233,7 @@ GRANTS = st.builds(
     amount_nanos=NANOS,
     duration_ms=U64,
     price_version=U32,
+    asked_boot_ms=U64,
 )
 VERSIONS = st.builds(ProtocolVersion, U32, U32)
 

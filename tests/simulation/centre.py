@@ -15,15 +15,14 @@ from coordinator.records import DeviceRow, DeviceStanding
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.errors import (
-    ConflictError,
     InvariantError,
     LostLeadershipError,
     StoreError,
     TidegateError,
 )
 from tests.fakes.memory_store import MemoryDatabase, book_batch, say_hello
-from tests.simulation.checker import Violated
 from tests.simulation.disk import Died, Fuse, Mark, SimStore
+from tests.simulation.facts import Violated
 from tests.simulation.network import Line
 
 if TYPE_CHECKING:
@@ -145,12 +144,17 @@ class Centre:
 
     # Decide, commit, send.
 
-    def change(self, cause: str, decide: Callable[[CoordinatorEngine], Reaction]) -> bool:
-        """One event, as `CoordinatorService` handles it; False if it was refused."""
+    def change(
+        self, cause: str, decide: Callable[[CoordinatorEngine], Reaction], *, hears: str = ""
+    ) -> bool:
+        """One event, as `CoordinatorService` handles it; False if it was refused.
+
+        `hears` names the device that has told of all its leases with this event, or is given up.
+        """
         if not self.up:
             return False
         checker = self.world.checker
-        checker.cause = cause
+        checker.cause, checker.hears = cause, hears
         try:
             reaction = decide(self.engine)
             if reaction.effects:
@@ -159,7 +163,7 @@ class Centre:
         except Died:
             self.fuse.put_out()
             self.stop()
-            self.world.seen["coordinator_crashed_in_commit"] += 1
+            self.world.seen["coordinator_dies_in_commit"] += 1
             self.world.at(self.world.now + 300, None, self.start_again)
             return False
         except LostLeadershipError:
@@ -223,9 +227,8 @@ class Centre:
                 lambda e: say_hello(
                     e, self.store, device_id, body, resume_token=token, unix_ms=now
                 ),
+                hears=device_id,
             )
-            if done:
-                checker.unheard.discard(device_id)
         elif kind == "token":
             done = self.change(kind, lambda e: e.token_synced(device_id, body))
         elif kind == "batch":
@@ -254,7 +257,7 @@ class Centre:
             engine, store = self.zombie
             try:
                 reaction = engine.lease_requested(device_id, **asdict(body), unix_ms=now)
-                self.world.checker.cause = "wish"
+                self.world.checker.cause, self.world.checker.hears = "wish", ""
                 if reaction.effects:
                     store.commit(reaction.effects)
                     self.send(reaction)
@@ -301,21 +304,18 @@ class Centre:
 
     # The operator.
 
-    def operate(self, decide: Callable[[CoordinatorEngine, int], Reaction]) -> bool:
+    def operate(
+        self, decide: Callable[[CoordinatorEngine, int], Reaction], *, hears: str = ""
+    ) -> bool:
         """A command; what it refuses, it refuses."""
-        try:
-            return self.change("command", lambda e: decide(e, self.unix_ms()))
-        except ConflictError:
-            return False
+        return self.change("command", lambda e: decide(e, self.unix_ms()), hears=hears)
 
     def write_off(self, device_id: str) -> bool:
         """Count what a silent device has not reported as spent."""
-        done = self.operate(
-            lambda e, now: e.write_off(device_id, assume_unspent=False, actor="op", unix_ms=now)[1]
+        return self.operate(
+            lambda e, now: e.write_off(device_id, assume_unspent=False, actor="op", unix_ms=now)[1],
+            hears=device_id,
         )
-        if done:
-            self.world.checker.unheard.discard(device_id)
-        return done
 
     def knows_token(self, device_id: str, token: str) -> bool:
         """Whether the books would still take this resume token."""

@@ -28,6 +28,11 @@ class Fuse:
         """Burn down over so many commits."""
         self._left, self._after = commits, after
 
+    @property
+    def burns(self) -> bool:
+        """Whether somebody is going to die."""
+        return self._left > 0
+
     def put_out(self) -> None:
         """Nobody dies any more."""
         self._left = 0
@@ -58,6 +63,8 @@ class SimDisk(MemoryDisk):
         What the spool has taken and not lost since, whatever became of the records.
     sent_through : int
         The highest sequence that was ever put on the wire from this disk.
+    is_stale : bool
+        It is an older image of itself, and cannot know it.
     """
 
     def __init__(self, watch: Watch, *, fuse: Fuse, owner: str) -> None:
@@ -66,9 +73,13 @@ class SimDisk(MemoryDisk):
         self.outcomes: dict[str, Outcome] = {}
         self._loose: list[list[str]] = []
         self.sent_through = 0
+        self.is_stale = False
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
-        self.fuse.around(lambda: self._commit(effects, sync=sync))
+        if self.fuse.burns:
+            self.fuse.around(lambda: self._commit(effects, sync=sync))
+        else:
+            self._commit(effects, sync=sync)
 
     def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         self.watch(self, effects, sync)
@@ -150,5 +161,7 @@ class SimStore(MemoryStore):
             super(SimStore, self).commit(effects)
             self._watch(effects)
 
-        if effects:
+        if effects and self._fuse.burns:
             self._fuse.around(commit)
+        elif effects:
+            commit()

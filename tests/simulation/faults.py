@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from edge_agent.books import MetaKey
 from tests.simulation.device import Device
 from tests.simulation.disk import SimDisk
-from tests.simulation.provider import Fate
+from tests.simulation.provider import WORST_NANOS, Fate
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
 BUDGET_SHARES = (150, 110, 80, 60)
-WORST_NANOS = 1_700_000
 RISE_WAIT_MS = 2_000
 
 
@@ -28,6 +27,7 @@ class Faults:
         self.world = world
         self.copies: dict[str, tuple[SimDisk, str]] = {}
         self.rising = self.over = False
+        self._places = 0
         self.rise_at = 0
 
     def play(self, kind: str, device: Device, rng: random.Random) -> None:
@@ -56,7 +56,7 @@ class Faults:
 
     def _grant_repeated_late(self, device: Device, rng: random.Random) -> bool:
         """A grant that the device has had arrives once more, after whatever happened since."""
-        if device.line is None or not device.alive or not device.grants:
+        if device.line is None or not device.is_awake or not device.grants:
             return False
         line, old = device.line, rng.choice(device.grants[-4:])
         device.guard(lambda: device.take(line, old))
@@ -93,7 +93,7 @@ class Faults:
 
     def _device_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
         device.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
-        return True
+        return False  # it counts when it dies
 
     def _disk_full(self, device: Device, rng: random.Random) -> bool:
         if not device.alive:
@@ -105,13 +105,9 @@ class Faults:
         return True
 
     def _suspend(self, device: Device, rng: random.Random) -> bool:
-        if device.asleep_until > self.world.now:
+        if not device.is_awake:
             return False
-        ms = rng.choice([500, 3_000, 10_000])
-        device.asleep_until = self.world.now + ms
-        device.slept_ms += ms
-        # House-keeping is the first thing that happens after waking up.
-        self.world.at(device.asleep_until, None, lambda: device.guard(device.tidy))
+        device.suspend(rng.choice([500, 3_000, 10_000]))
         if rng.random() < 0.5 and device.line is not None:
             device.line.cut(self.world.now)
         return True
@@ -121,11 +117,13 @@ class Faults:
         return True
 
     def _client_gone(self, device: Device, rng: random.Random) -> bool:
-        busy = [d for d in self.world.devices if d.alive and d.calls and d.asleep_until == 0]
-        if not busy:
+        """Of a paid call, or of a request that waits for a lease."""
+        present = [d for d in self.world.devices if d.is_awake]
+        clients = [(d, r) for d in present for r in (*d.answering.calls, *d.answering.waiting)]
+        if not clients:
             return False
-        chosen = rng.choice(busy)
-        chosen.guard(lambda: chosen.client_gone(rng))
+        chosen, request_id = rng.choice(clients)
+        chosen.guard(lambda: chosen.answering.client_gone(request_id))
         return True
 
     # Disks.
@@ -137,35 +135,76 @@ class Faults:
         return False
 
     def _disk_restored(self, device: Device, rng: random.Random) -> bool:
-        """An older copy takes the disk's place, after a session that has seen what came since."""
+        """An older image takes the disk's place, after a session that has seen what came since."""
         copy, token = self.copies.get(device.name, (None, ""))
         row = self.world.centre.database.devices[device.id]
         now = device.disk.synced.meta.get(MetaKey.RESUME_TOKEN, "")
         unknown = not row.resume_digest or not token or token == now
-        if copy is None or unknown or device.id in self.world.lossy or device.full:
+        if copy is None or unknown or not self._may_lose(device):
             return False
         if self.world.centre.knows_token(device.id, token):
             return False
+        image = copy.copied()
+        image.is_stale = True
+        return self._put_back(device, image)
+
+    def _disk_copied_back(self, device: Device, rng: random.Random) -> bool:
+        """An older copy of the folder takes its place, whoever has seen what came since."""
+        copy, _ = self.copies.get(device.name, (None, ""))
+        if copy is None or not self._may_lose(device):
+            return False
+        return self._put_back(device, copy.copied(place=self._elsewhere()))
+
+    def _disk_moved(self, device: Device, rng: random.Random) -> bool:
+        """A stopped device goes on from a copy of its folder."""
+        if not self._may_lose(device):
+            return False
+        device.kill()
+        return self._put_back(device, device.disk.copied(place=self._elsewhere()))
+
+    def _may_lose(self, device: Device) -> bool:
+        """Whether its disk can be touched now; once in a run is enough to keep account of."""
+        return device.is_awake and not device.full and device.id not in self.world.lossy
+
+    def _put_back(self, device: Device, disk: SimDisk) -> bool:
         device.kill()
         device.reboot()
-        device.disk = copy.copied()
-        device.fuse = device.disk.fuse
-        self.world.checker.disk_lost(device.disk)
+        device.disk, device.fuse = disk, disk.fuse
+        self.world.checker.disk_lost(disk)
         self.world.lossy.add(device.id)
         self.world.revive(device)
         return True
 
-    def _clone(self, device: Device, rng: random.Random) -> bool:
-        """A stopped device's disk is copied, and both start."""
-        if device.id in self.world.lossy or not device.alive or device.full:
+    def _clone_of_image(self, device: Device, rng: random.Random) -> bool:
+        """An image of a stopped device's disk starts in another machine."""
+        return self._clone(device, stops=True, place=device.disk.place)
+
+    def _clone_of_stopped(self, device: Device, rng: random.Random) -> bool:
+        """A stopped device's folder is copied, and both start."""
+        return self._clone(device, stops=True, place=self._elsewhere(), here=rng.random() < 0.5)
+
+    def _clone_of_running(self, device: Device, rng: random.Random) -> bool:
+        """A running device's folder is copied, token and leases included, and the copy starts."""
+        return self._clone(device, stops=False, place=self._elsewhere(), here=rng.random() < 0.5)
+
+    def _clone(self, device: Device, *, stops: bool, place: str, here: bool = False) -> bool:
+        if not self._may_lose(device):
             return False
-        device.kill()
-        twin = Device(self.world, device.id, name=f"{device.id}-twin", disk=device.disk.copied())
-        self.world.checker.disk_lost(twin.disk)
+        if stops:
+            device.kill()
+            self.world.revive(device)
+        disk = device.disk.copied(place=place)
+        twin = Device(self.world, device.id, name=f"{device.id}-twin", disk=disk)
+        if here:
+            twin.boot = device.boot
+        self.world.checker.disk_lost(disk)
         self.world.lossy.add(device.id)
-        self.world.revive(device)
         self.world.add(twin)
         return True
+
+    def _elsewhere(self) -> str:
+        self._places += 1
+        return f"place {self._places}"
 
     # The coordinator.
 
@@ -185,7 +224,7 @@ class Faults:
 
     def _coordinator_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
         self.world.centre.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
-        return True
+        return False  # it counts when it dies
 
     def _coordinator_clock_steps(self, device: Device, rng: random.Random) -> bool:
         if self.rising:
@@ -341,14 +380,22 @@ class Faults:
         if self.over:
             self._restart_shut_arms()
         for device_id in centre.quarantined:
-            for device in world.devices:
-                if device.id == device_id and device.name != device_id:
-                    device.gone = True  # the clone is found and switched off
-                    device.kill()
-            self._readmit(device_id)
-            for device in world.present():
-                if device.id == device_id:
-                    device.hang_up()
+            self._sort_out(device_id)
+
+    def _sort_out(self, device_id: str) -> None:
+        """One of two is switched off as soon as it has told all, then the other is readmitted."""
+        copies = [device for device in self.world.present() if device.id == device_id]
+        if len(copies) > 1:
+            told = [d for d in copies if d.alive and not d.engine.outbox.waiting]
+            if not told:
+                return
+            found = self.world.rng.choice(told)
+            found.gone = True
+            found.kill()
+            copies.remove(found)
+        self._readmit(device_id)
+        for device in copies:
+            device.hang_up()
 
     def _readmit(self, device_id: str) -> None:
         self.world.centre.operate(lambda e, now: e.readmit(device_id, actor="op", unix_ms=now))
@@ -366,7 +413,7 @@ class Faults:
                     device.hang_up()
                     device.cut_off_until = world.now + 2_500
                     world.run(1_500)
-                    world.seen["stranded_lease_written_off"] += centre.write_off(device.id)
+                    world.noted["stranded_lease_written_off"] += centre.write_off(device.id)
 
     def _restart_shut_arms(self) -> None:
         """An overrun closes its arm on its device until the fleet has closed it everywhere.
@@ -377,7 +424,7 @@ class Faults:
         enabled = not world.centre.engine.disabled_arms
         for device in world.present():
             shut = device.alive and enabled and bool(device.engine.gate._overrun_arms)
-            if shut and not device.engine.outbox.waiting and not device.calls:
-                world.seen["restarted_to_open_an_arm"] += 1
+            if shut and not device.engine.outbox.waiting and not device.answering.calls:
+                world.noted["restarted_to_open_an_arm"] += 1
                 device.kill()
                 world.revive(device)

@@ -30,8 +30,8 @@ from tests.fakes.memory_store import MemoryStore
 from tests.simulation.centre import Centre
 from tests.simulation.device import Device
 from tests.simulation.disk import SimBooks
-from tests.simulation.provider import Fate
-from tests.simulation.world import Result, simulate
+from tests.simulation.provider import Bill, Fate
+from tests.simulation.world import World, simulate
 
 LEASE_DURATION_MS = 8_000
 Patches = Sequence[tuple[Any, str, Any]]
@@ -66,7 +66,7 @@ class Mutation:
 class Caught:
     """How a mutation was found; seed -1 if it was not."""
 
-    mutation: Mutation
+    mutation: str
     seed: int
     violation: str
 
@@ -87,10 +87,10 @@ def catch(mutation: Mutation, *, seeds: int, steps: int, first: int = 0) -> Caug
     """Run seeds until a checker fails."""
     for seed in range(first, first + seeds):
         with mutation.applied():
-            result: Result = simulate(seed, steps=steps, until_well=True)
+            result = simulate(seed, steps=steps, until_well=True)
         if result.violation is not None:
-            return Caught(mutation, seed, str(result.violation))
-    return Caught(mutation, -1, "")
+            return Caught(mutation.name, seed, str(result.violation))
+    return Caught(mutation.name, -1, "")
 
 
 # What a call costs.
@@ -170,11 +170,11 @@ def _money_as_float() -> Patches:
 def _without_gate(skips: Callable[[Any], bool]) -> Patches:
     next_attempt = AgentEngine.next_attempt
 
-    def wrong(self: AgentEngine, request_id: str) -> Any:
+    def wrong(self: AgentEngine, request_id: str, *, boot_ms: int) -> Any:
         request = self._requests[request_id]
         paid = [a for name in request.queue if (a := self.config.arm(name)) and a.cloud]
         if not paid or not skips(request):
-            return next_attempt(self, request_id)
+            return next_attempt(self, request_id, boot_ms=boot_ms)
         request.queue.remove(paid[0].id)
         cloud = paid[0].cloud
         assert cloud is not None
@@ -202,23 +202,23 @@ def _judges_skip_the_gate() -> Patches:
 
 @_defect("S_1")
 def _sdk_retries() -> Patches:
-    call = Device.call
+    buy = World.buy
 
-    def wrong(self: Device, wanted: Any, plan: AttemptPlan) -> None:
-        call(self, wanted, plan)
-        made = self.calls.get(wanted.request_id)
-        if made is not None and made.bill.fate in (Fate.DEAD, Fate.REFUSED, Fate.ABORTED):
-            self.world.buy(self, wanted, plan)
+    def wrong(self: World, device: Device, wanted: Any, plan: AttemptPlan) -> Bill:
+        bill = buy(self, device, wanted, plan)
+        if bill.fate in (Fate.DEAD, Fate.REFUSED, Fate.ABORTED):
+            buy(self, device, wanted, plan)
+        return bill
 
-    return [(Device, "call", wrong)]
+    return [(World, "buy", wrong)]
 
 
 @_defect("L_2")
 def _call_before_commit() -> Patches:
     next_attempt = AgentEngine.next_attempt
 
-    def wrong(self: AgentEngine, request_id: str) -> Any:
-        plan, effects = next_attempt(self, request_id)
+    def wrong(self: AgentEngine, request_id: str, *, boot_ms: int) -> Any:
+        plan, effects = next_attempt(self, request_id, boot_ms=boot_ms)
         return plan, ([] if plan is not None and plan.price is not None else effects)
 
     return [(AgentEngine, "next_attempt", wrong)]
@@ -270,7 +270,7 @@ def _lease_survives_a_reboot() -> Patches:
 @_defect("L_3")
 def _suspend_counts_as_no_time() -> Patches:
     def wrong(self: Device) -> int:
-        return int(self.monotonic_ms()) - self.booted_ms
+        return int(self.monotonic_ms()) - self.boot.began_ms
 
     return [(Device, "boot_ms", wrong)]
 

@@ -46,7 +46,7 @@ class Network:
             self.delay -= 1
             self._world.seen["message_delayed"] += 1
             return self._rng.randint(LATENCY_MS_MAX, DELAY_MS_MAX)
-        return self._rng.randint(1, LATENCY_MS_MAX)
+        return 1 + int(self._rng.random() * LATENCY_MS_MAX)
 
     def up(self, line: Line, kind: str, body: Any) -> None:
         """A device says something."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edge_agent.engine import AttemptPlan
 from shared.decision.types import SettleKind
+from tests.simulation.dice import Dice
 
 
 class Fate(StrEnum):
@@ -23,6 +23,10 @@ class Fate(StrEnum):
     OVERRUN = "provider_overrun"  # more is billed than the worst case allows
 
 
+PRICES = {"large": (2_500_000_000, 10_000_000_000), "small": (1_000_000_000, 4_000_000_000)}
+"""Of input and output, in nano-dollars per million tokens, before any rise."""
+WORST_NANOS = 1_700_000
+"""What a request can cost at most before any rise."""
 KNOWN_FREE = (Fate.DEAD, Fate.REFUSED)
 UNKNOWN = (Fate.ABORTED, Fate.SILENT)
 
@@ -77,7 +81,7 @@ class Provider:
 
     def execute(
         self,
-        rng: random.Random,
+        dice: Dice,
         *,
         fate: Fate,
         device: str,
@@ -87,11 +91,11 @@ class Provider:
     ) -> Bill:
         """Do a call, and bill it now, whatever its device will come to know."""
         self.calls += 1
-        prompt = rng.randint(1, tokens_max[0])
-        completion = rng.randint(0, tokens_max[1])
+        prompt = dice.between(1, tokens_max[0])
+        completion = dice.between(0, tokens_max[1])
         if fate is Fate.OVERRUN:
-            prompt, completion = tokens_max[0] + rng.randint(1, 200), tokens_max[1]
-        if rng.random() < 0.2:  # the worst case does happen
+            prompt, completion = tokens_max[0] + dice.between(1, 200), tokens_max[1]
+        if dice.random() < 0.2:  # the worst case does happen
             prompt, completion = max(prompt, tokens_max[0]), tokens_max[1]
         nanos = 0 if fate in KNOWN_FREE else self._price(plan.arm.id, prompt, completion)
         worst = self._price(plan.arm.id, *tokens_max)

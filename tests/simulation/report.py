@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.world import Result
+from tests.simulation.result import Result
+
+REFUSED_PER_CANDIDATE_MAX = 0.001
 
 
 @dataclass
@@ -16,58 +18,96 @@ class Report:
 
     Attributes
     ----------
-    counted : int
-        Runs with enough paid requests and enough faults.
+    runs : list of dict
+        Each run's own figures: every seed has to count by itself.
     """
 
-    seeds: int = 0
-    counted: int = 0
-    requests: int = 0
-    paid: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
     checked: Counter[str] = field(default_factory=Counter)
-    candidates: int = 0
-    served: int = 0
-    spendable_nanos: int = 0
-    spent_nanos: int = 0
+    sums: Counter[str] = field(default_factory=Counter)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     violations: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, results: Iterable[Result]) -> None:
         """Take runs in."""
         for result in results:
-            self.seeds += 1
-            self.counted += result.counts
-            self.requests += result.requests
-            self.paid += result.paid
             self.faults += result.faults
+            self.noted += result.noted
             self.checked += result.checked
-            self.candidates += result.candidates
-            self.served += result.served
-            self.spendable_nanos += result.spendable_nanos
-            self.spent_nanos += result.spent_nanos
+            for name in _SUMMED:
+                self.sums[name] += getattr(result, name)
+            self.runs.append(_one(result))
             if result.violation is not None:
                 found = result.violation
                 self.violations.append(
                     {"seed": result.seed, "invariant": found.rule, "what": str(found)}
                 )
 
+    @property
+    def not_counting(self) -> list[dict[str, Any]]:
+        """Runs without enough paid requests, faults, answers or spending."""
+        return [run for run in self.runs if run["short_of"]]
+
+    @property
+    def refused_too_often(self) -> bool:
+        """Whether healthy devices lacked a lease more than once in 1,000 requests (rule L_6)."""
+        return self.sums["refused_for_lease"] > max(
+            1.0, REFUSED_PER_CANDIDATE_MAX * self.sums["candidates"]
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.violations or self.refused_too_often)
+
     def to_json(self, *, cpu_s: float) -> dict[str, Any]:
         """As it is printed; `cpu_s` is the processor time that it took."""
-        requests = max(1, self.requests)
+        sums, requests = self.sums, max(1, self.sums["requests"])
         return {
-            "seeds": self.seeds,
-            "seeds_that_count": self.counted,
-            "requests": self.requests,
-            "paid_share": round(self.paid / requests, 4),
-            "faults_per_request": round(sum(self.faults.values()) / requests, 4),
+            "seeds": len(self.runs),
+            "seeds_that_count": len(self.runs) - len(self.not_counting),
+            "requests": sums["requests"],
+            "paid_share": round(sums["paid"] / requests, 4),
+            "faults_per_request": round(self.faults.total() / requests, 4),
             "faults": dict(sorted(self.faults.items())),
+            "noted": dict(sorted(self.noted.items())),
             "checked": dict(sorted(self.checked.items())),
             "liveness": {
-                "candidates": self.candidates,
-                "served": self.served,
-                "served_share": round(self.served / max(1, self.candidates), 4),
-                "spent_share": round(self.spent_nanos / max(1, self.spendable_nanos), 4),
+                "candidates": sums["candidates"],
+                "served": sums["served"],
+                "served_share": round(sums["served"] / max(1, sums["candidates"]), 4),
+                "refused_for_want_of_a_lease": sums["refused_for_lease"],
+                "spent_share": round(sums["spent_nanos"] / max(1, sums["spendable_nanos"]), 4),
+                "records_left_in_spools": sums["records_left"],
+                "unresolved_leases": sums["leases_left"],
             },
-            "requests_per_s_per_core": round(self.requests / max(1e-9, cpu_s), 1),
+            "requests_per_s_per_core": round(sums["requests"] / max(1e-9, cpu_s), 1),
+            "runs": self.runs,
             "violations": self.violations,
         }
+
+
+_SUMMED = (
+    "requests",
+    "paid",
+    "candidates",
+    "served",
+    "refused_for_lease",
+    "spendable_nanos",
+    "spent_nanos",
+    "records_left",
+    "leases_left",
+)
+
+
+def _one(result: Result) -> dict[str, Any]:
+    return {
+        "seed": result.seed,
+        "requests": result.requests,
+        "paid_share": round(result.paid_share, 4),
+        "faults_per_request": round(result.faults_per_request, 4),
+        "served_share": round(result.served_share, 4),
+        "spent_share": round(result.spent_share, 4),
+        "short_of": list(result.short_of),
+    }

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from coordinator.records import LeaseRecord, LedgerRow, WindowRow
 from shared.decision.types import Outcome, SpoolRecord
-from tests.simulation.device import Device, Wanted
+from tests.simulation.answering import Wanted
+from tests.simulation.device import Device
+from tests.simulation.dice import Dice
 from tests.simulation.provider import Fate
 from tests.simulation.world import World
 
@@ -42,8 +44,8 @@ class Scene(World):
         request_id = f"s{self._asked}"
         if fate is not Fate.ANSWERED:
             self.fates.append(fate)
-        wanted = Wanted(request_id, arm, max_tokens, 200)
-        device.guard(lambda: device.ask(wanted))
+        wanted = Wanted(request_id, arm, max_tokens, 200, dice=Dice(self._asked))
+        device.guard(lambda: device.answering.ask(wanted))
         self.run(wait_ms)
         return request_id
 

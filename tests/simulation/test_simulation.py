@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.simulation.__main__ import main
-from tests.simulation.checker import Violated
+from tests.simulation.facts import Violated
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.result import Result
 from tests.simulation.shrink import fails, shrunk
 from tests.simulation.trace import DATABASE_FAULTS, DISK_FAULTS, FAULTS, make_trace
-from tests.simulation.world import Result, simulate
+from tests.simulation.world import simulate
 
 SEEDS = range(16)
 STEPS = 300

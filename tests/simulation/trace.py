@@ -36,7 +36,15 @@ FAULTS: dict[str, float] = {
     "provider": 55,
 }
 """Kinds of fault, with their weights."""
-DISK_FAULTS = {"disk_copied": 6.0, "disk_restored": 4.0, "clone": 1.0}
+DISK_FAULTS = {
+    "disk_copied": 6.0,
+    "disk_restored": 2.0,
+    "disk_copied_back": 1.0,
+    "disk_moved": 0.5,
+    "clone_of_image": 0.5,
+    "clone_of_stopped": 0.5,
+    "clone_of_running": 0.7,
+}
 DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.5}
 FAULT_SHARE = 0.42
 

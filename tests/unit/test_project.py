@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def test_the_third_party_server_runs_the_same_llama_cpp() -> None:
     ours = _pins(ROOT / "constraints.txt")
     clouds = _pins(ROOT / "deploy" / "demo" / "cloud-constraints.txt")
     assert ours["llama-cpp-python"] == clouds["llama-cpp-python"]
+
+
+def test_every_client_of_the_compatibility_suite_is_pinned() -> None:
+    """To one release each, so that a new one cannot break the suite by itself."""
+    compat = ROOT / "tests" / "compat"
+    assert {"langchain-openai", "litellm", "openai"} <= _pins(compat / "constraints.txt").keys()
+    packages = json.loads((compat / "package.json").read_text())["dependencies"]
+    assert ["openai"] == [name for name, wanted in packages.items() if wanted[0].isdigit()]
 
 
 def test_a_device_stays_light() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from coordinator.engine import CoordinatorEngine
@@ -13,6 +14,7 @@ from coordinator.messages import HelloReceived, Message
 from coordinator.records import DeviceRow, EarlierFacts
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
+from shared.decision.lease import LeaseWish
 from shared.decision.types import SpoolRecord
 
 
@@ -103,9 +105,9 @@ class Centre:
         """A device sends records."""
         self._say(device, self._hear_batch, records)
 
-    def lease_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
+    def lease_wish(self, device: Device, wish: LeaseWish) -> None:
         """A device asks for an allowance."""
-        self._say(device, self._hear_wish, available_nanos, worst_case_nanos)
+        self._say(device, self._hear_wish, wish)
 
     def hang_up(self, device: Device) -> None:
         """The link of a device breaks at both ends."""
@@ -152,12 +154,6 @@ class Centre:
             )
         )
 
-    def _hear_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
-        self.change(
-            self.engine.lease_requested(
-                device.id,
-                available_nanos=available_nanos,
-                worst_case_nanos=worst_case_nanos,
-                unix_ms=self._queue.now_ms,
-            )
-        )
+    def _hear_wish(self, device: Device, wish: LeaseWish) -> None:
+        now_ms = self._queue.now_ms
+        self.change(self.engine.lease_requested(device.id, **asdict(wish), unix_ms=now_ms))

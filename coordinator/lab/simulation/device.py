@@ -27,7 +27,7 @@ from coordinator.messages import (
 from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.reward import reward_ppm
 from shared.decision.types import (
     Arm,
@@ -69,7 +69,7 @@ class Uplink(Protocol):
         """Records of the spool."""
         ...
 
-    def lease_wish(self, device: Device, available_nanos: int, worst_case_nanos: int) -> None:
+    def lease_wish(self, device: Device, wish: LeaseWish) -> None:
         """A request for an allowance."""
         ...
 
@@ -155,7 +155,7 @@ class Device:
         )
 
     def _attempt(self, ask: Ask) -> None:
-        plan, effects = self.engine.next_attempt(ask.id)
+        plan, effects = self.engine.next_attempt(ask.id, boot_ms=self._queue.now_ms)
         if effects:
             self._commit(effects)
         if self.engine.waits_for_lease(ask.id):
@@ -174,7 +174,7 @@ class Device:
             self._call(ask, plan)
 
     def _lease_news(self) -> None:
-        """The coordinator's word on a lease: who waited for it tries again."""
+        """A lease has come, was refused, or has room again: who waits for one tries again."""
         for ask in list(self._waiting.values()):
             self._attempt(ask)
             self._soon()
@@ -202,6 +202,7 @@ class Device:
         now_ms = self._queue.now_ms
         self._commit(self.engine.attempt_failed(ask.id, end, now_ms=now_ms))
         self._attempt(ask)
+        self._lease_news()
         self._soon()
 
     def _work(self) -> None:
@@ -240,6 +241,7 @@ class Device:
             ask.id, status=status, end=end, ttft_ms=ask.first_ms, latency_ms=latency_ms
         )
         self._commit(effects)
+        self._lease_news()
         self._on_outcome(self, ask, outcome)
         self._soon()
 
@@ -350,6 +352,7 @@ class Device:
             amount_nanos=message.amount_nanos,
             duration_ms=message.duration_ms,
             price_version=message.price_version,
+            asked_boot_ms=message.asked_boot_ms,
         )
         self.window_of_lease[message.lease_number] = message.window_id
         effects = self.engine.gate.granted(granted, incarnation=message.incarnation, boot_ms=now_ms)
@@ -398,9 +401,10 @@ class Device:
             outbox.sent(through)
             self._sent_through = through
             self._uplink.batch(self, records)
-        wish = self.engine.gate.wish(now_ms=self._queue.now_ms)
+        now_ms = self._queue.now_ms
+        wish = self.engine.gate.wish(now_ms=now_ms, boot_ms=now_ms)
         if wish is not None:
-            self._uplink.lease_wish(self, wish.available_nanos, wish.worst_case_nanos)
+            self._uplink.lease_wish(self, wish)
 
     def _commit(self, effects: list[BookEffect], *, sync: bool = False) -> None:
         if effects:

@@ -9,7 +9,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from edge_agent.requests import RequestRefused
+from edge_agent.adapters.http_api.gate import arrival
+from edge_agent.openai_request import parse_request
+from edge_agent.requests import ClientRequest, RequestRefused
 from shared.limits import BODY_BYTES_MAX
 
 BODY_WAIT_S: Final = 60.0
@@ -55,6 +57,18 @@ async def read_json(scope: Scope, receive: Receive) -> bytes:
         raise RequestRefused(
             408, "request_timeout", f"the body did not arrive within {BODY_WAIT_S:g} s"
         ) from None
+
+
+async def read_chat(scope: Scope, receive: Receive) -> ClientRequest:
+    """Read and check a chat request."""
+    noted = arrival(scope)
+    return parse_request(
+        await read_json(scope, receive),
+        headers=Headers(scope=scope),
+        request_id=noted.request_id,
+        arrived_unix_ms=noted.unix_ms,
+        arrived_monotonic_ms=noted.monotonic_ms,
+    )
 
 
 async def _read(receive: Receive) -> bytes:

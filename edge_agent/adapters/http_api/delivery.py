@@ -12,10 +12,20 @@ from starlette.types import Receive, Send
 
 from edge_agent.adapters.http_api.errors import error_object, header_safe, internal_error
 from edge_agent.adapters.http_api.gate import log_defect
-from edge_agent.adapters.sse import LAST_EVENT, event
+from edge_agent.adapters.sse import LAST_EVENT, comment, event
 from edge_agent.requests import Answer, AnswerHead, RequestRefused
 
 WRITE_WAIT_S: Final = 60.0
+HEADERS_OUT: Final = (
+    "retry-after",
+    "x-tidegate-arm",
+    "x-tidegate-cost-usd",
+    "x-tidegate-max-tokens",
+    "x-tidegate-reason",
+    "x-tidegate-request-id",
+    "x-tidegate-table-version",
+)
+"""What a page in a browser may read beside the body."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +83,7 @@ async def send_stream(
         outlet = _Outlet(
             send, request_id=answer.head.request_id, gone=gone, write_wait_s=write_wait_s
         )
-        sending = asyncio.create_task(outlet.run(answer.head, first, chunks))
+        sending = asyncio.create_task(outlet.run(answer, first, chunks))
         leaving = asyncio.create_task(_until(gone))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,14 +116,16 @@ class _Outlet:
 
     async def run(
         self,
-        head: AnswerHead,
+        answer: Answer,
         first: Mapping[str, Any] | None,
         rest: AsyncIterator[Mapping[str, Any]],
     ) -> None:
         """Write the headers, every chunk, and the end or the error."""
         try:
-            await self._start(head)
-            await self._relay(first, rest)
+            await self._start(answer.head)
+            if await self._relay(first, rest):
+                # For all who did not ask for the usage chunk: clients pass over a comment.
+                await self._write(comment({"usage": answer.usage}) + LAST_EVENT, more=False)
         except TimeoutError:
             _log.warning("client_too_slow", request_id=self._request_id)
 
@@ -136,8 +148,14 @@ class _Outlet:
 
     async def _relay(
         self, first: Mapping[str, Any] | None, rest: AsyncIterator[Mapping[str, Any]]
-    ) -> None:
-        """Write the chunks; an error after the first one becomes the last event."""
+    ) -> bool:
+        """Write the chunks; an error after the first one becomes the last event.
+
+        Returns
+        -------
+        bool
+            Whether the answer has come to its proper end.
+        """
         if first is not None:
             await self._write(event(first))
         # Looked at here too: chunks that are all at hand leave no moment for a cancellation.
@@ -146,15 +164,15 @@ class _Outlet:
                 chunk = await anext(rest, None)
             except RequestRefused as refused:
                 await self._write(event(error_object(refused)), more=False)
-                return
+                return False
             except Exception as error:  # noqa: BLE001 - the last stop: the status is sent already
                 log_defect(error, self._request_id)
                 await self._write(event(error_object(internal_error(self._request_id))), more=False)
-                return
+                return False
             if chunk is None:
-                await self._write(LAST_EVENT, more=False)
-                return
+                return True
             await self._write(event(chunk))
+        return False
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
         """Write a piece of the body; waits while the client does not read."""

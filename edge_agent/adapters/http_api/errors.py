@@ -89,8 +89,8 @@ def refused_from_http(error: HTTPException, *, method: str, path: str) -> Reques
     """What the router refuses: an unknown address or method."""
     if error.status_code == 404:
         message = (
-            f"there is nothing at {method} {path}: the API is at /v1/chat/completions, /v1/models, "
-            "/v1/feedback and /v1/route"
+            f"there is nothing at {method} {path}: the API is at /v1/chat/completions, "
+            "/v1/completions, /v1/embeddings, /v1/models, /v1/feedback and /v1/route"
         )
         return RequestRefused(404, "unknown_url", message)
     if error.status_code == 405:

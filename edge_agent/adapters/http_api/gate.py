@@ -42,6 +42,10 @@ class ApiKeys:
     """The keys that clients of `/v1` have to show; with none set, everybody is let in."""
 
     def __init__(self, keys: Iterable[str]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[str]) -> None:
+        """From now on these keys count, and no others."""
         self._digests = tuple(_digest(key) for key in keys)
 
     def check(self, headers: Headers) -> None:

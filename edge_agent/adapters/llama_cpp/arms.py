@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edge_agent.adapters.llama_cpp.capabilities import capabilities_of
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.ports import LocalModel, ModelState, ModelStatus
 from shared.errors import ConfigError
@@ -41,6 +42,8 @@ class ArmCondition:
     loading_since_ms: float = 0.0
     crashes_while_loading: int = 0
     broken_file: tuple[int, int] | None = None
+    known_file: tuple[int, int] | None = None
+    capabilities: frozenset[str] = frozenset()
 
     @property
     def queue_ms(self) -> float:
@@ -92,7 +95,7 @@ class ArmTable:
     def statuses(self) -> list[ModelStatus]:
         """The conditions as the port tells them."""
         return [
-            ModelStatus(arm, known.state, known.problem, known.queue_ms)
+            ModelStatus(arm, known.state, known.problem, known.queue_ms, known.capabilities)
             for arm, known in self._arms.items()
         ]
 
@@ -104,7 +107,10 @@ class ArmTable:
             if unchanged or known.state in (ModelState.LOADED, ModelState.LOADING):
                 continue
             try:
-                known.file_bytes = read_shape(Path(known.model.path)).file_bytes
+                if file is None or file != known.known_file:
+                    known.file_bytes = read_shape(Path(known.model.path)).file_bytes
+                    known.capabilities = capabilities_of(Path(known.model.path))
+                    known.known_file = file
             except ModelFileError as error:
                 self._break(known, str(error))
             else:

@@ -33,6 +33,8 @@ _ARRAY: Final = 9
 _KEYS_MAX: Final = 65_536
 _STRING_BYTES_MAX: Final = 64 * 1024 * 1024
 _KV_ELEMENT_BYTES: Final = 2
+_POOLINGS: Final = (1, 2, 3)
+"""Mean, first token, last token: how a text becomes one vector."""
 
 
 class ModelFileError(TidegateError):
@@ -52,10 +54,13 @@ class GgufShape:
     kv_bytes_per_token : int
         Keys and values of one token in all layers, in half precision; 0 if the header does not
         tell.
+    embeds : bool
+        Whether it makes embeddings instead of text.
     """
 
     file_bytes: int
     kv_bytes_per_token: int
+    embeds: bool = False
 
 
 def memory_bytes(model: LocalModel) -> int:
@@ -67,7 +72,8 @@ def memory_bytes(model: LocalModel) -> int:
         When the file is missing or no GGUF.
     """
     shape = read_shape(Path(model.path))
-    tokens = model.context_tokens * model.batch_sequences
+    # Texts that become vectors share one cache, and need none at all in most models.
+    tokens = model.context_tokens * (1 if shape.embeds else model.batch_sequences)
     return shape.file_bytes + shape.kv_bytes_per_token * tokens
 
 
@@ -79,10 +85,31 @@ def read_shape(path: Path) -> GgufShape:
     ModelFileError
         When the file is missing, no GGUF, or ends within its header.
     """
+    metadata = read_metadata(path, vocabulary=False)
+    return GgufShape(
+        file_bytes=path.stat().st_size,
+        kv_bytes_per_token=_kv_bytes(metadata),
+        embeds=metadata.get(f"{metadata.get('general.architecture')}.pooling_type") in _POOLINGS,
+    )
+
+
+def read_metadata(path: Path, *, vocabulary: bool = True) -> dict[str, Any]:
+    """What a GGUF file's header says.
+
+    Parameters
+    ----------
+    vocabulary : bool
+        Whether to read on where the vocabulary begins, which is long.
+
+    Raises
+    ------
+    ModelFileError
+        When the file is missing, no GGUF, or ends within its header.
+    """
     try:
         with path.open("rb") as file:
-            kv_bytes = _kv_bytes(_read_metadata(file, path))
-        file_bytes = path.stat().st_size
+            metadata = _read(file, path, vocabulary=vocabulary)
+            _kv_bytes(metadata)
     except OSError as error:
         raise ModelFileError(
             f"the model file {path} cannot be read ({error.strerror}): download it again, or "
@@ -93,14 +120,14 @@ def read_shape(path: Path) -> GgufShape:
             f"the model file {path} ends within its header: the download is incomplete; "
             "download it again"
         ) from error
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"the header of {path} is damaged ({error}): download it again"
         ) from error
-    return GgufShape(file_bytes=file_bytes, kv_bytes_per_token=kv_bytes)
+    return metadata
 
 
-def _read_metadata(file: BinaryIO, path: Path) -> dict[str, Any]:
+def _read(file: BinaryIO, path: Path, *, vocabulary: bool) -> dict[str, Any]:
     magic = file.read(4)
     if magic != _MAGIC:
         raise ModelFileError(
@@ -119,7 +146,7 @@ def _read_metadata(file: BinaryIO, path: Path) -> dict[str, Any]:
     for _ in range(keys):
         key = _string(file).decode("utf-8", "replace")
         # The vocabulary is long and says nothing about memory; writers put it last.
-        if key.startswith("tokenizer.") and _kv_bytes(metadata):
+        if not vocabulary and key.startswith("tokenizer.") and _kv_bytes(metadata):
             break
         (kind,) = _unpack(file, "I")
         metadata[key] = _value(file, kind)

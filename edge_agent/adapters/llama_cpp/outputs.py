@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from edge_agent.adapters.llama_cpp.tool_calls import CallPart
 from edge_agent.ports import ArmFailed
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was, by the model's own distribution.
+
+    Attributes
+    ----------
+    piece : bytes
+        What it adds to the text.
+    top : tuple of (float, bytes)
+        The likeliest tokens in its place, the likeliest first.
+    """
+
+    logprob: float
+    piece: bytes
+    top: tuple[tuple[float, bytes], ...] = ()
+
+    def to_json(self) -> list[Any]:
+        """The form that a frame carries."""
+        return [self.logprob, list(self.piece), [[value, list(piece)] for value, piece in self.top]]
+
+    @staticmethod
+    def from_json(data: list[Any]) -> TokenLogprob:
+        """The inverse of `to_json`."""
+        logprob, piece, top = data
+        return TokenLogprob(
+            logprob, bytes(piece), tuple((value, bytes(other)) for value, other in top)
+        )
+
+
+@dataclass(frozen=True)
 class TextProduced:
-    """Text of one choice; `finish_reason` comes with its last piece."""
+    """A piece of one choice: text or parts of calls; `finish_reason` comes with the last one."""
 
     job: int
     choice: int
     text: str
     finish_reason: str | None = None
+    calls: tuple[CallPart, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +73,25 @@ class JobDone:
 
 
 @dataclass(frozen=True)
+class VectorMade:
+    """The embedding of one of a request's texts, as 4-byte floats, the least byte first."""
+
+    job: int
+    index: int
+    vector: bytes
+
+
+@dataclass(frozen=True)
+class VectorsDone:
+    """All texts of a request have their vectors; the times are those of `JobDone`."""
+
+    job: int
+    prompt_tokens: int
+    ttft_ms: float
+    run_ms: float
+
+
+@dataclass(frozen=True)
 class JobFailed:
     """A request ended without a complete answer."""
 
@@ -47,4 +99,4 @@ class JobFailed:
     failure: ArmFailed
 
 
-Output = TextProduced | JobDone | JobFailed
+Output = TextProduced | JobDone | VectorMade | VectorsDone | JobFailed

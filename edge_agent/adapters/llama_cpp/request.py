@@ -6,27 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from edge_agent.adapters.llama_cpp.sampling import SamplingSettings, invalid, parse_sampling
-from edge_agent.ports import ArmFailed
-from shared.limits import MAX_TOKENS_MAX, MESSAGES_MAX, N_MAX
+from edge_agent.adapters.llama_cpp.chat_messages import parse_messages
+from edge_agent.adapters.llama_cpp.sampling import (
+    SamplingSettings,
+    invalid,
+    parse_sampling,
+    unsupported,
+)
+from edge_agent.adapters.llama_cpp.tools import ToolRequest, parse_tools
+from shared.limits import MAX_TOKENS_MAX, N_MAX
 
 STOP_STRINGS_MAX: Final = 16
 STOP_CHARS_MAX: Final = 256
 
-_ROLES: Final = {
-    "system": "system",
-    # Chat templates know no developer; OpenAI defines it as the system role's successor.
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
 _WITHOUT_EFFECT: Final = frozenset(
     {
         "metadata",
         "model",
-        "parallel_tool_calls",
         "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
         "store",
@@ -40,27 +39,29 @@ _USED: Final = frozenset(
         "frequency_penalty",
         "grammar",
         "logit_bias",
+        "logprobs",
         "max_completion_tokens",
         "max_tokens",
         "messages",
         "min_p",
         "n",
+        "parallel_tool_calls",
         "presence_penalty",
+        "prompt",
         "repeat_penalty",
         "response_format",
         "seed",
         "stop",
         "temperature",
+        "tool_choice",
+        "tools",
         "top_k",
+        "top_logprobs",
         "top_p",
     }
 )
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([], ()),
     "functions": ([], ()),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "modalities": (["text"], ("text",)),
 }
@@ -75,13 +76,19 @@ class ChatSpec:
     ----------
     messages : tuple of mapping
         As the chat template takes them; every `content` is a string.
+    prompt : str or None
+        Text to continue as it is, without a template; there are no messages then.
+    tools : ToolRequest or None
+        What may be called.
     max_tokens : int or None
         None means as much as fits the context.
     n : int
         How many answers; they share the prompt.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Mapping[str, Any], ...] = ()
+    prompt: str | None = None
+    tools: ToolRequest | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -96,8 +103,13 @@ class ChatSpec:
         """The inverse of `to_json`."""
         sampling = dict(data["sampling"])
         sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling["logit_bias"])
+        tools = data["tools"]
         return ChatSpec(
             messages=tuple(data["messages"]),
+            prompt=data["prompt"],
+            tools=None
+            if tools is None
+            else ToolRequest(**{**tools, "tools": tuple(tools["tools"])}),
             sampling=SamplingSettings(**sampling),
             stop=tuple(data["stop"]),
             max_tokens=data["max_tokens"],
@@ -106,86 +118,34 @@ class ChatSpec:
 
 
 def parse_chat(body: Mapping[str, Any]) -> ChatSpec:
-    """Check a chat-completions body.
+    """Check a chat-completions body; with `prompt` instead of `messages`, text is continued.
 
     Raises
     ------
     ArmFailed
-        `invalid_request`. A wrong value is the client's error; a field that only this backend
-        cannot serve is not, so that another arm may be tried.
+        `invalid_request` for a wrong value, which is the client's error, and `unsupported` for
+        what only this backend cannot serve, so that another arm may be tried.
     """
     for name, value in body.items():
         if name in _USED or name in _WITHOUT_EFFECT or value is None:
             continue
         if value not in _NEUTRAL.get(name, ()):
-            raise ArmFailed(
-                "invalid_request",
-                f"`{name}` is not supported by local models: leave it out, "
-                "or choose a cloud arm that supports it",
-            )
+            raise unsupported(name, "local models do not know it")
+    tools = parse_tools(body)
+    if tools is not None and body.get("grammar") is not None:
+        raise unsupported("grammar", "it cannot hold beside `tools`")
+    prompt = body.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise invalid("prompt", prompt, "it must be a string")
     return ChatSpec(
-        messages=_messages(body.get("messages")),
+        messages=parse_messages(body.get("messages")) if prompt is None else (),
+        prompt=prompt,
+        tools=tools,
         sampling=parse_sampling(body),
         stop=_stop(body.get("stop")),
         max_tokens=_max_tokens(body),
         n=_count("n", body.get("n"), N_MAX) or 1,
     )
-
-
-def _messages(value: object) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise invalid("messages", value, "it must be a list with at least one message")
-    if len(value) > MESSAGES_MAX:
-        remedy = f"at most {MESSAGES_MAX} messages are allowed"
-        raise invalid("messages", f"a list of {len(value)}", remedy)
-    return tuple(_message(f"messages[{index}]", item) for index, item in enumerate(value))
-
-
-def _message(field: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise invalid(field, value, "a message must be an object")
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise invalid(f"{field}.role", role, f"it must be one of {', '.join(_ROLES)}")
-    content = value.get("content")
-    if content is None and role == "assistant":
-        content = ""
-    message = {"role": _ROLES[role], "content": _content(f"{field}.content", content)}
-    name = value.get("name")
-    if name is not None:
-        if not isinstance(name, str):
-            raise invalid(f"{field}.name", name, "it must be a string")
-        message["name"] = name
-    if value.get("tool_calls"):
-        raise ArmFailed(
-            "invalid_request",
-            f"`{field}.tool_calls` is not supported by local models: choose a cloud arm",
-        )
-    return message
-
-
-def _content(field: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, Sequence):
-        raise invalid(field, value, "it must be a string or a list of text parts")
-    return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(value))
-
-
-def _part(field: str, part: object) -> str:
-    if not isinstance(part, Mapping):
-        raise invalid(field, part, "a content part must be an object")
-    kind = part.get("type")
-    if kind != "text":
-        raise ArmFailed(
-            "invalid_request",
-            f"`{field}.type` is {kind!r}: local models take parts of type `text` only; "
-            "choose a cloud arm for others",
-        )
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise invalid(f"{field}.text", text, "it must be a string")
-    return text
 
 
 def _stop(value: object) -> tuple[str, ...]:

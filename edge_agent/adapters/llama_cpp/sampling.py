@@ -12,6 +12,7 @@ from edge_agent.ports import ArmFailed
 
 LOGIT_BIAS_TOKENS_MAX: Final = 1024
 GRAMMAR_CHARS_MAX: Final = 64 * 1024
+TOP_LOGPROBS_MAX: Final = 20
 _SEED_BITS: Final = 0xFFFF_FFFF
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
@@ -44,6 +45,9 @@ class SamplingSettings:
         GBNF that the answer must follow; empty for none.
     json_schema : str
         JSON schema, as JSON, that the answer must follow; empty for none.
+    logprobs : int or None
+        How many of the likeliest tokens to tell with each token, and its own probability; None
+        tells nothing. Probabilities are the model's own, before any other setting.
     """
 
     temperature: float = 0.8
@@ -57,6 +61,7 @@ class SamplingSettings:
     logit_bias: tuple[tuple[int, float], ...] = ()
     grammar: str = ""
     json_schema: str = ""
+    logprobs: int | None = None
 
     @property
     def penalises(self) -> bool:
@@ -81,6 +86,13 @@ def invalid(field: str, value: object, remedy: str) -> ArmFailed:
     return ArmFailed("invalid_request", f"`{field}` is {shown}: {remedy}", client_error=True)
 
 
+def unsupported(field: str, why: str) -> ArmFailed:
+    """The failure of a request that asks local models for too much; another arm may take it."""
+    return ArmFailed(
+        "unsupported", f"`{field}`: {why}; leave it out, or choose an arm that supports it"
+    )
+
+
 def parse_sampling(body: Mapping[str, Any]) -> SamplingSettings:
     """The sampling fields of a chat request.
 
@@ -100,6 +112,8 @@ def parse_sampling(body: Mapping[str, Any]) -> SamplingSettings:
         values["seed"] = _integer("seed", body["seed"]) & _SEED_BITS
     if body.get("logit_bias"):
         values["logit_bias"] = _logit_bias(body["logit_bias"])
+    if body.get("logprobs"):
+        values["logprobs"] = _logprobs(body)
     values |= _shape(body)
     return SamplingSettings(**values)
 
@@ -131,6 +145,15 @@ def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
             raise invalid("logit_bias", key, "its keys must be token ids")
         pairs.append((int(key), _number(f"logit_bias.{key}", bias, -100.0, 100.0)))
     return tuple(pairs)
+
+
+def _logprobs(body: Mapping[str, Any]) -> int:
+    if body["logprobs"] is not True:
+        raise invalid("logprobs", body["logprobs"], "it must be true or false")
+    top = _integer("top_logprobs", body.get("top_logprobs") or 0, low=0)
+    if top > TOP_LOGPROBS_MAX:
+        raise invalid("top_logprobs", top, f"it must be at most {TOP_LOGPROBS_MAX}")
+    return top
 
 
 def _shape(body: Mapping[str, Any]) -> dict[str, str]:

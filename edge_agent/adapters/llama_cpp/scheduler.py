@@ -14,16 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic
 
-from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output, TextProduced
+from edge_agent.adapters.llama_cpp.outputs import (
+    JobDone,
+    JobFailed,
+    Output,
+    TextProduced,
+    TokenLogprob,
+)
 from edge_agent.adapters.llama_cpp.prefix import SlotPool
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sequence_model import (
+    DEAD_END,
     BatchPart,
     DecodeError,
     SamplerT,
     SequenceModel,
 )
 from edge_agent.adapters.llama_cpp.text import TextAssembler
+from edge_agent.adapters.llama_cpp.tool_calls import CallPart, ToolCallReader
 from edge_agent.ports import ArmFailed
 from shared.errors import invariant
 
@@ -66,19 +74,26 @@ class _Choice(Generic[SamplerT]):
         Prompt and answer; `tokens[:processed]` are in the slot.
     due_s : float
         When the next piece of work may be done.
+    said, called, logprobs : list
+        What the agent has not been told yet.
     """
 
     job: _Job[SamplerT]
     index: int
     sampler: SamplerT
     text: TextAssembler
+    reader: ToolCallReader | None
     tokens: list[int]
     tokens_max: int
     slot: int = -1
     processed: int = 0
     due_s: float = 0.0
-    held: list[str] = field(default_factory=list)
-    held_chars: int = 0
+    said: list[str] = field(default_factory=list)
+    called: list[CallPart] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    chars_held: int = 0
+    bytes_shown: int = 0
+    bytes_told: int = 0
 
     @property
     def generating(self) -> bool:
@@ -121,15 +136,22 @@ class Scheduler(Generic[SamplerT]):
         """Whether there is nothing to do."""
         return not self._jobs
 
-    def add(self, key: int, spec: ChatSpec, *, stream: bool) -> None:
+    def add(
+        self, key: int, spec: ChatSpec, *, stream: bool, arrived_s: float | None = None
+    ) -> None:
         """Queue a request.
+
+        Parameters
+        ----------
+        arrived_s : float or None
+            When it came, if it had to wait for the model; None means now.
 
         Raises
         ------
         ArmFailed
             When the model cannot take it; nothing was queued.
         """
-        prompt = self._model.prompt(spec.messages)
+        prompt = self._model.prompt(spec)
         limit = self._model.context_tokens
         if len(prompt) >= limit:
             raise ArmFailed(
@@ -144,7 +166,8 @@ class Scheduler(Generic[SamplerT]):
                 "`messages` come to an empty prompt: send some text",
                 client_error=True,
             )
-        job = _Job[SamplerT](key, spec, stream, prompt, arrived_s=self._now())
+        arrived_s = self._now() if arrived_s is None else arrived_s
+        job = _Job[SamplerT](key, spec, stream, prompt, arrived_s=arrived_s)
         self._open_choices(job, room=limit - len(prompt))
         self._jobs[key] = job
         self._waiting.extend(job.choices)
@@ -188,10 +211,12 @@ class Scheduler(Generic[SamplerT]):
         wanted = room if spec.max_tokens is None else min(spec.max_tokens, room)
         try:
             for index in range(spec.n):
-                sampler = self._model.sampler(spec.sampling.for_choice(index))
+                sampler = self._model.sampler(spec, index)
                 text = TextAssembler(stop=spec.stop)
+                tools = self._model.tools if spec.tools is not None else None
+                reader = ToolCallReader(tools) if tools is not None else None
                 job.choices.append(
-                    _Choice(job, index, sampler, text, list(job.prompt), tokens_max=wanted)
+                    _Choice(job, index, sampler, text, reader, list(job.prompt), tokens_max=wanted)
                 )
         except ArmFailed:
             for choice in job.choices:
@@ -295,45 +320,60 @@ class Scheduler(Generic[SamplerT]):
             job.prompt_read = True
             token = self._model.sample(choice.sampler, row)
             job.first_token_s = job.first_token_s or now
-            finish_reason = self._take_token(choice, token, outputs)
+            finish_reason = self._take_token(choice, token, row, outputs)
             if finish_reason is not None:
                 self._complete(choice, finish_reason, outputs)
                 return
         self._pace(choice)
 
     def _take_token(
-        self, choice: _Choice[SamplerT], token: int, outputs: list[Output]
+        self, choice: _Choice[SamplerT], token: int, row: int, outputs: list[Output]
     ) -> str | None:
         """Show a token's text; the reason if it is the last one."""
-        if self._model.is_end(token):
+        if token == DEAD_END or self._model.is_end(token):
             return "stop"
         choice.tokens.append(token)
         choice.job.completion_tokens += 1
-        text = choice.text.push(self._model.piece(token))
-        if text:
-            self._show(choice, text, outputs)
+        top = choice.job.spec.sampling.logprobs
+        if top is not None:
+            choice.logprobs.append(self._model.logprob(token, row, top))
+        self._say(choice, choice.text.push(self._model.piece(token)))
+        if choice.job.stream:
+            if choice.said or choice.called:
+                outputs.append(_told(choice))
+        elif choice.chars_held >= TEXT_CHARS_HELD_MAX:
+            outputs.append(_told(choice))
         if choice.text.stopped:
             return "stop"
         generated = len(choice.tokens) - len(choice.job.prompt)
         return "length" if generated >= choice.tokens_max else None
 
-    def _show(self, choice: _Choice[SamplerT], text: str, outputs: list[Output]) -> None:
-        if choice.job.stream:
-            outputs.append(TextProduced(choice.job.key, choice.index, text))
+    def _say(self, choice: _Choice[SamplerT], text: str, *, last: bool = False) -> None:
+        """Take text that became certain, and tell calls of tools from the rest."""
+        if choice.job.spec.sampling.logprobs is not None:
+            choice.bytes_shown += len(text.encode())
+        choice.chars_held += len(text)
+        if choice.reader is None:
+            if text:
+                choice.said.append(text)
             return
-        choice.held.append(text)
-        choice.held_chars += len(text)
-        if choice.held_chars >= TEXT_CHARS_HELD_MAX:
-            outputs.append(TextProduced(choice.job.key, choice.index, "".join(choice.held)))
-            choice.held.clear()
-            choice.held_chars = 0
+        parts = choice.reader.push(text)
+        if last:
+            parts += choice.reader.finish()
+        for part in parts:
+            if isinstance(part, str):
+                choice.said.append(part)
+            else:
+                choice.called.append(part)
 
     def _complete(
         self, choice: _Choice[SamplerT], finish_reason: str, outputs: list[Output]
     ) -> None:
         job = choice.job
-        rest = "".join(choice.held) + choice.text.finish()
-        outputs.append(TextProduced(job.key, choice.index, rest, finish_reason))
+        self._say(choice, choice.text.finish(), last=True)
+        if choice.reader is not None and choice.reader.calls and finish_reason == "stop":
+            finish_reason = "tool_calls"
+        outputs.append(_told(choice, finish_reason))
         self._leave(choice)
         job.choices_done += 1
         if job.choices_done < len(job.choices):
@@ -367,3 +407,28 @@ class Scheduler(Generic[SamplerT]):
         self._pool.reset()
         self._model.clear()
         return failures
+
+
+def _told(choice: _Choice[SamplerT], finish_reason: str | None = None) -> TextProduced:
+    """What a choice has to tell, which is then told."""
+    logprobs = choice.logprobs
+    if choice.text.stopped:
+        # The tokens of a stop string are not shown, and so is what is known of them.
+        logprobs = []
+        for entry in choice.logprobs:
+            if choice.bytes_told >= choice.bytes_shown:
+                break
+            choice.bytes_told += len(entry.piece)
+            logprobs.append(entry)
+    else:
+        choice.bytes_told += sum(len(entry.piece) for entry in logprobs)
+    told = TextProduced(
+        choice.job.key,
+        choice.index,
+        "".join(choice.said),
+        finish_reason,
+        tuple(choice.called),
+        tuple(logprobs),
+    )
+    choice.said, choice.called, choice.logprobs, choice.chars_held = [], [], [], 0
+    return told

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+import secrets
+import string
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Final
 
 import structlog
 
 from edge_agent.adapters.llama_cpp.answers import AnswerBuilder
 from edge_agent.adapters.llama_cpp.arms import ArmCondition, ArmTable
 from edge_agent.adapters.llama_cpp.frames import Frame, FrameTooLargeError
+from edge_agent.adapters.llama_cpp.jobs import (
+    ChatReceiver,
+    Event,
+    Job,
+    JobTable,
+    NeverTaken,
+    Receiver,
+    VectorReceiver,
+)
 from edge_agent.adapters.llama_cpp.process import WORKER_COMMAND, WorkerProcess
-from edge_agent.adapters.llama_cpp.request import ChatSpec, parse_chat
+from edge_agent.adapters.llama_cpp.request import parse_chat
+from edge_agent.adapters.llama_cpp.sampling import invalid
 from edge_agent.ports import (
     ArmFailed,
     ChatCall,
     ChatEvent,
-    Finished,
+    Chunk,
+    EmbedCall,
+    Embedded,
     LocalModel,
     LocalModels,
     ModelState,
     ModelStatus,
+    Timing,
 )
 from shared.clock import Clock
 from shared.errors import ProtocolError, invariant
@@ -34,25 +50,10 @@ STOP_TIMEOUT_S: Final = 3.0
 WATCH_S_MAX: Final = 1.0
 FILE_CHECK_MS: Final = 2_000.0
 
+_CALL_ID_SIGNS: Final = string.ascii_letters + string.digits
+_CALL_ID_CHARS: Final = 9
+
 _log = structlog.get_logger(__name__)
-
-
-class _NeverTaken:
-    """The worker ended before it saw a request, which can go to the next one."""
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request that was given to the worker; `taken` once the worker has said so."""
-
-    key: int
-    arm: ArmCondition
-    choices: int
-    builder: AnswerBuilder
-    taken: bool = False
-    events: asyncio.Queue[ChatEvent | ArmFailed | _NeverTaken] = field(
-        default_factory=asyncio.Queue
-    )
 
 
 class LlamaWorker(LocalModels):
@@ -100,9 +101,9 @@ class LlamaWorker(LocalModels):
         self._start_timeout_s = start_timeout_s
         self._command = tuple(command)
         self._arms = ArmTable(self._models, monotonic_ms=clock.monotonic_ms)
-        self._jobs: dict[int, _Job] = {}
-        self._keys = 0
+        self._jobs = JobTable(measured=self._answered)
         self._resident: tuple[str, ...] = ()
+        self._told_resident: list[str] = []
         self._process: WorkerProcess | None = None
         self._ready = asyncio.Event()
         self._heard_ms = 0.0
@@ -137,7 +138,7 @@ class LlamaWorker(LocalModels):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         process, self._process = self._process, None
         self._ready.clear()
-        self._fail_jobs("worker_stopped", "the agent is shutting down: try again later")
+        self._jobs.stop("worker_stopped", "the agent is shutting down: try again later")
         if process is not None:
             await process.close(timeout_s=STOP_TIMEOUT_S)
             await process.wait()
@@ -162,23 +163,70 @@ class LlamaWorker(LocalModels):
         Raises
         ------
         ArmFailed
-            `not_configured`, `model_broken`, `invalid_request`, `context_length_exceeded`,
-            `decode_failed`, `worker_unavailable`, `worker_crashed` or `worker_stopped`.
+            `not_configured`, `model_broken`, `invalid_request`, `unsupported`,
+            `context_length_exceeded`, `decode_failed`, `worker_unavailable`, `worker_crashed` or
+            `worker_stopped`.
         """
-        arm = self._usable(call.arm.id)
         spec = parse_chat(call.body)
+        created_unix_s = self._clock.unix_ms() // 1000
+
+        def receiver() -> Receiver:
+            return ChatReceiver(
+                AnswerBuilder(
+                    request_id=call.request_id,
+                    arm=call.arm.id,
+                    created_unix_s=created_unix_s,
+                    choices=spec.n,
+                    stream=call.stream,
+                    new_call_id=_new_call_id,
+                )
+            )
+
+        request: Frame = {"op": "chat", "stream": call.stream, "spec": spec.to_json()}
+        answer = self._answer(call.arm.id, request, places=spec.n, receiver=receiver)
+        async with aclosing(answer) as events:
+            async for event in events:
+                if not isinstance(event, Embedded):
+                    yield event
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """The vectors of a call's texts; see `EmbeddingBackend.embed`.
+
+        Raises
+        ------
+        ArmFailed
+            As `chat` does.
+        """
+        texts = len(call.inputs)
+        if not texts:
+            raise invalid("input", [], "it must hold at least one text")
+        request: Frame = {"op": "embed", "inputs": list(call.inputs)}
+        answer = self._answer(
+            call.arm.id, request, places=1, receiver=lambda: VectorReceiver(texts)
+        )
+        async with aclosing(answer) as events:
+            async for event in events:
+                if isinstance(event, Embedded):
+                    return event
+        raise ArmFailed("no_answer", "the answer ended without a result")
+
+    async def _answer(
+        self, arm_id: str, request: Frame, *, places: int, receiver: Callable[[], Receiver]
+    ) -> AsyncGenerator[Event]:
+        """Give a request to the worker, and to the next one if the first never saw it."""
+        arm = self._usable(arm_id)
         for _ in range(SUBMITS_MAX):
             await self._wait_until_ready()
-            job = self._submit(call, arm, spec)
+            job = self._submit(arm, request, places=places, receiver=receiver())
             try:
-                while not isinstance(event := await job.events.get(), _NeverTaken):
+                while not isinstance(event := await job.events.get(), NeverTaken):
                     if isinstance(event, ArmFailed):
                         raise event
                     yield event
-                    if isinstance(event, Finished):
+                    if not isinstance(event, Chunk):
                         return
             finally:
-                if self._drop(job) and self._process is not None:
+                if self._jobs.drop(job) and self._process is not None:
                     self._process.send({"op": "cancel", "id": job.key})
         raise ArmFailed("worker_crashed", f"the llama.cpp worker ended {SUBMITS_MAX} times")
 
@@ -206,37 +254,24 @@ class LlamaWorker(LocalModels):
                 "the agent's log for its last words",
             ) from None
 
-    def _submit(self, call: ChatCall, arm: ArmCondition, spec: ChatSpec) -> _Job:
+    def _submit(self, arm: ArmCondition, request: Frame, *, places: int, receiver: Receiver) -> Job:
         process = self._process
         if process is None:
             raise ArmFailed("worker_crashed", "the llama.cpp worker ended: try again")
-        self._keys += 1
-        builder = AnswerBuilder(
-            request_id=call.request_id,
-            arm=call.arm.id,
-            created_unix_s=self._clock.unix_ms() // 1000,
-            choices=spec.n,
-            stream=call.stream,
-        )
-        job = _Job(self._keys, arm, spec.n, builder)
-        frame = {"op": "chat", "id": job.key, "arm": call.arm.id, "stream": call.stream}
-        try:
-            process.send({**frame, "spec": spec.to_json()})
-        except FrameTooLargeError as error:
-            raise ArmFailed("invalid_request", f"the request is too large: {error}") from error
         if not self._jobs:
             # An idle worker is silent; its patience starts now.
             self._heard_ms = self._clock.monotonic_ms()
-        self._jobs[job.key] = job
-        arm.running += job.choices
+        job = self._jobs.add(arm, places=places, receiver=receiver)
+        try:
+            process.send({**request, "id": job.key, "arm": arm.model.arm})
+        except FrameTooLargeError as error:
+            self._jobs.drop(job)
+            raise ArmFailed(
+                "invalid_request",
+                f"the request has {error.size_bytes} bytes, too many for a local model: shorten it",
+                client_error=True,
+            ) from error
         return job
-
-    def _drop(self, job: _Job) -> bool:
-        """Forget a job; whether the worker may still be at it."""
-        if self._jobs.pop(job.key, None) is None:
-            return False
-        job.arm.running -= job.choices
-        return True
 
     async def _supervise(self) -> None:
         while True:
@@ -277,24 +312,16 @@ class LlamaWorker(LocalModels):
         self._ready.clear()
         self._process = None
         self._arms.worker_ended(crashed=True)
-        for job in [job for job in self._jobs.values() if not job.taken]:
-            self._drop(job)
-            job.events.put_nowait(_NeverTaken())
-        self._fail_jobs("worker_crashed", "the llama.cpp worker ended in mid-answer: try again")
+        self._jobs.fail("worker_crashed", "the llama.cpp worker ended in mid-answer: try again")
         process.kill()
         code = await process.wait()
         _log.warning("llama_worker_ended", exit_code=code, last_words=process.last_words)
-
-    def _fail_jobs(self, reason: str, message: str) -> None:
-        for job in list(self._jobs.values()):
-            self._drop(job)
-            job.events.put_nowait(ArmFailed(reason, message))
 
     def _handle(self, frame: Frame) -> None:
         operation = frame["op"]
         if operation == "step":
             for output in frame["out"]:
-                self._deliver(output)
+                self._jobs.deliver(output)
         elif operation == "model":
             self._arms.apply(frame)
         elif operation == "ready":
@@ -306,43 +333,23 @@ class LlamaWorker(LocalModels):
         elif operation != "beat":
             raise ProtocolError(f"the worker sent {operation!r}, which this agent does not know")
 
-    def _deliver(self, output: list[Any]) -> None:
-        kind, key, *rest = output
-        job = self._jobs.get(key)
-        if job is None:
-            return
-        if kind == "a":
-            job.taken = True
-            return
-        if kind == "t":
-            for chunk in job.builder.text(*rest):
-                job.events.put_nowait(chunk)
-            return
-        self._drop(job)
-        if kind == "f":
-            reason, message, client_error = rest
-            job.events.put_nowait(ArmFailed(reason, message, client_error=client_error))
-            return
-        prompt_tokens, completion_tokens, cached_tokens, ttft_ms, run_ms = rest
+    def _answered(self, arm: ArmCondition, timing: Timing) -> None:
         self._failures = 0
-        self._arms.measured(job.arm, run_ms)
-        _log.debug("llama_answer", arm=job.arm.model.arm, ttft_ms=ttft_ms, run_ms=run_ms)
-        job.events.put_nowait(
-            job.builder.finished(
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                cached_tokens=cached_tokens,
-            )
-        )
+        self._arms.measured(arm, timing.run_ms)
+        _log.debug("llama_answer", arm=arm.model.arm, ttft_ms=timing.ttft_ms, run_ms=timing.run_ms)
 
     def _send_resident(self) -> None:
-        usable = [arm for arm in self._resident if self._is_usable(arm)]
+        self._told_resident = self._usable_resident()
         if self._process is not None and self._resident:
-            self._process.send({"op": "resident", "arms": usable})
+            self._process.send({"op": "resident", "arms": self._told_resident})
 
-    def _is_usable(self, arm_id: str) -> bool:
-        arm = self._arms.get(arm_id)
-        return arm is not None and arm.state is not ModelState.BROKEN
+    def _usable_resident(self) -> list[str]:
+        conditions = {arm_id: self._arms.get(arm_id) for arm_id in self._resident}
+        return [
+            arm_id
+            for arm_id, arm in conditions.items()
+            if arm is not None and arm.state is not ModelState.BROKEN
+        ]
 
     async def _watch(self) -> None:
         """Kill a worker that hangs, and notice when a broken model file was replaced."""
@@ -360,6 +367,8 @@ class LlamaWorker(LocalModels):
             if self._clock.monotonic_ms() - checked_ms > FILE_CHECK_MS:
                 self._arms.check_files()
                 checked_ms = self._clock.monotonic_ms()
+                if self._ready.is_set() and self._told_resident != self._usable_resident():
+                    self._send_resident()
 
     def _silent_ms(self) -> float:
         return self._clock.monotonic_ms() - self._heard_ms
@@ -378,3 +387,8 @@ def backoff_s(failures: int) -> float:
     if failures <= 1:
         return 0.0
     return float(min(BACKOFF_FIRST_S * 2 ** min(failures - 2, 30), BACKOFF_S_MAX))
+
+
+def _new_call_id() -> str:
+    """A name for a call of a tool; the templates of Mistral's models take no other form."""
+    return "".join(secrets.choice(_CALL_ID_SIGNS) for _ in range(_CALL_ID_CHARS))

@@ -63,12 +63,12 @@ class TextAssembler:
             self.stopped = True
             self._held = ""
             return text[: min(found)[1]]
-        keep = max(_overlap(text, word) for word in self._stop)
+        keep = max(overlap(text, word) for word in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, word: str) -> int:
+def overlap(text: str, word: str) -> int:
     """Length of the longest end of `text` that is a beginning of `word`."""
     for size in range(min(len(word) - 1, len(text)), 0, -1):
         if word.startswith(text[-size:]):

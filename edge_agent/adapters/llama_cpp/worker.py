@@ -9,6 +9,7 @@ one queue.
 
 from __future__ import annotations
 
+import base64
 import os
 import queue
 import signal
@@ -18,15 +19,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from edge_agent.adapters.llama_cpp.embedding_model import EmbeddingModel
+from edge_agent.adapters.llama_cpp.embedding_scheduler import EmbeddingScheduler
 from edge_agent.adapters.llama_cpp.frames import Frame, FrameDecoder, encode
-from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, memory_bytes
-from edge_agent.adapters.llama_cpp.model import LlamaModel, start_backend
-from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output, TextProduced
+from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, memory_bytes, read_shape
+from edge_agent.adapters.llama_cpp.model import LlamaModel
+from edge_agent.adapters.llama_cpp.native_log import start_backend
+from edge_agent.adapters.llama_cpp.outputs import (
+    JobDone,
+    JobFailed,
+    Output,
+    TextProduced,
+    VectorMade,
+)
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.residency import Residency, Room
 from edge_agent.adapters.llama_cpp.sampler import Sampler
+from edge_agent.adapters.llama_cpp.sampling import unsupported
 from edge_agent.adapters.llama_cpp.scheduler import Scheduler
 from edge_agent.ports import ArmFailed, LocalModel, ModelState
 
@@ -38,6 +50,8 @@ EXIT_S_MAX: Final = 2.0
 MESSAGE_CHARS_MAX: Final = 2_000
 
 LlamaScheduler = Scheduler[Sampler]
+AnyModel = LlamaModel | EmbeddingModel
+AnyScheduler = LlamaScheduler | EmbeddingScheduler
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class _Loaded:
     """The loading thread's result: a model, or what is wrong with it."""
 
     arm: str
-    model: LlamaModel | None
+    model: AnyModel | None
     problem: str
     load_ms: float
 
@@ -56,6 +70,18 @@ class _InputEnded:
 
 
 _Event = Frame | _Loaded | _InputEnded
+
+
+def load_model(settings: LocalModel) -> AnyModel:
+    """Load a model of the kind that its file says.
+
+    Raises
+    ------
+    ModelFileError
+        When the file cannot be loaded, or memory does not suffice.
+    """
+    embeds = read_shape(Path(settings.path)).embeds
+    return EmbeddingModel(settings) if embeds else LlamaModel(settings)
 
 
 class Worker:
@@ -77,7 +103,7 @@ class Worker:
         send: Callable[[Frame], None],
         models: list[LocalModel],
         memory_bytes_max: int | None,
-        load: Callable[[LocalModel], LlamaModel] = LlamaModel,
+        load: Callable[[LocalModel], AnyModel] = load_model,
     ) -> None:
         self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._send = send
@@ -87,13 +113,14 @@ class Worker:
             memory_bytes_max=memory_bytes_max,
             memory_bytes=lambda arm: memory_bytes(self._models[arm]),
         )
-        self._schedulers: dict[str, LlamaScheduler] = {}
+        self._schedulers: dict[str, AnyScheduler] = {}
         self._pending: deque[Frame] = deque()
         self._to_load: deque[str] = deque()
         self._arm_of: dict[int, str] = {}
         self._loads: queue.SimpleQueue[LocalModel] = queue.SimpleQueue()
         self._loading: str | None = None
         self._blocked = False
+        self._room_changed = False
         self._sent_s = 0.0
 
     def run(self) -> None:
@@ -142,33 +169,40 @@ class Worker:
 
     def _handle(self, frame: Frame) -> None:
         operation = frame["op"]
-        if operation == "chat":
+        if operation in ("chat", "embed"):
             self._arm_of[frame["id"]] = frame["arm"]
-            self._pending.append(frame)
+            self._pending.append({**frame, "arrived_s": time.perf_counter()})
             self._emit({"op": "step", "out": [["a", frame["id"]]]})
         elif operation == "cancel":
             self._cancel(frame["id"])
         elif operation == "resident":
             self._residency.prefer(frame["arms"])
-            for arm in frame["arms"]:
-                if arm not in self._schedulers:
-                    self._want(arm)
+            self._room_changed = True
         else:
             raise ValueError(f"unknown operation {operation!r}: agent and worker differ in age")
 
-    def _add(self, scheduler: LlamaScheduler, frame: Frame) -> None:
+    def _add(self, scheduler: AnyScheduler, frame: Frame) -> None:
         self._residency.used(frame["arm"])
+        key, arrived_s = frame["id"], frame["arrived_s"]
         try:
-            spec = ChatSpec.from_json(frame["spec"])
-            scheduler.add(frame["id"], spec, stream=frame["stream"])
+            if isinstance(scheduler, EmbeddingScheduler):
+                if frame["op"] != "embed":
+                    raise unsupported("messages", f"{frame['arm']} makes embeddings, no text")
+                scheduler.add(key, frame["inputs"], arrived_s=arrived_s)
+            elif frame["op"] != "chat":
+                raise unsupported("input", f"{frame['arm']} makes text, no embeddings")
+            else:
+                spec = ChatSpec.from_json(frame["spec"])
+                scheduler.add(key, spec, stream=frame["stream"], arrived_s=arrived_s)
         except ArmFailed as failure:
-            self._report([JobFailed(frame["id"], failure)])
+            self._report([JobFailed(key, failure)])
 
     def _cancel(self, key: int) -> None:
         arm = self._arm_of.pop(key, None)
         scheduler = self._schedulers.get(arm) if arm is not None else None
         if scheduler is not None:
             scheduler.cancel(key)
+            self._room_changed |= scheduler.idle
         self._pending = deque(frame for frame in self._pending if frame["id"] != key)
 
     def _dispatch(self) -> None:
@@ -200,6 +234,12 @@ class Worker:
     def _start_loads(self) -> None:
         """Begin to load the next model, if there is room for it."""
         self._blocked = False
+        if self._room_changed:
+            # What the table wants in memory comes as soon as it fits, not only when it is asked.
+            self._room_changed = False
+            for arm in self._residency.preferred:
+                if arm not in self._schedulers:
+                    self._want(arm)
         while self._to_load and self._loading is None and not self._blocked:
             self._start_load(self._to_load.popleft())
 
@@ -228,6 +268,8 @@ class Worker:
 
     def _break(self, arm: str, problem: str) -> None:
         self._tell_state(arm, ModelState.BROKEN, problem)
+        # The agent says when it is worth another try.
+        self._residency.prefer([other for other in self._residency.preferred if other != arm])
         failure = ArmFailed("model_broken", problem)
         for frame in [frame for frame in self._pending if frame["arm"] == arm]:
             self._pending.remove(frame)
@@ -244,15 +286,20 @@ class Worker:
             self._residency.remove(loaded.arm)
             self._break(loaded.arm, loaded.problem)
             return
-        scheduler = LlamaScheduler(
-            loaded.model,
-            monotonic_s=time.perf_counter,
-            tokens_per_second_max=self._models[loaded.arm].tokens_per_second_max,
-        )
+        scheduler = self._scheduler(loaded.arm, loaded.model)
         self._schedulers[loaded.arm] = scheduler
         self._tell_state(loaded.arm, ModelState.LOADED, load_ms=loaded.load_ms)
         # At once: another model that wants the room must find this one busy.
         self._hand_over(loaded.arm)
+
+    def _scheduler(self, arm: str, model: AnyModel) -> AnyScheduler:
+        if isinstance(model, EmbeddingModel):
+            return EmbeddingScheduler(model, monotonic_s=time.perf_counter)
+        return LlamaScheduler(
+            model,
+            monotonic_s=time.perf_counter,
+            tokens_per_second_max=self._models[arm].tokens_per_second_max,
+        )
 
     def _load_forever(self) -> None:
         while True:
@@ -278,14 +325,27 @@ class Worker:
 
     def _as_json(self, output: Output) -> list[Any]:
         if isinstance(output, TextProduced):
-            return ["t", output.job, output.choice, output.text, output.finish_reason]
-        self._arm_of.pop(output.job, None)
+            told = ["t", output.job, output.choice, output.text, output.finish_reason]
+            if output.calls or output.logprobs:
+                told.append([[part.call, part.name, part.arguments] for part in output.calls])
+                told.append([entry.to_json() for entry in output.logprobs])
+            return told
+        if isinstance(output, VectorMade):
+            return ["v", output.job, output.index, base64.b64encode(output.vector).decode()]
+        self._ended(output.job)
+        if isinstance(output, JobFailed):
+            failure = output.failure
+            message = str(failure)[:MESSAGE_CHARS_MAX]
+            return ["f", output.job, failure.reason, message, failure.client_error]
+        usage = [output.prompt_tokens, 0, 0]
         if isinstance(output, JobDone):
-            usage = [output.prompt_tokens, output.completion_tokens, output.cached_tokens]
-            return ["d", output.job, *usage, output.ttft_ms, output.run_ms]
-        failure = output.failure
-        message = str(failure)[:MESSAGE_CHARS_MAX]
-        return ["f", output.job, failure.reason, message, failure.client_error]
+            usage[1:] = [output.completion_tokens, output.cached_tokens]
+        return ["d", output.job, *usage, output.ttft_ms, output.run_ms]
+
+    def _ended(self, key: int) -> None:
+        arm = self._arm_of.pop(key, None)
+        scheduler = self._schedulers.get(arm) if arm is not None else None
+        self._room_changed |= scheduler is not None and scheduler.idle
 
     def _emit(self, frame: Frame) -> None:
         self._sent_s = time.perf_counter()

@@ -6,19 +6,28 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean, median
-from typing import Final
+from typing import Final, NamedTuple
 
-from edge_agent.ports import ArmFailed, ChatCall, Chunk, DeviceSensors, Finished, LocalModels
-from shared.clock import Clock
-from shared.decision.types import Arm, ArmKind, ArmSpeed
+from edge_agent.ports import (
+    ArmFailed,
+    ChatCall,
+    DeviceSensors,
+    EmbedCall,
+    Finished,
+    LocalModels,
+    Timing,
+    Usage,
+)
+from shared.decision.types import Arm, ArmKind
 
 PROMPT_RUNS: Final = 3
 BATCH_RUNS_MAX: Final = 10
 SENSOR_S: Final = 0.5
 PROBE_WORDS: Final = 8
 ANSWER_TOKENS_MIN: Final = 8
+EMBEDDINGS: Final = "embeddings"
 _WORDS: Final = (
     *("apple", "bridge", "candle", "desert", "engine", "forest", "garden", "harbour", "island"),
     *("jacket", "kettle", "ladder", "meadow", "needle", "orchard", "pencil", "quarry", "river"),
@@ -42,11 +51,11 @@ class Measured:
     Attributes
     ----------
     load_ms : float
-        From the call to the first token, less what a second call took.
+        What the first call took longer than the second one.
     prompt_tokens : int
         Of the prompts whose reading was timed.
     batches : tuple of BatchSpeed
-        By rising number of sequences; the first one is a single sequence.
+        By rising number of sequences, from one; none for a model that makes embeddings.
     """
 
     arm: str
@@ -55,59 +64,62 @@ class Measured:
     prompt_tokens_per_s: float
     batches: tuple[BatchSpeed, ...]
 
-    @property
-    def speed(self) -> ArmSpeed:
-        """What the coordinator is told."""
-        return ArmSpeed(self.arm, self.prompt_tokens_per_s, self.batches[0].tokens_per_s)
-
-
-@dataclass
-class _Answer:
-    """One answer: when its tokens came, in milliseconds, and what it counted."""
-
-    asked_ms: float
-    token_ms: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def ttft_ms(self) -> float:
-        return self.token_ms[0] - self.asked_ms
-
 
 class _Bench:
     """Asks one arm."""
 
-    def __init__(self, models: LocalModels, *, arm: str, clock: Clock) -> None:
+    def __init__(self, models: LocalModels, *, arm: str) -> None:
         self._models = models
-        self._clock = clock
         self._arm = Arm(
             id=arm, kind=ArmKind.LOCAL, model=arm, context_tokens_max=0, max_tokens_default=1
         )
         self._asked = 0
 
     async def ask(self, *, words: int, tokens: int) -> _Answer:
-        """One streamed answer to a prompt that no other one begins like."""
-        self._asked += 1
-        rng = random.Random(self._asked)
-        prompt = " ".join([str(self._asked), *rng.choices(_WORDS, k=words)])
+        """One answer to a prompt that no other one begins like."""
+        prompt, name = self._prompt(words), f"bench-{self._asked}"
         body = {
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": tokens,
             "temperature": 1.0,
             "seed": self._asked,
         }
-        answer = _Answer(self._clock.monotonic_ms())
-        call = ChatCall(f"bench-{self._asked}", self._arm, body, stream=True)
-        async for event in self._models.chat(call):
-            if isinstance(event, Chunk) and not event.data["choices"][0]["finish_reason"]:
-                answer.token_ms.append(self._clock.monotonic_ms())
-            elif isinstance(event, Finished) and event.usage is not None:
-                answer.prompt_tokens = event.usage.prompt_tokens
-                answer.completion_tokens = event.usage.completion_tokens
-        if not answer.token_ms:
-            raise ArmFailed("no_answer", f"the model of arm {self._arm.id} said nothing")
-        return answer
+        async for event in self._models.chat(ChatCall(name, self._arm, body, stream=False)):
+            if isinstance(event, Finished) and event.usage and event.timing:
+                return _Answer(event.usage, event.timing)
+        raise ArmFailed(
+            "no_answer", f"the model of arm {self._arm.id} did not say how long it took"
+        )
+
+    async def embed(self, *, words: int) -> _Answer:
+        """One vector."""
+        prompt, name = self._prompt(words), f"bench-{self._asked}"
+        found = await self._models.embed(EmbedCall(name, self._arm, (prompt,)))
+        if found.timing is None or found.usage is None:
+            raise ArmFailed("no_answer", f"arm {self._arm.id} did not say how long it took")
+        return _Answer(found.usage, found.timing)
+
+    def _prompt(self, words: int) -> str:
+        self._asked += 1
+        rng = random.Random(self._asked)
+        return " ".join([str(self._asked), *rng.choices(_WORDS, k=words)])
+
+
+class _Answer(NamedTuple):
+    """What an answer counted, and how long it took where it was made."""
+
+    usage: Usage
+    timing: Timing
+
+    @property
+    def writing_ms(self) -> float:
+        """From the first token to the last."""
+        return self.timing.run_ms - self.timing.ttft_ms
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How fast it was written."""
+        return 1e3 * (self.usage.completion_tokens - 1) / max(self.writing_ms, 1e-3)
 
 
 async def measure(
@@ -117,7 +129,6 @@ async def measure(
     sequences: Sequence[int],
     prompt_tokens: int,
     answer_tokens: int,
-    clock: Clock,
     sensors: DeviceSensors,
     told: Callable[[str], None],
 ) -> Measured:
@@ -128,7 +139,7 @@ async def measure(
     models : LocalModels
         Started, and with nothing else to do.
     sequences : sequence of int
-        How many answers at once, rising, from 1.
+        How many answers at once, rising, from 1; a model that makes embeddings writes none.
     prompt_tokens, answer_tokens : int
         What to aim at; a model's own idea of a token decides.
     told : callable
@@ -139,57 +150,56 @@ async def measure(
     ArmFailed
         When the model cannot be loaded or does not answer.
     """
-    bench = _Bench(models, arm=arm, clock=clock)
+    bench = _Bench(models, arm=arm)
+    embeds = any(s.arm == arm and EMBEDDINGS in s.capabilities for s in models.status())
+
+    async def read(words: int) -> _Answer:
+        return await (bench.embed(words=words) if embeds else bench.ask(words=words, tokens=1))
+
     told(f"{arm}: loading")
-    first = await bench.ask(words=PROBE_WORDS, tokens=1)
-    second = await bench.ask(words=PROBE_WORDS, tokens=1)
-    third = await bench.ask(words=3 * PROBE_WORDS, tokens=1)
-    tokens_per_word = (third.prompt_tokens - second.prompt_tokens) / (2 * PROBE_WORDS)
-    words = round((prompt_tokens - second.prompt_tokens) / max(tokens_per_word, 0.1))
-    told(f"{arm}: reading prompts")
-    prompts = [
-        await bench.ask(words=max(PROBE_WORDS, PROBE_WORDS + words), tokens=1)
-        for _ in range(PROMPT_RUNS)
+    first, second, third = [
+        await read(words) for words in (PROBE_WORDS, PROBE_WORDS, 3 * PROBE_WORDS)
     ]
+    per_word = (third.usage.prompt_tokens - second.usage.prompt_tokens) / (2 * PROBE_WORDS)
+    words = round((prompt_tokens - second.usage.prompt_tokens) / max(per_word, 0.1))
+    told(f"{arm}: reading prompts")
+    prompts = [await read(max(PROBE_WORDS, PROBE_WORDS + words)) for _ in range(PROMPT_RUNS)]
     batches = []
-    for count in sequences:
+    for count in () if embeds else sequences:
         told(f"{arm}: writing {count} answer{'s' if count > 1 else ''} at once")
         async with _watts(sensors) as watts:
             rate = await _generation(bench, sequences=count, tokens=answer_tokens)
         batches.append(BatchSpeed(count, rate, mean(watts) if watts else None))
     return Measured(
         arm=arm,
-        load_ms=max(0.0, first.ttft_ms - second.ttft_ms),
-        prompt_tokens=round(median(p.prompt_tokens for p in prompts)),
-        prompt_tokens_per_s=median(1e3 * p.prompt_tokens / max(p.ttft_ms, 1e-3) for p in prompts),
+        load_ms=max(0.0, first.timing.ttft_ms - second.timing.ttft_ms),
+        prompt_tokens=round(median(each.usage.prompt_tokens for each in prompts)),
+        prompt_tokens_per_s=median(
+            1e3 * each.usage.prompt_tokens / max(each.timing.ttft_ms, 1e-3) for each in prompts
+        ),
         batches=tuple(batches),
     )
 
 
 async def _generation(bench: _Bench, *, sequences: int, tokens: int) -> float:
-    """Tokens per second of some answers at once.
-
-    Counted is the time in which all of them are being written: a model may end one early.
-    """
-    counted, seconds, runs = 0, 0.0, 0
-    while counted < 2 * tokens * sequences and runs < BATCH_RUNS_MAX:
-        runs += 1
-        answers = await asyncio.gather(
-            *(bench.ask(words=PROBE_WORDS, tokens=tokens) for _ in range(sequences))
-        )
-        begin = max(answer.token_ms[0] for answer in answers)
-        end = min(answer.token_ms[-1] for answer in answers)
-        if end <= begin:
-            continue
-        seconds += (end - begin) / 1e3
-        counted += sum(begin < at <= end for answer in answers for at in answer.token_ms)
-    if counted < ANSWER_TOKENS_MIN:
+    """Tokens per second of some answers at once: the sum of how fast each was written."""
+    rates, written = [], 0
+    for _ in range(BATCH_RUNS_MAX):
+        asked = (bench.ask(words=PROBE_WORDS, tokens=tokens) for _ in range(sequences))
+        answers = await asyncio.gather(*asked)
+        lengths = [each.usage.completion_tokens - 1 for each in answers]
+        written += sum(lengths)
+        if min(lengths) > 0:  # else one ended at once, and the others had more room
+            rates.append(sum(each.tokens_per_s for each in answers))
+        if rates and written >= 2 * tokens * sequences:
+            break
+    if not rates or written < ANSWER_TOKENS_MIN:
         raise ArmFailed(
             "too_short",
-            f"the model ends its answers after {counted} tokens: too few to measure {sequences} "
+            f"the model ends its answers after {written} tokens: too few to measure {sequences} "
             "at once",
         )
-    return counted / seconds
+    return median(rates)
 
 
 @contextlib.asynccontextmanager

@@ -64,6 +64,8 @@ def known_speeds(state_dir: Path, models: Sequence[LocalModel]) -> tuple[ArmSpee
         try:
             if result is None or result["model"] != _fingerprint(model):
                 continue
+            if not result["generation"]:
+                continue  # it makes embeddings: no answer could be timed
             prompt, single = result["prompt"], result["generation"][0]
             speeds.append(
                 ArmSpeed(model.arm, float(prompt["tokens_per_s"]), float(single["tokens_per_s"]))

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from shared.pb.v1 import types_pb2 as shared_dot_pb_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shared/pb/v1/fleet.proto\x12\x0btidegate.v1\x1a\x18shared/pb/v1/types.proto\">\n\x0cGreetRequest\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\"}\n\nGreetReply\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x13\n\x0bnow_unix_ms\x18\x03 \x01(\x03\x12\x10\n\x08standing\x18\x04 \x01(\t\"|\n\x0bJoinRequest\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\"2\n\tJoinReply\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\"\x88\x02\n\rDeviceMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.HelloH\x00\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.tidegate.v1.OutcomeBatchH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12\x32\n\rlease_request\x18\x04 \x01(\x0b\x32\x19.tidegate.v1.LeaseRequestH\x00\x12=\n\x13resume_token_synced\x18\x05 \x01(\x0b\x32\x1e.tidegate.v1.ResumeTokenSyncedH\x00\x42\x06\n\x04\x62ody\"\xa6\x03\n\x12\x43oordinatorMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.WelcomeH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tidegate.v1.AckH\x00\x12+\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x19.tidegate.v1.DeviceConfigH\x00\x12,\n\x05table\x18\x04 \x01(\x0b\x32\x1b.tidegate.v1.SelectionTableH\x00\x12(\n\x05grant\x18\x05 \x01(\x0b\x32\x17.tidegate.v1.LeaseGrantH\x00\x12*\n\x06recall\x18\x06 \x01(\x0b\x32\x18.tidegate.v1.LeaseRecallH\x00\x12\'\n\x07\x63ommand\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.CommandH\x00\x12\x36\n\x0fheartbeat_reply\x18\x08 \x01(\x0b\x32\x1b.tidegate.v1.HeartbeatReplyH\x00\x12,\n\x07refusal\x18\t \x01(\x0b\x32\x19.tidegate.v1.LeaseRefusalH\x00\x42\x06\n\x04\x62ody\"\xa3\x03\n\x05Hello\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x63ked_sequence\x18\x05 \x01(\x04\x12\x18\n\x10lease_number_max\x18\x07 \x01(\x04\x12(\n\x06leases\x18\x08 \x03(\x0b\x32\x18.tidegate.v1.LeaseStatus\x12\x12\n\nlocal_arms\x18\t \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x15\n\rtable_version\x18\x0b \x01(\x04\x12\x16\n\x0e\x63onfig_version\x18\x0c \x01(\x04\x12\x33\n\x0cincarnations\x18\r \x03(\x0b\x32\x1d.tidegate.v1.IncarnationRange\x12\x0e\n\x06\x63opied\x18\x0e \x01(\x08\x12%\n\x06speeds\x18\x14 \x03(\x0b\x32\x15.tidegate.v1.ArmSpeedJ\x04\x08\x06\x10\x07\"U\n\x08\x41rmSpeed\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x1b\n\x13prompt_tokens_per_s\x18\x02 \x01(\x01\x12\x1f\n\x17\x63ompletion_tokens_per_s\x18\x03 \x01(\x01\"V\n\x10IncarnationRange\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\"\xd7\x01\n\x07Welcome\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x63ked_sequence\x18\x04 \x01(\x04\x12\x14\n\x0cheartbeat_ms\x18\x05 \x01(\r\x12\x14\n\x0cspend_paused\x18\x06 \x01(\x08\x12\x13\n\x0bnow_unix_ms\x18\x07 \x01(\x03\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\")\n\x11ResumeTokenSynced\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\"9\n\x0cOutcomeBatch\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.tidegate.v1.SpoolRecord\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x8e\x01\n\tHeartbeat\x12\'\n\x05state\x18\x01 \x01(\x0b\x32\x18.tidegate.v1.DeviceState\x12(\n\x06leases\x18\x02 \x03(\x0b\x32\x18.tidegate.v1.LeaseStatus\x12\x17\n\x0fspooled_records\x18\x03 \x01(\x04\x12\x15\n\rtable_version\x18\x04 \x01(\x04\";\n\x0eHeartbeatReply\x12\x14\n\x0cspend_paused\x18\x01 \x01(\x08\x12\x13\n\x0bnow_unix_ms\x18\x02 \x01(\x03\"A\n\x0cLeaseRequest\x12\x17\n\x0f\x61vailable_nanos\x18\x01 \x01(\x03\x12\x18\n\x10worst_case_nanos\x18\x02 \x01(\x03\"\x8c\x01\n\nLeaseGrant\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0clease_number\x18\x02 \x01(\x04\x12\x11\n\twindow_id\x18\x03 \x01(\x04\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x05 \x01(\x04\x12\x15\n\rprice_version\x18\x06 \x01(\r\"F\n\x0cLeaseRefusal\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"3\n\x0bLeaseRecall\x12\x14\n\x0clease_number\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa2\x01\n\x07\x43ommand\x12.\n\x0bpause_spend\x18\x01 \x01(\x0b\x32\x17.tidegate.v1.PauseSpendH\x00\x12\x30\n\x0cresume_spend\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ResumeSpendH\x00\x12-\n\nquarantine\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.QuarantineH\x00\x42\x06\n\x04\x62ody\"\x0c\n\nPauseSpend\"\r\n\x0bResumeSpend\"\x1c\n\nQuarantine\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc6\x01\n\x0c\x44\x65viceConfig\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x14\n\x0c\x64\x65vice_class\x18\x02 \x01(\t\x12\x1e\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x10.tidegate.v1.Arm\x12,\n\x0ctask_classes\x18\x04 \x03(\x0b\x32\x16.tidegate.v1.TaskClass\x12\x15\n\rprice_version\x18\x05 \x01(\r\x12\x13\n\x0b\x62udget_name\x18\x06 \x01(\t\x12\x15\n\rclose_wait_ms\x18\x07 \x01(\r2\xca\x01\n\x05\x46leet\x12\x38\n\x04Join\x12\x18.tidegate.v1.JoinRequest\x1a\x16.tidegate.v1.JoinReply\x12J\n\x07\x43onnect\x12\x1a.tidegate.v1.DeviceMessage\x1a\x1f.tidegate.v1.CoordinatorMessage(\x01\x30\x01\x12;\n\x05Greet\x12\x19.tidegate.v1.GreetRequest\x1a\x17.tidegate.v1.GreetReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shared/pb/v1/fleet.proto\x12\x0btidegate.v1\x1a\x18shared/pb/v1/types.proto\">\n\x0cGreetRequest\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\"}\n\nGreetReply\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x13\n\x0bnow_unix_ms\x18\x03 \x01(\x03\x12\x10\n\x08standing\x18\x04 \x01(\t\"|\n\x0bJoinRequest\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\"2\n\tJoinReply\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\"\x88\x02\n\rDeviceMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.HelloH\x00\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.tidegate.v1.OutcomeBatchH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12\x32\n\rlease_request\x18\x04 \x01(\x0b\x32\x19.tidegate.v1.LeaseRequestH\x00\x12=\n\x13resume_token_synced\x18\x05 \x01(\x0b\x32\x1e.tidegate.v1.ResumeTokenSyncedH\x00\x42\x06\n\x04\x62ody\"\xda\x03\n\x12\x43oordinatorMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.WelcomeH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tidegate.v1.AckH\x00\x12+\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x19.tidegate.v1.DeviceConfigH\x00\x12,\n\x05table\x18\x04 \x01(\x0b\x32\x1b.tidegate.v1.SelectionTableH\x00\x12(\n\x05grant\x18\x05 \x01(\x0b\x32\x17.tidegate.v1.LeaseGrantH\x00\x12*\n\x06recall\x18\x06 \x01(\x0b\x32\x18.tidegate.v1.LeaseRecallH\x00\x12\'\n\x07\x63ommand\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.CommandH\x00\x12\x36\n\x0fheartbeat_reply\x18\x08 \x01(\x0b\x32\x1b.tidegate.v1.HeartbeatReplyH\x00\x12,\n\x07refusal\x18\t \x01(\x0b\x32\x19.tidegate.v1.LeaseRefusalH\x00\x12\x32\n\rprovider_keys\x18\x14 \x01(\x0b\x32\x19.tidegate.v1.ProviderKeysH\x00\x42\x06\n\x04\x62ody\"n\n\x0cProviderKeys\x12\x31\n\x04keys\x18\x01 \x03(\x0b\x32#.tidegate.v1.ProviderKeys.KeysEntry\x1a+\n\tKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x03\n\x05Hello\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x63ked_sequence\x18\x05 \x01(\x04\x12\x18\n\x10lease_number_max\x18\x07 \x01(\x04\x12(\n\x06leases\x18\x08 \x03(\x0b\x32\x18.tidegate.v1.LeaseStatus\x12\x12\n\nlocal_arms\x18\t \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x15\n\rtable_version\x18\x0b \x01(\x04\x12\x16\n\x0e\x63onfig_version\x18\x0c \x01(\x04\x12\x33\n\x0cincarnations\x18\r \x03(\x0b\x32\x1d.tidegate.v1.IncarnationRange\x12\x0e\n\x06\x63opied\x18\x0e \x01(\x08\x12%\n\x06speeds\x18\x14 \x03(\x0b\x32\x15.tidegate.v1.ArmSpeedJ\x04\x08\x06\x10\x07\"U\n\x08\x41rmSpeed\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x1b\n\x13prompt_tokens_per_s\x18\x02 \x01(\x01\x12\x1f\n\x17\x63ompletion_tokens_per_s\x18\x03 \x01(\x01\"V\n\x10IncarnationRange\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\"\xd7\x01\n\x07Welcome\x12.\n\x08protocol\x18\x01 \x01(\x0b\x32\x1c.tidegate.v1.ProtocolVersion\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x63ked_sequence\x18\x04 \x01(\x04\x12\x14\n\x0cheartbeat_ms\x18\x05 \x01(\r\x12\x14\n\x0cspend_paused\x18\x06 \x01(\x08\x12\x13\n\x0bnow_unix_ms\x18\x07 \x01(\x03\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\")\n\x11ResumeTokenSynced\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\"9\n\x0cOutcomeBatch\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.tidegate.v1.SpoolRecord\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x8e\x01\n\tHeartbeat\x12\'\n\x05state\x18\x01 \x01(\x0b\x32\x18.tidegate.v1.DeviceState\x12(\n\x06leases\x18\x02 \x03(\x0b\x32\x18.tidegate.v1.LeaseStatus\x12\x17\n\x0fspooled_records\x18\x03 \x01(\x04\x12\x15\n\rtable_version\x18\x04 \x01(\x04\";\n\x0eHeartbeatReply\x12\x14\n\x0cspend_paused\x18\x01 \x01(\x08\x12\x13\n\x0bnow_unix_ms\x18\x02 \x01(\x03\"n\n\x0cLeaseRequest\x12\x17\n\x0f\x61vailable_nanos\x18\x01 \x01(\x03\x12\x18\n\x10worst_case_nanos\x18\x02 \x01(\x03\x12\x15\n\rasked_boot_ms\x18\x03 \x01(\x04\x12\x14\n\x0cneeded_nanos\x18\x04 \x01(\x03\"\xa3\x01\n\nLeaseGrant\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x14\n\x0clease_number\x18\x02 \x01(\x04\x12\x11\n\twindow_id\x18\x03 \x01(\x04\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x05 \x01(\x04\x12\x15\n\rprice_version\x18\x06 \x01(\r\x12\x15\n\rasked_boot_ms\x18\x07 \x01(\x04\"F\n\x0cLeaseRefusal\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"3\n\x0bLeaseRecall\x12\x14\n\x0clease_number\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa2\x01\n\x07\x43ommand\x12.\n\x0bpause_spend\x18\x01 \x01(\x0b\x32\x17.tidegate.v1.PauseSpendH\x00\x12\x30\n\x0cresume_spend\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ResumeSpendH\x00\x12-\n\nquarantine\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.QuarantineH\x00\x42\x06\n\x04\x62ody\"\x0c\n\nPauseSpend\"\r\n\x0bResumeSpend\"\x1c\n\nQuarantine\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc6\x01\n\x0c\x44\x65viceConfig\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x14\n\x0c\x64\x65vice_class\x18\x02 \x01(\t\x12\x1e\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x10.tidegate.v1.Arm\x12,\n\x0ctask_classes\x18\x04 \x03(\x0b\x32\x16.tidegate.v1.TaskClass\x12\x15\n\rprice_version\x18\x05 \x01(\r\x12\x13\n\x0b\x62udget_name\x18\x06 \x01(\t\x12\x15\n\rclose_wait_ms\x18\x07 \x01(\r2\xca\x01\n\x05\x46leet\x12\x38\n\x04Join\x12\x18.tidegate.v1.JoinRequest\x1a\x16.tidegate.v1.JoinReply\x12J\n\x07\x43onnect\x12\x1a.tidegate.v1.DeviceMessage\x1a\x1f.tidegate.v1.CoordinatorMessage(\x01\x30\x01\x12;\n\x05Greet\x12\x19.tidegate.v1.GreetRequest\x1a\x17.tidegate.v1.GreetReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared.pb.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROVIDERKEYS_KEYSENTRY']._loaded_options = None
+  _globals['_PROVIDERKEYS_KEYSENTRY']._serialized_options = b'8\001'
   _globals['_GREETREQUEST']._serialized_start=67
   _globals['_GREETREQUEST']._serialized_end=129
   _globals['_GREETREPLY']._serialized_start=131
@@ -43,43 +45,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEMESSAGE']._serialized_start=437
   _globals['_DEVICEMESSAGE']._serialized_end=701
   _globals['_COORDINATORMESSAGE']._serialized_start=704
-  _globals['_COORDINATORMESSAGE']._serialized_end=1126
-  _globals['_HELLO']._serialized_start=1129
-  _globals['_HELLO']._serialized_end=1548
-  _globals['_ARMSPEED']._serialized_start=1550
-  _globals['_ARMSPEED']._serialized_end=1635
-  _globals['_INCARNATIONRANGE']._serialized_start=1637
-  _globals['_INCARNATIONRANGE']._serialized_end=1723
-  _globals['_WELCOME']._serialized_start=1726
-  _globals['_WELCOME']._serialized_end=1941
-  _globals['_RESUMETOKENSYNCED']._serialized_start=1943
-  _globals['_RESUMETOKENSYNCED']._serialized_end=1984
-  _globals['_OUTCOMEBATCH']._serialized_start=1986
-  _globals['_OUTCOMEBATCH']._serialized_end=2043
-  _globals['_ACK']._serialized_start=2045
-  _globals['_ACK']._serialized_end=2068
-  _globals['_HEARTBEAT']._serialized_start=2071
-  _globals['_HEARTBEAT']._serialized_end=2213
-  _globals['_HEARTBEATREPLY']._serialized_start=2215
-  _globals['_HEARTBEATREPLY']._serialized_end=2274
-  _globals['_LEASEREQUEST']._serialized_start=2276
-  _globals['_LEASEREQUEST']._serialized_end=2341
-  _globals['_LEASEGRANT']._serialized_start=2344
-  _globals['_LEASEGRANT']._serialized_end=2484
-  _globals['_LEASEREFUSAL']._serialized_start=2486
-  _globals['_LEASEREFUSAL']._serialized_end=2556
-  _globals['_LEASERECALL']._serialized_start=2558
-  _globals['_LEASERECALL']._serialized_end=2609
-  _globals['_COMMAND']._serialized_start=2612
-  _globals['_COMMAND']._serialized_end=2774
-  _globals['_PAUSESPEND']._serialized_start=2776
-  _globals['_PAUSESPEND']._serialized_end=2788
-  _globals['_RESUMESPEND']._serialized_start=2790
-  _globals['_RESUMESPEND']._serialized_end=2803
-  _globals['_QUARANTINE']._serialized_start=2805
-  _globals['_QUARANTINE']._serialized_end=2833
-  _globals['_DEVICECONFIG']._serialized_start=2836
-  _globals['_DEVICECONFIG']._serialized_end=3034
-  _globals['_FLEET']._serialized_start=3037
-  _globals['_FLEET']._serialized_end=3239
+  _globals['_COORDINATORMESSAGE']._serialized_end=1178
+  _globals['_PROVIDERKEYS']._serialized_start=1180
+  _globals['_PROVIDERKEYS']._serialized_end=1290
+  _globals['_PROVIDERKEYS_KEYSENTRY']._serialized_start=1247
+  _globals['_PROVIDERKEYS_KEYSENTRY']._serialized_end=1290
+  _globals['_HELLO']._serialized_start=1293
+  _globals['_HELLO']._serialized_end=1712
+  _globals['_ARMSPEED']._serialized_start=1714
+  _globals['_ARMSPEED']._serialized_end=1799
+  _globals['_INCARNATIONRANGE']._serialized_start=1801
+  _globals['_INCARNATIONRANGE']._serialized_end=1887
+  _globals['_WELCOME']._serialized_start=1890
+  _globals['_WELCOME']._serialized_end=2105
+  _globals['_RESUMETOKENSYNCED']._serialized_start=2107
+  _globals['_RESUMETOKENSYNCED']._serialized_end=2148
+  _globals['_OUTCOMEBATCH']._serialized_start=2150
+  _globals['_OUTCOMEBATCH']._serialized_end=2207
+  _globals['_ACK']._serialized_start=2209
+  _globals['_ACK']._serialized_end=2232
+  _globals['_HEARTBEAT']._serialized_start=2235
+  _globals['_HEARTBEAT']._serialized_end=2377
+  _globals['_HEARTBEATREPLY']._serialized_start=2379
+  _globals['_HEARTBEATREPLY']._serialized_end=2438
+  _globals['_LEASEREQUEST']._serialized_start=2440
+  _globals['_LEASEREQUEST']._serialized_end=2550
+  _globals['_LEASEGRANT']._serialized_start=2553
+  _globals['_LEASEGRANT']._serialized_end=2716
+  _globals['_LEASEREFUSAL']._serialized_start=2718
+  _globals['_LEASEREFUSAL']._serialized_end=2788
+  _globals['_LEASERECALL']._serialized_start=2790
+  _globals['_LEASERECALL']._serialized_end=2841
+  _globals['_COMMAND']._serialized_start=2844
+  _globals['_COMMAND']._serialized_end=3006
+  _globals['_PAUSESPEND']._serialized_start=3008
+  _globals['_PAUSESPEND']._serialized_end=3020
+  _globals['_RESUMESPEND']._serialized_start=3022
+  _globals['_RESUMESPEND']._serialized_end=3035
+  _globals['_QUARANTINE']._serialized_start=3037
+  _globals['_QUARANTINE']._serialized_end=3065
+  _globals['_DEVICECONFIG']._serialized_start=3068
+  _globals['_DEVICECONFIG']._serialized_end=3266
+  _globals['_FLEET']._serialized_start=3269
+  _globals['_FLEET']._serialized_end=3471
 # @@protoc_insertion_point(module_scope)

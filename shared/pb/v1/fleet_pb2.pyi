@@ -60,7 +60,7 @@ class DeviceMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., batch: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., lease_request: _Optional[_Union[LeaseRequest, _Mapping]] = ..., resume_token_synced: _Optional[_Union[ResumeTokenSynced, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("welcome", "ack", "config", "table", "grant", "recall", "command", "heartbeat_reply", "refusal")
+    __slots__ = ("welcome", "ack", "config", "table", "grant", "recall", "command", "heartbeat_reply", "refusal", "provider_keys")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class CoordinatorMessage(_message.Message):
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_REPLY_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_KEYS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     ack: Ack
     config: DeviceConfig
@@ -79,7 +80,21 @@ class CoordinatorMessage(_message.Message):
     command: Command
     heartbeat_reply: HeartbeatReply
     refusal: LeaseRefusal
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ...) -> None: ...
+    provider_keys: ProviderKeys
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., config: _Optional[_Union[DeviceConfig, _Mapping]] = ..., table: _Optional[_Union[_types_pb2.SelectionTable, _Mapping]] = ..., grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., recall: _Optional[_Union[LeaseRecall, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., refusal: _Optional[_Union[LeaseRefusal, _Mapping]] = ..., provider_keys: _Optional[_Union[ProviderKeys, _Mapping]] = ...) -> None: ...
+
+class ProviderKeys(_message.Message):
+    __slots__ = ("keys",)
+    class KeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.ScalarMap[str, str]
+    def __init__(self, keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "software_version", "incarnation", "resume_token", "acked_sequence", "lease_number_max", "leases", "local_arms", "capabilities", "table_version", "config_version", "incarnations", "copied", "speeds")
@@ -192,28 +207,34 @@ class HeartbeatReply(_message.Message):
     def __init__(self, spend_paused: _Optional[bool] = ..., now_unix_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("available_nanos", "worst_case_nanos")
+    __slots__ = ("available_nanos", "worst_case_nanos", "asked_boot_ms", "needed_nanos")
     AVAILABLE_NANOS_FIELD_NUMBER: _ClassVar[int]
     WORST_CASE_NANOS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BOOT_MS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_NANOS_FIELD_NUMBER: _ClassVar[int]
     available_nanos: int
     worst_case_nanos: int
-    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ...) -> None: ...
+    asked_boot_ms: int
+    needed_nanos: int
+    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ..., needed_nanos: _Optional[int] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
-    __slots__ = ("incarnation", "lease_number", "window_id", "amount_nanos", "duration_ms", "price_version")
+    __slots__ = ("incarnation", "lease_number", "window_id", "amount_nanos", "duration_ms", "price_version", "asked_boot_ms")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     WINDOW_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_NANOS_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BOOT_MS_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     lease_number: int
     window_id: int
     amount_nanos: int
     duration_ms: int
     price_version: int
-    def __init__(self, incarnation: _Optional[str] = ..., lease_number: _Optional[int] = ..., window_id: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., duration_ms: _Optional[int] = ..., price_version: _Optional[int] = ...) -> None: ...
+    asked_boot_ms: int
+    def __init__(self, incarnation: _Optional[str] = ..., lease_number: _Optional[int] = ..., window_id: _Optional[int] = ..., amount_nanos: _Optional[int] = ..., duration_ms: _Optional[int] = ..., price_version: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseRefusal(_message.Message):
     __slots__ = ("budget", "reason", "retry_after_ms")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.account import BudgetAccount
@@ -9,6 +11,7 @@ from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, Wi
 from shared.errors import InvariantError, NotFoundError
 
 DEVICE = "dev"
+WINDOW = WindowRow(7, 0, 10, 1_000)
 
 
 def lent(amount: int = 100, *, budget: int = 1_000) -> BudgetAccount:
@@ -43,9 +46,19 @@ def balances(account: BudgetAccount) -> tuple[int, int, int]:
 
 def rows(account: BudgetAccount) -> list[tuple[LedgerKind, int]]:
     """The rows since the last time."""
-    return [
-        (row.kind, row.amount_nanos) for row in account.take_changes() if isinstance(row, LedgerRow)
-    ]
+    return [(row.kind, row.amount_nanos) for row in ledger(account)]
+
+
+def ledger(account: BudgetAccount) -> list[LedgerRow]:
+    """The whole rows since the last time."""
+    return [row for row in account.take_changes() if isinstance(row, LedgerRow)]
+
+
+def lease(account: BudgetAccount, number: int = 1) -> LeaseRecord:
+    """A lease that is known to be there."""
+    found = account.lease(DEVICE, number)
+    assert found is not None
+    return found
 
 
 def test_money_is_lent_only_while_it_is_free() -> None:
@@ -55,6 +68,73 @@ def test_money_is_lent_only_while_it_is_free() -> None:
     with pytest.raises(InvariantError, match="exceeds the free 100"):
         account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 101, 1, 0))
     assert (0, 0, 900) == balances(account)
+
+
+def test_a_lease_of_nothing_is_not_granted() -> None:
+    """It would be one number more to close, and nothing to spend."""
+    with pytest.raises(InvariantError, match="a lease of 0 nanos"):
+        lent(0)
+    assert [(LedgerKind.GRANT, 1)] == [(row.kind, row.amount_nanos) for row in granted(1)]
+
+
+def granted(amount: int) -> list[LedgerRow]:
+    """The rows of a grant."""
+    account = BudgetAccount(windows=[WINDOW])
+    account.grant(LeaseRecord(DEVICE, 1, "inc", 7, amount, 1, granted_unix_ms=5))
+    return ledger(account)
+
+
+@pytest.mark.parametrize("balances", [(-1, 0, 0), (0, -1, 0), (0, 0, -1)])
+def test_nothing_is_lent_on_a_negative_balance(balances: tuple[int, int, int]) -> None:
+    """It would make money free that is not there (I1)."""
+    account = BudgetAccount(windows=[WINDOW.moved(*balances)])
+    with pytest.raises(InvariantError, match="a balance is negative"):
+        account.grant(LeaseRecord(DEVICE, 1, "inc", 7, 100, 1, 0))
+
+
+def test_a_row_says_when_for_what_and_why() -> None:
+    """Through the life of a lease; an auditor reads nothing else."""
+    (row,) = granted(100)
+    assert LedgerRow(1, 5, 7, LedgerKind.GRANT, DEVICE, 1, 100) == row
+    account = lent()
+    settle(account, 120)
+    adjust(account, -30)
+    adjust(account, 1)
+    close(account, 95)
+    settle(account, 4)
+    assert [
+        LedgerRow(2, 1, 7, LedgerKind.SETTLE, DEVICE, 1, 100, "r1"),
+        LedgerRow(3, 1, 7, LedgerKind.OVERRUN, DEVICE, 1, 20, "r1"),
+        LedgerRow(4, 2, 7, LedgerKind.ADJUST, DEVICE, 1, -20, "r1"),
+        LedgerRow(5, 2, 7, LedgerKind.UNSETTLE, DEVICE, 1, -10, "r1"),
+        LedgerRow(6, 2, 7, LedgerKind.SETTLE, DEVICE, 1, 1, "r1"),
+        LedgerRow(7, 3, 7, LedgerKind.UNCONFIRMED, DEVICE, 1, 4, note="expired"),
+        LedgerRow(8, 3, 7, LedgerKind.RELEASE, DEVICE, 1, 5, note="expired"),
+        LedgerRow(9, 3, 7, LedgerKind.CLOSE, DEVICE, 1, 0, note="expired"),
+        LedgerRow(10, 1, 7, LedgerKind.CONFIRM, DEVICE, 1, 4, "r1"),
+    ] == ledger(account)
+
+
+@pytest.mark.parametrize(
+    ("final", "rest"), [(30, LedgerKind.RELEASE), (100, LedgerKind.UNCONFIRMED)]
+)
+def test_nothing_that_moves_no_money_is_a_row(final: int, rest: LedgerKind) -> None:
+    """A request that was free, a correction by nothing, a close without a rest."""
+    account = lent()
+    settle(account, 30)
+    rows(account)
+    settle(account, 0)
+    assert [] == rows(account)
+    adjust(account, 0)
+    assert [] == account.take_changes()
+    close(account, final)
+    assert [(rest, 70), (LedgerKind.CLOSE, 0)] == rows(account)
+
+
+def test_a_cost_is_not_negative() -> None:
+    """It would create money; a lower cost is a correction."""
+    with pytest.raises(InvariantError, match="negative: -1"):
+        settle(lent(), -1)
 
 
 def test_a_settled_cost_leaves_the_lease() -> None:
@@ -99,8 +179,11 @@ def test_an_impossible_figure_counts_as_the_full_lease(final: int) -> None:
     """Below what is booked, or above what was lent: an alarm, and nothing returns (rule L_5)."""
     account = lent()
     settle(account, 30)
-    assert "the full lease is booked" in close(account, final)
+    rows(account)
+    alarm = close(account, final)
+    assert "the full lease is booked" in alarm
     assert (30, 70, 0) == balances(account)
+    assert alarm == ledger(account)[-1].note
 
 
 def test_a_figure_may_exceed_the_lease_by_the_overrun() -> None:
@@ -148,6 +231,16 @@ def test_a_lower_cost_takes_back_the_overrun_first() -> None:
     assert (90, 0, 0) == balances(account)
 
 
+def test_a_lower_cost_may_leave_an_overrun() -> None:
+    """Only so much returns as the correction says."""
+    account = lent()
+    settle(account, 120)
+    rows(account)
+    adjust(account, -5)
+    assert (115, 0, 0) == balances(account)
+    assert [(LedgerKind.ADJUST, -5)] == rows(account)
+
+
 def test_a_lower_cost_on_an_ended_lease_frees_money() -> None:
     """Its device has closed it: there is nothing left to spend there."""
     account = lent()
@@ -168,15 +261,133 @@ def test_no_correction_goes_below_nothing() -> None:
 
 
 def test_a_device_that_is_not_trusted_returns_nothing() -> None:
-    """Every open lease is booked in full (rule D_2)."""
+    """Every open lease is booked in full (rule D_2), also one that a provider overran."""
     account = lent()
+    account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 50, 1, 0))
     settle(account, 30)
+    account.settle(DEVICE, 2, cost=60, request_id="r2", at=1)
+    rows(account)
     account.close_in_full(DEVICE, at=4, note="quarantined")
-    assert (30, 70, 0) == balances(account)
+    assert (90, 70, 0) == balances(account)
     assert () == account.open_leases()
-    lease = account.lease(DEVICE, 1)
-    assert lease is not None
-    assert (LeaseEnd.CLOSED, 70) == (lease.end, lease.unconfirmed_nanos)
+    assert (LeaseEnd.CLOSED, 70) == (lease(account).end, lease(account).unconfirmed_nanos)
+    assert [
+        (4, LedgerKind.UNCONFIRMED, 70, "quarantined"),
+        (4, LedgerKind.CLOSE, 0, "quarantined"),
+        (4, LedgerKind.CLOSE, 0, "quarantined"),
+    ] == [(row.at_unix_ms, row.kind, row.amount_nanos, row.note) for row in ledger(account)]
+
+
+def test_one_lease_can_be_booked_in_full_alone() -> None:
+    """The device's other leases go on, whether they are older or newer."""
+    account = lent()
+    for number in (2, 3):
+        account.grant(LeaseRecord(DEVICE, number, "inc", 7, 50, 1, 0))
+    account.close_in_full(DEVICE, at=4, note="copied", number=2)
+    assert [1, 3] == [lease.number for lease in account.open_leases(DEVICE)]
+    assert (0, 50, 150) == balances(account)
+
+
+def written_off(*, unspent: bool = False, booked: int = 30) -> BudgetAccount:
+    """Lease 1 of 100 nanos was written off."""
+    account = lent()
+    settle(account, booked)
+    account.write_off(DEVICE, at=4, note="ann", assume_unspent=unspent)
+    account.take_changes()
+    return account
+
+
+@pytest.mark.parametrize(
+    ("unspent", "final", "expected"),
+    [
+        (False, 45, [(LedgerKind.REFUND, 55), (LedgerKind.CLOSE, 0)]),
+        (False, 99, [(LedgerKind.REFUND, 1), (LedgerKind.CLOSE, 0)]),
+        (False, 100, [(LedgerKind.CLOSE, 0)]),
+        (False, 500, [(LedgerKind.CLOSE, 0)]),
+        (False, 10, [(LedgerKind.REFUND, 70), (LedgerKind.CLOSE, 0)]),
+        (True, 30, [(LedgerKind.CLOSE, 0)]),
+        (True, 31, [(LedgerKind.GRANT, 1), (LedgerKind.UNCONFIRMED, 1), (LedgerKind.CLOSE, 0)]),
+    ],
+)
+def test_the_late_word_on_a_lease_that_was_written_off_corrects_it(
+    unspent: bool, final: int, expected: list[tuple[LedgerKind, int]]
+) -> None:
+    """Upwards only if its rest was given away, and never beyond what was lent (rule C_7)."""
+    account = written_off(unspent=unspent)
+    assert "" == close(account, final)
+    found = ledger(account)
+    assert expected == [(row.kind, row.amount_nanos) for row in found]
+    assert {(3, "expired")} == {(row.at_unix_ms, row.note) for row in found}
+    assert LeaseEnd.CLOSED is lease(account).end
+    close(account, 0)
+    assert [] == rows(account)
+
+
+def test_a_lease_that_was_used_up_is_written_off_without_a_rest() -> None:
+    """There is nothing to give back or to assume, so no window is marked."""
+    account = written_off(unspent=True, booked=120)
+    assert ((120, 0, 0), "") == (balances(account), account.window(7).alarms)
+
+
+def test_every_lease_that_is_assumed_unspent_marks_its_window() -> None:
+    """One after the other, so that the operator's word stands for each of them."""
+    account = lent()
+    account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 50, 1, 0))
+    rows(account)
+    assert 150 == account.write_off(DEVICE, at=4, note="ann", assume_unspent=True)
+    said = "100 nanos of dev, lease 1: ann; 50 nanos of dev, lease 2: ann"
+    assert said == account.window(7).alarms
+    assert [(LedgerKind.RELEASE, 100), (LedgerKind.CLOSE, 0)] == rows(account)[:2]
+
+
+def test_a_write_off_says_when_and_who() -> None:
+    """The rest counts as spent."""
+    account = lent()
+    account.write_off(DEVICE, at=4, note="ann")
+    assert [
+        (4, LedgerKind.WRITEOFF, 100, "ann"),
+        (4, LedgerKind.CLOSE, 0, "ann"),
+    ] == [(row.at_unix_ms, row.kind, row.amount_nanos, row.note) for row in ledger(account)]
+
+
+def test_a_lease_that_a_device_presents_is_booked_as_such() -> None:
+    """With its own date; it cannot be negative (rule C_5)."""
+    account = BudgetAccount(windows=[WINDOW])
+    presented = LeaseRecord(DEVICE, 3, "inc", 7, 2_000, 0, granted_unix_ms=6)
+    account.adopt(presented)
+    note = "presented by its device after a restore"
+    assert [LedgerRow(1, 6, 7, LedgerKind.GRANT, DEVICE, 3, 2_000, note=note)] == ledger(account)
+    with pytest.raises(InvariantError, match="negative: -1"):
+        account.adopt(replace(presented, number=4, amount_nanos=-1))
+
+
+def test_ended_leases_of_earlier_windows_are_let_go() -> None:
+    """Open ones stay, and the windows that they belong to; so does the present."""
+    windows = [replace(WINDOW, id=number) for number in (5, 6, 7, 8)]
+    leases = [
+        LeaseRecord(DEVICE, 1, "inc", 5, 10, 1, 0, end=LeaseEnd.CLOSED),
+        LeaseRecord(DEVICE, 2, "inc", 6, 10, 1, 0),
+        LeaseRecord(DEVICE, 3, "inc", 6, 10, 1, 0, end=LeaseEnd.WRITTEN_OFF),
+        LeaseRecord(DEVICE, 4, "inc", 7, 10, 1, 0, end=LeaseEnd.CLOSED),
+    ]
+    account = BudgetAccount(windows=windows, leases=leases)
+    account.forget_before(7)
+    assert [2, 4] == [number for number in range(1, 5) if account.lease(DEVICE, number)]
+    assert [6, 7, 8] == [number for number in range(5, 9) if account.has_window(number)]
+
+
+def test_what_still_holds_money_is_listed_by_window_device_and_number() -> None:
+    """Open leases, and ended ones with costs that nobody has explained."""
+    order = [(6, "b", 1), (7, "a", 2), (7, "a", 3), (7, "b", 2)]
+    leases = [
+        LeaseRecord(device, number, "inc", window, 10, 1, 0)
+        for window, device, number in (order[2], order[0], order[3])
+    ]
+    ended = LeaseRecord("a", 2, "inc", 7, 10, 1, 0, unconfirmed_nanos=3, end=LeaseEnd.CLOSED)
+    done = replace(ended, number=9, unconfirmed_nanos=0)
+    account = BudgetAccount(leases=[*leases, ended, done])
+    held = account.holding_leases()
+    assert order == [(lease.window_id, lease.device_id, lease.number) for lease in held]
 
 
 def test_a_cut_below_what_is_committed_falls_as_leases_return() -> None:

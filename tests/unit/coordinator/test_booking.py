@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from coordinator.account import BudgetAccount
@@ -111,7 +109,7 @@ def test_every_paid_attempt_is_settled() -> None:
     paid = outcome("r1", 30, 40)
     local = Attempt("tiny", 5)
     released = Attempt("cloud", 5, "http_429", 1, 100, 0, SettleKind.RELEASED)
-    both = Outcome(**{**vars(paid), "attempts": (local, released, *paid.attempts)})
+    both = paid._replace(attempts=(local, released, *paid.attempts))
     booked = desk.book(both)
     expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 40, "r1")]
     assert (expected, 1) == (ledger(booked), booked.spool.acked)
@@ -169,7 +167,7 @@ def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
     desk = Desk()
     finished = outcome("r1", 30)
     desk.earlier = EarlierFacts(outcomes=(finished,))
-    left = [replace(outcome(name, 90), status=RequestStatus.INTERRUPTED) for name in ("r1", "r2")]
+    left = [outcome(name, 90)._replace(status=RequestStatus.INTERRUPTED) for name in ("r1", "r2")]
     booked = desk.book(*left)
     assert ["r2"] == [row.outcome.request_id for row in _outcomes(booked)]
     assert [(LedgerKind.SETTLE, 90, "r2")] == ledger(booked)

@@ -221,3 +221,27 @@ def test_the_webhooks_secrets_come_by_reference(
     monkeypatch.setenv("HOOK", "nowhere")
     with pytest.raises(ConfigError, match="webhook_url"):
         config.alerts.resolved()
+
+
+def test_provider_keys_need_tls_or_consent(tmp_path: Path) -> None:
+    """Without TLS they would be sent in the clear; on loopback an operator may want that."""
+    keys = '[provider_keys]\nopenai = "file:/run/key"\n'
+    refused = problems(write(tmp_path, keys))
+    assert "tls.cert_file" in refused["provider_keys"]
+    config = load(write(tmp_path, f"provider_keys_in_plaintext = true\n{keys}"))
+    assert {"openai": "file:/run/key"} == config.provider_keys
+    tls = '[tls]\ncert_file = "c.pem"\nkey_file = "k.pem"\n'
+    assert not load(write(tmp_path, keys + tls)).provider_keys_in_plaintext
+
+
+def test_provider_keys_are_references_with_names(tmp_path: Path) -> None:
+    """A literal key is refused without being repeated; `--check` looks behind each reference."""
+    head = "provider_keys_in_plaintext = true\n[provider_keys]\n"
+    with pytest.raises(ConfigProblems) as caught:
+        load(write(tmp_path, f'{head}openai = "sk-verysecret"\n'))
+    assert "verysecret" not in f"{caught.value!s}{caught.value!r}"
+    assert "provider_keys" in next(iter(dict(caught.value.problems)))
+    with pytest.raises(ConfigProblems, match="is no name"):
+        load(write(tmp_path, f'{head}"Open AI" = "env:KEY"\n'))
+    config = load(write(tmp_path, f'{head}openai = "env:NO_SUCH_KEY"\n'))
+    assert ["provider_keys.openai"] == [key for key, _ in check(config)]

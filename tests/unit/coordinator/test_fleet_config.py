@@ -304,6 +304,30 @@ def test_a_literal_secret_is_never_repeated() -> None:
     assert "verysecret" not in f"{caught.value!s}{caught.value!r}{caught.value.__context__!r}"
 
 
+def test_a_key_of_the_coordinator_must_exist_there() -> None:
+    """Its name is checked when a file is applied; what was stored is read all the same."""
+    toml = FLEET.replace("env:CLOUD_API_KEY", "coordinator:big")
+    arm = parse_fleet(toml, now_unix_ms=NOW, provider_keys={"big"}).arms["large"].arm
+    assert arm.cloud is not None
+    assert ("coordinator:big", "big") == (arm.cloud.api_key_ref, arm.cloud.provider_key)
+    assert parse_fleet(toml, now_unix_ms=NOW).arms["large"].arm == arm
+    for known, says in (({"small", "other"}, "known are other, small"), (set(), "it has none")):
+        with pytest.raises(FleetConfigError, match=r"no provider key 'big'") as caught:
+            parse_fleet(toml, now_unix_ms=NOW, provider_keys=known)
+        assert says in dict(caught.value.problems)["arms.large.api_key"]
+    with pytest.raises(FleetConfigError, match="is no name"):
+        parse_fleet(FLEET.replace("env:CLOUD_API_KEY", "coordinator:Big Key"), now_unix_ms=NOW)
+
+
+def test_a_devices_own_key_is_no_key_of_the_coordinator() -> None:
+    """Only arms that name one make the coordinator send any."""
+    device = parse_fleet(FLEET, now_unix_ms=NOW).device_config("pi", version=1, price_version=1)
+    assert frozenset() == device.provider_keys
+    toml = FLEET.replace("env:CLOUD_API_KEY", "coordinator:big")
+    device = parse_fleet(toml, now_unix_ms=NOW).device_config("pi", version=1, price_version=1)
+    assert frozenset({"big"}) == device.provider_keys
+
+
 def test_plain_http_to_others_needs_consent() -> None:
     """`insecure = true` allows it for networks that are one's own."""
     toml = changed(("http://127.0.0.1:9000/v1/", 'http://10.0.0.7/v1"\ninsecure = true #'))
@@ -316,6 +340,15 @@ def test_a_private_class_needs_a_local_arm_on_every_device() -> None:
     """A device class with cloud arms only could never answer it."""
     toml = changed(('privacy = "any"', 'privacy = "local"'), ('"tiny", "large"', '"large"'))
     assert "no local arm" in problems(toml)["device_classes.pi.arms"]
+
+
+def test_a_device_class_needs_an_arm_that_chats() -> None:
+    """Arms for embeddings alone would leave every chat without an answer."""
+    embeds = 'kind = "local"\ncapabilities = ["embeddings"'
+    toml = changed(('kind = "local"', f"{embeds}]"), ('"tiny", "large"', '"tiny"'))
+    assert "for embeddings only" in problems(toml)["device_classes.pi.arms"]
+    both = changed(('kind = "local"', f'{embeds}, "chat"]'), ('"tiny", "large"', '"tiny"'))
+    assert {"embeddings", "chat"} == read(both).arms["tiny"].arm.capabilities
 
 
 @pytest.mark.parametrize("toml", ["", "[fleet", "= 1", "fleet = 3", "arms = []", "\x00"])

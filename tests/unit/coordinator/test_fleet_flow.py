@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from coordinator.engine import CoordinatorEngine
+from coordinator.fleet_config import FleetConfigError
 from coordinator.messages import (
     Acked,
     ConfigSent,
@@ -16,6 +17,7 @@ from coordinator.messages import (
     LeaseRefused,
     LeaseSent,
     Message,
+    ProviderKeysSent,
     SpendCommanded,
     TableSent,
     Welcomed,
@@ -531,6 +533,14 @@ class TestLease:
 
         assert 3_000 == fleet.lease().duration_ms
 
+    def test_a_grant_repeats_when_its_device_asked(self, fleet: Fleet) -> None:
+        """On the device's clock, so that its time begins before the coordinator has counted it."""
+        asked = fleet.engine.lease_requested(
+            "dev", available_nanos=0, worst_case_nanos=WORST, asked_boot_ms=77, unix_ms=fleet.now
+        )
+        (sent,) = only(LeaseSent, fleet.does(asked))
+        assert 77 == sent.asked_boot_ms
+
 
 class TestBatch:
     """What a device's records do to the books."""
@@ -648,3 +658,56 @@ def test_what_a_device_has_measured_becomes_a_prior() -> None:
         fleet.restart()
         assert fleet.engine.planner is not None
         assert known == fleet.engine.planner.load.speeds.to_state()
+
+
+KEYED = FLEET.replace('model = "large"', 'model = "large"\napi_key = "coordinator:big"')
+OTHER_BUDGET = KEYED.replace('"0.05"', '"0.06"')
+
+
+def with_keys(*names: str, configured: bool = True) -> Fleet:
+    """A fleet whose coordinator has these provider keys."""
+    fleet = Fleet(configured=False)
+    fleet.engine = CoordinatorEngine(fleet.store.load(), provider_keys=frozenset(names))
+    if configured:
+        fleet.apply(KEYED)
+    return fleet
+
+
+def keys_in(messages: list[Message]) -> list[frozenset[str]]:
+    """The names of the keys that are sent."""
+    return [message.names for message in messages if isinstance(message, ProviderKeysSent)]
+
+
+def test_a_device_gets_the_keys_that_its_arms_name() -> None:
+    """After each configuration, and when the keys may have changed."""
+    fleet = with_keys("big", "other")
+    said = fleet.hello()
+    kinds = [type(message) for message in said]
+    assert kinds.index(ConfigSent) < kinds.index(ProviderKeysSent)
+    assert [{"big"}] == keys_in(said)
+    assert [{"big"}] == keys_in(fleet.apply(OTHER_BUDGET))
+    assert [{"big"}] == keys_in(fleet.does(fleet.engine.renewed_keys()))
+    assert [] == keys_in(fleet.apply(FLEET))
+    assert [] == keys_in(fleet.does(fleet.engine.renewed_keys()))
+
+
+def test_a_key_that_the_coordinator_lacks_is_refused_at_apply() -> None:
+    """By its name; what was applied before goes on, also without the key."""
+    fleet = with_keys("other", configured=False)
+    with pytest.raises(FleetConfigError, match=r"no provider key 'big'; known are other"):
+        fleet.apply(KEYED)
+    fleet = with_keys("big")
+    fleet.engine = CoordinatorEngine(fleet.store.load())
+    assert fleet.engine.config is not None
+    with pytest.raises(FleetConfigError):
+        fleet.apply(OTHER_BUDGET)
+
+
+def test_a_clone_gets_no_keys() -> None:
+    """Only a device in good standing may spend."""
+    fleet = with_keys("big")
+    fleet.hello()
+    fleet.sync()
+    assert [] == keys_in(fleet.hello(token="an older one"))
+    assert DeviceStanding.QUARANTINED is fleet.device.standing
+    assert [] == keys_in(fleet.does(fleet.engine.renewed_keys()))

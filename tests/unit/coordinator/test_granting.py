@@ -47,6 +47,18 @@ def test_the_last_money_goes_out_in_worst_cases(free: int, expected: int) -> Non
     assert expected == amount(free_nanos=free)
 
 
+@pytest.mark.parametrize(
+    ("needed", "free", "expected"),
+    [(350, 1_000, 350), (350, 300, 300), (350, 100, 100), (350, 99, 0), (50, 1_000, 100)],
+)
+def test_who_waits_gets_what_it_needs_as_far_as_there_is_any(
+    needed: int, free: int, expected: int
+) -> None:
+    """Several requests at once are not sent through one round trip after the other."""
+    assert expected == amount(needed_nanos=needed, free_nanos=free, devices=10)
+    assert expected == amount(needed_nanos=needed, free_nanos=free, devices=10, store=False)
+
+
 def test_a_device_without_paid_work_gets_nothing() -> None:
     """Neither a plan nor a worst case."""
     assert 0 == amount(worst_case_nanos=0)

@@ -9,6 +9,7 @@ import pytest
 from coordinator.fleet_config import parse_fleet
 from coordinator.planner import Planner
 from coordinator.policy.measured_speeds import DEVICES_MAX, MeasuredSpeeds
+from coordinator.records import BookedOutcome
 from shared.decision.types import ArmSpeed
 from tests.unit.coordinator.test_planner import outcome
 
@@ -99,7 +100,7 @@ def test_other_classes_do_not_speak_for_a_class_that_has_measured() -> None:
     one = planner()
     one.learn_speeds("d1", [SLOW], device_class="pi")
     for _ in range(1_000):
-        one.learn(outcome("tiny"), device_class="laptop", slot=1)
+        one.learn([BookedOutcome(1, "d1", "laptop", 1, 1, outcome("tiny"))])
     assert pytest.approx(SLOW_MS, rel=0.25) == p50_ms(one, PI)
     assert pytest.approx(200.0, rel=0.25) == p50_ms(one, LAPTOP)
 
@@ -109,7 +110,7 @@ def test_outcomes_go_over_the_measurement() -> None:
     one = planner()
     one.learn_speeds("d1", [SLOW], device_class="pi")
     for _ in range(200):
-        one.learn(outcome("tiny"), device_class="pi", slot=1)
+        one.learn([BookedOutcome(1, "d1", "pi", 1, 1, outcome("tiny"))])
     assert pytest.approx(200.0, rel=0.25) == p50_ms(one, PI)
     assert hit(one, PI) > 0.9
 

@@ -8,8 +8,9 @@ import pytest
 
 from coordinator.fleet_config import parse_fleet
 from coordinator.planner import Planner
+from coordinator.records import BookedFeedback, BookedOutcome
 from shared.decision.money import PPM
-from shared.decision.types import Attempt, Fallout, Outcome, RequestStatus, SettleKind
+from shared.decision.types import Attempt, Fallout, Feedback, Outcome, RequestStatus, SettleKind
 from tests.fakes.samples import fleet_toml
 
 CONTEXT = ("edge", "other")
@@ -41,14 +42,20 @@ def outcome(arm: str = "cloud", **changes: Any) -> Outcome:
     return Outcome(**{**values, **changes})
 
 
+def learn(one: Planner, answered: Outcome, *, slot: int) -> None:
+    """Let a planner learn from one outcome."""
+    one.learn([BookedOutcome(1, "d1", "edge", 1, slot, answered)])
+
+
 def taught() -> Planner:
     """A planner that has seen two slots."""
     one = planner()
     one.close_slots(0)
     for slot in (1, 1, 2):
-        one.learn(outcome(), device_class="edge", slot=slot)
-        one.learn(outcome("tiny"), device_class="edge", slot=slot)
-    one.learn_reward(device_class="edge", task_class="other", arm="cloud", reward=0.9)
+        learn(one, outcome(), slot=slot)
+        learn(one, outcome("tiny"), slot=slot)
+    grade = Feedback("r", "other", "cloud", 900_000, "client", 1)
+    one.learn([BookedFeedback(2, "d1", "edge", 2, grade)])
     one.close_slots(2)
     return one
 
@@ -69,7 +76,7 @@ def test_a_request_that_its_client_aborted_is_no_miss() -> None:
     """It counts as demand, but not in the SLA's denominator."""
     one = planner()
     gone = outcome(status=RequestStatus.ABORTED, arm="", hit=False)
-    one.learn(gone, device_class="edge", slot=0)
+    learn(one, gone, slot=0)
     assert (1, 0, 0) == (one.totals.requests, one.totals.admitted, one.totals.answered)
 
 
@@ -81,7 +88,7 @@ def test_an_arm_is_blamed_for_its_own_failures_only(error: str, graded: int) -> 
     one = planner()
     attempt = Attempt("cloud", 9, error, 1, 100, 100, SettleKind.UNKNOWN)
     failed = outcome(status=RequestStatus.ERROR, arm="", hit=False, attempts=(attempt,))
-    one.learn(failed, device_class="edge", slot=0)
+    learn(one, failed, slot=0)
     found = one.estimates.estimates([CONTEXT], arms=["cloud"])
     assert found.graded is not None
     assert found.booked is not None
@@ -92,7 +99,7 @@ def test_demand_is_given_to_the_forecaster_slot_by_slot() -> None:
     """Empty slots too; what comes late counts in the slot that is open."""
     one = taught()
     assert (2, 2) == (one.slot_closed, one.demand_last_slot)
-    one.learn(outcome(), device_class="edge", slot=1)
+    learn(one, outcome(), slot=1)
     one.close_slots(3)
     assert (3, 1) == (one.slot_closed, one.demand_last_slot)
     one.close_slots(5)
@@ -139,6 +146,24 @@ def test_a_closed_arm_is_in_no_table() -> None:
     assert ["tiny"] == [arm.arm for arm in row.arms]
 
 
+def test_an_arm_for_embeddings_is_in_no_table() -> None:
+    """Tables are for chats; embeddings are asked of their arm by name."""
+    text = (
+        fleet_toml()
+        .replace(
+            "[arms.tiny]",
+            '[arms.embed]\ncapabilities = ["embeddings"]\nkind = "local"\n[arms.tiny]',
+        )
+        .replace('arms = ["tiny"', 'arms = ["embed", "tiny"')
+    )
+    one = Planner(parse_fleet(text, now_unix_ms=1_000))
+    one.close_slots(0)
+    plan(one)
+    row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")
+    assert row is not None
+    assert ["cloud", "tiny"] == [arm.arm for arm in row.arms]
+
+
 def test_a_table_needs_a_plan() -> None:
     """Asking for one too early is a defect of the caller."""
     with pytest.raises(ValueError, match="no plan yet"):
@@ -153,7 +178,7 @@ def test_a_restored_planner_plans_alike() -> None:
     other.restore(one.to_payload())
     for slot in (4, 5):
         for each in (one, other):
-            each.learn(outcome("tiny"), device_class="edge", slot=slot)
+            learn(each, outcome("tiny"), slot=slot)
             each.close_slots(slot)
             plan(each, slot)
         tables = [
@@ -175,8 +200,8 @@ def test_pinned_requests_are_planned_apart() -> None:
     """Half of the demand names the cloud: the policy places the other half, money pays for all."""
     one = planner()
     for _ in range(40):
-        one.learn(outcome("cloud", **FORCED), device_class="edge", slot=0)
-        one.learn(outcome("tiny"), device_class="edge", slot=0)
+        learn(one, outcome("cloud", **FORCED), slot=0)
+        learn(one, outcome("tiny"), slot=0)
     one.close_slots(0)
     planned = plan(one, 1)
     assert planned.forced_share is not None
@@ -189,9 +214,9 @@ def test_a_request_that_had_no_lease_is_not_forced() -> None:
     one = planner()
     for reason in ("no_lease", "resting"):
         held = outcome("tiny", forced=True, fallouts=(Fallout("cloud", reason),))
-        one.learn(held, device_class="edge", slot=0)
+        learn(one, held, slot=0)
     private = outcome("tiny", forced=True, fallouts=(Fallout("cloud", "privacy"),))
-    one.learn(private, device_class="edge", slot=0)
+    learn(one, private, slot=0)
     one.close_slots(0)
     share = plan(one, 1).forced_share
     assert share is not None
@@ -252,7 +277,7 @@ def test_waiting_is_not_working() -> None:
     one = planner()
     for wait_ms in (0, 9_000) * 100:
         took = outcome("tiny", attempts=(Attempt("tiny", wait_ms + 1_050),), ttft_ms=wait_ms + 50)
-        one.learn(took, device_class="edge", slot=0)
+        learn(one, took, slot=0)
     config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
     capacity = one.load.capacity(config, contexts=[CONTEXT], arms=("tiny",))
     assert capacity.service_s[0, 0] == pytest.approx(1.05, abs=0.05)
@@ -273,7 +298,7 @@ def test_borrowed_latencies_do_not_keep_an_arm_from_being_tried() -> None:
     one = planner()
     slow = outcome("tiny", task_class="elsewhere", attempts=(Attempt("tiny", 900_000),))
     for _ in range(100):
-        one.learn(slow, device_class="edge", slot=0)
+        learn(one, slow, slot=0)
     config = parse_fleet(fleet_toml(), now_unix_ms=1_000)
     deadline_ms = config.task_classes["other"].task.deadline_ms
     one.close_slots(2)
@@ -289,7 +314,7 @@ def test_latencies_of_its_own_may_rule_an_arm_out() -> None:
     one = planner()
     late = outcome("tiny", attempts=(Attempt("tiny", 900_000),), hit=False)
     for _ in range(100):
-        one.learn(late, device_class="edge", slot=0)
+        learn(one, late, slot=0)
     one.close_slots(2)
     plan(one)
     row = one.table("edge", version=1, config_version=1, unix_ms=0).row("other")

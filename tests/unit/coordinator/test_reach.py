@@ -10,7 +10,7 @@ import pytest
 from coordinator.capacity import UNREACHED_RUN, Reach, with_trials
 from coordinator.planner import Planner
 from shared.decision.types import Attempt, SettleKind
-from tests.unit.coordinator.test_planner import CONTEXT, outcome, plan, planner, taught
+from tests.unit.coordinator.test_planner import CONTEXT, learn, outcome, plan, planner, taught
 
 REFUSED = Attempt("cloud", 9, "connect_failed", 1, 100, 0, SettleKind.RELEASED)
 
@@ -19,7 +19,7 @@ def unreached(one: Planner, times: int) -> None:
     """That many requests whose paid call was not executed; the local arm answered."""
     answer = outcome("tiny", attempts=(REFUSED, Attempt("tiny", 200)), drawn_arm="cloud")
     for _ in range(times):
-        one.learn(answer, device_class="edge", slot=3)
+        learn(one, answer, slot=3)
 
 
 def weight(one: Planner, arm: str) -> float:
@@ -34,8 +34,8 @@ def test_a_call_that_was_not_executed_says_nothing_of_its_arm(error: str) -> Non
     one, other = taught(), taught()
     attempt = Attempt("cloud", 9, error, 1, 100, 0, SettleKind.RELEASED)
     answer = outcome("tiny", attempts=(attempt, Attempt("tiny", 200)))
-    one.learn(answer, device_class="edge", slot=3)
-    other.learn(outcome("tiny"), device_class="edge", slot=3)
+    learn(one, answer, slot=3)
+    learn(other, outcome("tiny"), slot=3)
     found, expected = (each.estimates.estimates([CONTEXT], arms=["cloud"]) for each in (one, other))
     assert expected.reward.mean == found.reward.mean
     assert expected.covering[0].mean == found.covering[0].mean
@@ -56,7 +56,7 @@ def test_an_arm_comes_back_with_its_first_executed_call() -> None:
     one = taught()
     before = weight(one, "cloud")
     unreached(one, 10 * UNREACHED_RUN)
-    one.learn(outcome(), device_class="edge", slot=3)
+    learn(one, outcome(), slot=3)
     assert weight(one, "cloud") == pytest.approx(before, abs=0.02)
 
 

@@ -186,3 +186,11 @@ def test_the_schema_describes_every_key() -> None:
     schema = json.loads(json.dumps(config_schema()))
     assert set(schema["properties"]) == set(AgentConfig.model_fields)
     assert schema["properties"]["drain"]["default"] == "30s"
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "ftp://x", ""])
+def test_an_origin_is_named_as_browsers_name_it(origin: str) -> None:
+    """Without a path, or no page would ever match it."""
+    assert "should be an origin" in problems(cors_origins=[origin])["cors_origins[0]"]
+    good = ("https://app.example:8443", "http://localhost:3000", "*")
+    assert good == load(None, {"cors_origins": list(good)}).cors_origins

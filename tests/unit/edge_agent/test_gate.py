@@ -17,8 +17,9 @@ from edge_agent.books import (
     PutMeta,
     PutReservation,
 )
-from edge_agent.gate import Gate, LeaseWish
+from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
+from shared.decision.lease import LeaseWish
 from shared.decision.types import CostAdjustment, LeaseClose, Outcome, RequestStatus, SettleKind
 from tests.fakes.memory_books import BooksState
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, facts, granted
@@ -69,7 +70,7 @@ def spooled(effects: list[Any]) -> list[Any]:
 def test_a_reservation_is_the_worst_case_and_is_to_be_committed() -> None:
     """What may be sent is in the effects: the reservation, on the lease."""
     gate, _ = open_gate()
-    row, problem, effects = gate.reserve(facts(), arm=ARM)
+    row, problem, effects = gate.reserve(facts(), arm=ARM, boot_ms=0)
     assert row is not None
     assert ("", WORST_CASE_NANOS, 1) == (problem, row.amount_nanos, row.lease_number)
     assert PutReservation(row) in effects
@@ -78,7 +79,7 @@ def test_a_reservation_is_the_worst_case_and_is_to_be_committed() -> None:
 def test_a_copy_leaves_nothing_to_the_leases_of_its_original() -> None:
     """The original may be spending on them, and its requests are its own to report (rule D_2)."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts(), arm=ARM)[2]
+    effects += gate.reserve(facts(), arm=ARM, boot_ms=0)[2]
     books = replace(snapshot_of(effects), place="there")
     copy = gate_of(books, incarnation="inc-2")
     assert copy.copied
@@ -96,7 +97,7 @@ def test_a_copy_leaves_nothing_to_the_leases_of_its_original() -> None:
 def test_books_that_stay_where_they_are_are_no_copy() -> None:
     """A restart in the same boot settles what was reserved, and gives the rest back."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts(), arm=ARM)[2]
+    effects += gate.reserve(facts(), arm=ARM, boot_ms=0)[2]
     later = gate_of(snapshot_of(effects), incarnation="inc-2")
     assert not later.copied
     _, close = spooled(later.recover())
@@ -106,7 +107,7 @@ def test_books_that_stay_where_they_are_are_no_copy() -> None:
 def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
     """Until a configuration comes that was made with knowledge of it (rule S_4)."""
     gate, effects = open_gate()
-    row, _, reserved = gate.reserve(facts(), arm=ARM)
+    row, _, reserved = gate.reserve(facts(), arm=ARM, boot_ms=0)
     assert row is not None
     cost = WORST_CASE_NANOS + 1
     effects += reserved
@@ -125,7 +126,7 @@ def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
 def test_every_attempt_has_a_reservation_of_its_own() -> None:
     """A retry of the same request never shares one (rule S_1)."""
     gate, _ = open_gate()
-    first, second = (gate.reserve(facts(), arm=ARM)[0] for _ in range(2))
+    first, second = (gate.reserve(facts(), arm=ARM, boot_ms=0)[0] for _ in range(2))
     assert first is not None
     assert second is not None
     assert first.id != second.id
@@ -146,12 +147,20 @@ def test_the_gate_is_closed_for_a_reason(name: str, value: object, problem: str)
     gate, _ = open_gate()
     setattr(gate, name, value)
     assert problem == gate.problem(facts(), arm=ARM)
-    assert (None, problem, []) == gate.reserve(facts(), arm=ARM)
+    assert (None, problem, []) == gate.reserve(facts(), arm=ARM, boot_ms=0)
 
 
 def test_without_a_lease_nothing_passes() -> None:
     """The gate of a device that was granted nothing is closed."""
-    assert (None, "no_lease", []) == gate_of().reserve(facts(), arm=ARM)
+    assert (None, "no_lease", []) == gate_of().reserve(facts(), arm=ARM, boot_ms=0)
+
+
+def test_a_lease_whose_time_is_over_takes_nothing_between_two_rounds_of_house_keeping() -> None:
+    """A machine that wakes up may be asked before it has looked at its leases (rule L_3)."""
+    gate, _ = open_gate()
+    assert gate.reserve(facts(), arm=ARM, boot_ms=59_999)[0] is not None
+    row, problem, _ = gate.reserve(facts(), arm=ARM, boot_ms=60_000)
+    assert (None, "no_lease", 0) == (row, problem, gate.available_nanos)
 
 
 def test_a_request_that_is_larger_than_before_gets_through_after_one_sync() -> None:
@@ -186,7 +195,7 @@ def test_a_grant_is_to_be_synced_with_its_number() -> None:
 def test_usage_above_the_reservation_closes_the_arm() -> None:
     """Its prices or bounds are wrong; it is not called again (rule S_4)."""
     gate, _ = open_gate()
-    row, _, _ = gate.reserve(facts(), arm=ARM)
+    row, _, _ = gate.reserve(facts(), arm=ARM, boot_ms=0)
     assert row is not None
     settled, effects = gate.settle(
         row.id, arm="cloud", kind=SettleKind.REPORTED, cost_nanos=WORST_CASE_NANOS + 1
@@ -200,7 +209,7 @@ def test_usage_above_the_reservation_closes_the_arm() -> None:
 def test_late_usage_is_spooled_as_a_correction() -> None:
     """The difference, on the lease that was charged (rule S_3); nothing if there is none."""
     gate, _ = open_gate()
-    row, _, _ = gate.reserve(facts(), arm=ARM)
+    row, _, _ = gate.reserve(facts(), arm=ARM, boot_ms=0)
     assert row is not None
     settled, _ = gate.settle(row.id, arm="cloud", kind=SettleKind.UNKNOWN, cost_nanos=0)
     assert [] == gate.correct(settled, request_id="r1", cost_nanos=WORST_CASE_NANOS)
@@ -211,7 +220,10 @@ def test_late_usage_is_spooled_as_a_correction() -> None:
 def test_a_stop_in_the_same_boot_reports_each_open_call_in_full() -> None:
     """Interrupted calls come before the close, in one transaction (rules I5, L_4)."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts("r1"), arm=ARM)[2] + gate.reserve(facts("r2"), arm=ARM)[2]
+    effects += (
+        gate.reserve(facts("r1"), arm=ARM, boot_ms=0)[2]
+        + gate.reserve(facts("r2"), arm=ARM, boot_ms=0)[2]
+    )
     after = gate_of(snapshot_of(effects), incarnation="inc-2").recover()
     first, second, close = spooled(after)
     assert isinstance(first, Outcome)
@@ -224,7 +236,7 @@ def test_a_stop_in_the_same_boot_reports_each_open_call_in_full() -> None:
 def test_after_a_reboot_the_watermark_speaks() -> None:
     """What was not synced may have been lost, so no single call is reported (rule L_4)."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts("r1"), arm=ARM)[2]
+    effects += gate.reserve(facts("r1"), arm=ARM, boot_ms=0)[2]
     snapshot = snapshot_of(effects)
     after = gate_of(snapshot, incarnation="inc-2", boot_id="boot-2").recover()
     watermark = snapshot.leases[0].watermark_nanos
@@ -260,15 +272,17 @@ def test_a_pause_and_a_quarantine_are_kept_across_starts() -> None:
 
 def test_a_device_asks_when_its_money_is_low() -> None:
     """At once without a lease, then not while half of the newest one is left (rule L_6)."""
-    assert LeaseWish(0, 0) == gate_of().wish(now_ms=0.0)
+    assert LeaseWish(0, 0, 0, 7) == gate_of().wish(now_ms=0.0, boot_ms=7)
     gate, _ = open_gate()
-    assert gate.wish(now_ms=0.0) is None
+    assert gate.wish(now_ms=0.0, boot_ms=7) is None
     for _ in range(10):
-        gate.reserve(facts(), arm=ARM)
+        gate.reserve(facts(), arm=ARM, boot_ms=0)
         gate.synced(gate.raised_watermarks())
-    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS) == gate.wish(now_ms=0.0)
-    assert gate.wish(now_ms=499.0) is None
-    assert gate.wish(now_ms=500.0) is not None
+    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 0, 7) == gate.wish(
+        now_ms=0.0, boot_ms=7
+    )
+    assert gate.wish(now_ms=499.0, boot_ms=7) is None
+    assert gate.wish(now_ms=500.0, boot_ms=7) is not None
 
 
 def test_a_refused_device_waits_as_it_was_told() -> None:
@@ -276,8 +290,8 @@ def test_a_refused_device_waits_as_it_was_told() -> None:
     gate = gate_of()
     gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
     assert "it is spent" == gate.refused_because
-    assert gate.wish(now_ms=1_999.0) is None
-    assert gate.wish(now_ms=2_000.0) is not None
+    assert gate.wish(now_ms=1_999.0, boot_ms=7) is None
+    assert gate.wish(now_ms=2_000.0, boot_ms=7) is not None
 
 
 @pytest.mark.parametrize("name", ["spend_paused", "quarantined", "books_problem", "stopping"])
@@ -285,4 +299,4 @@ def test_a_device_that_may_not_spend_does_not_ask(name: str) -> None:
     """Money that could not be used is better left to others."""
     gate = gate_of()
     setattr(gate, name, "x")
-    assert gate.wish(now_ms=0.0) is None
+    assert gate.wish(now_ms=0.0, boot_ms=7) is None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,227 +12,44 @@ import httpx2
 import openai
 import pytest
 import pytest_asyncio
-from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp, Message
+from starlette.types import Message
 from structlog.testing import capture_logs
 
-from edge_agent.adapters.http_api import bodies, build_app, delivery
-from edge_agent.adapters.metrics import AgentMetrics
+from edge_agent.adapters.http_api import bodies, delivery
 from edge_agent.requests import (
-    AgentFacade,
     Answer,
-    AnswerHead,
     ClientRequest,
-    ListedModel,
     Readiness,
     RequestRefused,
-    RouteDecision,
 )
 from shared.decision.types import Fallout
 from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
-from shared.http_server import HttpServer, serve
+from shared.http_server import serve
 from shared.limits import BODY_BYTES_MAX
+from tests.fakes.http_face import (
+    BODY,
+    RESPONSE,
+    Bench,
+    FakeAgent,
+    FixedAnswer,
+    app_of,
+    chunk,
+    connect,
+    error_of,
+    failing,
+    served_agent,
+    streaming,
+    whole,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-ASK = [{"role": "user", "content": "hi"}]
-BODY = {"model": "auto", "messages": ASK}
-RESPONSE = {
-    "id": "req-1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "llama",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": "Grüße \ud83d"},
-        }
-    ],
-}
-
-Chat = Callable[[ClientRequest, asyncio.Event], Awaitable[Answer]]
-
-
-def chunk(text: str, **more: Any) -> dict[str, Any]:
-    """A chunk of an answer."""
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-    return {
-        "id": "req-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "llama",
-        "choices": [choice],
-        **more,
-    }
-
-
-class FixedAnswer(Answer):
-    """An answer whose chunks come from a generator that a test wrote."""
-
-    def __init__(
-        self,
-        request: ClientRequest,
-        *,
-        response: Mapping[str, Any] | None = None,
-        chunks: AsyncIterator[Mapping[str, Any]] | None = None,
-    ) -> None:
-        self.head = AnswerHead(request.request_id, "llama", "weighted", 7, 256)
-        self.response = response
-        self._chunks = chunks
-
-    def chunks(self) -> AsyncIterator[Mapping[str, Any]]:
-        assert self._chunks is not None
-        return self._chunks
-
-    @property
-    def cost_nanos(self) -> int:
-        return 1_234_567
-
-
-async def whole(request: ClientRequest, gone: asyncio.Event) -> Answer:
-    """Answer at once."""
-    del gone
-    return FixedAnswer(request, response=RESPONSE)
-
-
-def streaming(chunks: Callable[[], AsyncIterator[Mapping[str, Any]]]) -> Chat:
-    """Answer with the chunks of a generator."""
-
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
-        del gone
-        return FixedAnswer(request, chunks=chunks())
-
-    return chat
-
-
-def failing(error: Exception) -> Chat:
-    """Fail with an error."""
-
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
-        raise error
-
-    return chat
-
-
-class FakeAgent(AgentFacade):
-    """Does what the test says, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what an earlier test set."""
-        self.answer: Chat = whole
-        self.requests: list[ClientRequest] = []
-        self.grades: list[tuple[str, float, str]] = []
-        self.feedback_result: bool | Exception = True
-        self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
-
-    async def chat(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
-        self.requests.append(request)
-        return await self.answer(request, gone)
-
-    def models(self) -> Sequence[ListedModel]:
-        return [ListedModel("llama", "local", True), ListedModel("org/gpt", "cloud", False)]
-
-    def route(self, request: ClientRequest) -> RouteDecision:
-        self.requests.append(request)
-        fallouts = (Fallout("gpt", "no_lease"),)
-        return RouteDecision("code", "llama", 250_000, ("tiny",), fallouts, "weighted", 7, 1_500)
-
-    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
-        self.grades.append((request_id, score, source))
-        if isinstance(self.feedback_result, Exception):
-            raise self.feedback_result
-        return self.feedback_result
-
-    def readiness(self) -> Readiness:
-        return self.ready
-
-
-class FixedClock:
-    """Stands still."""
-
-    def unix_ms(self) -> int:
-        return 1_000
-
-    def monotonic_ms(self) -> float:
-        return 50.0
-
-    def boot_ms(self) -> int:
-        return 0
-
-    def boot_id(self) -> str:
-        return ""
-
-
-class CountingIds:
-    """req-1, req-2, ..."""
-
-    def __init__(self) -> None:
-        self._numbers = count(1)
-
-    def new_id(self, prefix: str) -> str:
-        return f"{prefix}-{next(self._numbers)}"
-
-    def new_secret(self, prefix: str) -> str:
-        return self.new_id(prefix)
-
-
-def app_of(agent: FakeAgent, *, api_keys: Sequence[str] = ()) -> ASGIApp:
-    """The application under test."""
-    metrics = AgentMetrics(CollectorRegistry())
-    return build_app(
-        agent, clock=FixedClock(), ids=CountingIds(), metrics=metrics, api_keys=api_keys
-    )
-
-
-@dataclass
-class Bench:
-    """A served agent and clients for it."""
-
-    agent: FakeAgent
-    server: HttpServer
-    http: httpx2.AsyncClient
-    openai: openai.AsyncOpenAI
-
-    async def post(
-        self, body: object, *, path: str = "/v1/chat/completions", **headers: str
-    ) -> Any:
-        """A raw POST; the reply."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post(
-            path, content=content, headers={"content-type": "application/json", **named}
-        )
-
-
-async def connect(
-    server: HttpServer, body: object
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A raw connection over which a chat request was sent."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    content = json.dumps(body).encode()
-    writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Content-Length: {len(content)}\r\n\r\n".encode()
-        + content
-    )
-    return reader, writer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Bench]:
     """One server for all tests of this file."""
-    agent = FakeAgent()
-    async with serve(app_of(agent), host="127.0.0.1", port=0, grace_s=5) as server:
-        url = f"http://127.0.0.1:{server.port}"
-        async with (
-            httpx2.AsyncClient(base_url=url) as http,
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        ):
-            yield Bench(agent, server, http, client)
+    async with served_agent() as bench:
+        yield bench
 
 
 @pytest.fixture
@@ -242,15 +57,6 @@ def bench(served: Bench) -> Bench:
     """The served agent as new."""
     served.agent.reset()
     return served
-
-
-def error_of(reply: httpx2.Response) -> dict[str, Any]:
-    """The error of a reply, after a look at its envelope and its id."""
-    assert set(reply.json()) == {"error"}
-    error: dict[str, Any] = reply.json()["error"]
-    assert {"message", "type", "param", "code"} <= set(error)
-    assert reply.headers["x-tidegate-request-id"].startswith("req-")
-    return error
 
 
 async def test_the_official_client_gets_a_plain_answer(bench: Bench) -> None:
@@ -287,7 +93,7 @@ async def test_the_official_client_gets_each_chunk_at_once(bench: Bench) -> None
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
         yield {**chunk(""), "choices": [], "usage": {**usage, "cost_usd": "0.000000005"}}
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     stream = await bench.openai.chat.completions.create(
         model="auto",
         messages=[{"role": "user", "content": "hi"}],
@@ -307,20 +113,22 @@ async def test_the_official_client_gets_each_chunk_at_once(bench: Bench) -> None
 
 
 async def test_a_stream_ends_with_done(bench: Bench) -> None:
-    """The bytes on the wire are OpenAI's, also for an answer without any chunk."""
+    """The bytes on the wire are OpenAI's, also for an answer without any chunk; a comment, which
+    clients pass over, tells usage and cost to those who did not ask for a chunk with them."""
 
     async def chunks() -> AsyncIterator[Mapping[str, Any]]:
         for text in texts:
             yield chunk(text)
 
     texts = ["a"]
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     event = json.dumps(chunk("a"), separators=(",", ":"))
-    assert reply.text == f"data: {event}\n\ndata: [DONE]\n\n"
+    ending = ': {"usage":{"cost_usd":"0.001234567"}}\n\ndata: [DONE]\n\n'
+    assert reply.text == f"data: {event}\n\n{ending}"
     texts = []
     reply = await bench.post({**BODY, "stream": True})
-    assert reply.text == "data: [DONE]\n\n"
+    assert reply.text == ending
 
 
 async def test_an_error_after_the_first_token_goes_into_the_stream(bench: Bench) -> None:
@@ -330,7 +138,7 @@ async def test_an_error_after_the_first_token_goes_into_the_stream(bench: Bench)
         yield chunk("a")
         raise RequestRefused(502, "stream_broken", "the arm broke off")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     assert reply.status_code == 200
     *_, last, end = reply.text.split("\n\n")
@@ -357,7 +165,7 @@ async def test_a_defect_in_a_stream_is_told_without_its_traceback(bench: Bench) 
         yield chunk("a")
         raise ZeroDivisionError("secret detail")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     with capture_logs() as logs:
         reply = await bench.post({**BODY, "stream": True})
     request_id = reply.headers["x-tidegate-request-id"]
@@ -375,7 +183,7 @@ async def test_an_answer_that_fails_before_its_first_chunk_is_a_plain_error(benc
         raise RequestRefused(502, "arm_failed", "nothing came")
         yield chunk("never")
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reply = await bench.post({**BODY, "stream": True})
     assert (reply.status_code, error_of(reply)["code"]) == (502, "arm_failed")
 
@@ -391,7 +199,7 @@ async def test_a_client_that_leaves_a_stream_closes_it(bench: Bench) -> None:
         finally:
             closed.set()
 
-    bench.agent.answer = streaming(chunks)
+    bench.agent.play = streaming(chunks)
     reader, writer = await connect(bench.server, {**BODY, "stream": True})
     assert b"data: " in await reader.readuntil(b"\n\n")
     writer.transport.abort()
@@ -415,7 +223,7 @@ async def test_a_stream_whose_client_has_gone_early_is_closed_too(bench: Bench) 
         await gone.wait()
         return FixedAnswer(request, chunks=chunks())
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     _, writer = await connect(bench.server, {**BODY, "stream": True})
     await asked.wait()
     writer.transport.abort()
@@ -433,7 +241,7 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
         noticed.set()
         return FixedAnswer(request, response=RESPONSE)
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     _, writer = await connect(bench.server, BODY)
     await asked.wait()
     assert not noticed.is_set()
@@ -481,7 +289,7 @@ async def test_a_refusal_becomes_an_openai_error(
     bench: Bench, refused: RequestRefused, kind: str
 ) -> None:
     """Status, code and field are the refusal's; the type is the one that OpenAI would use."""
-    bench.agent.answer = failing(refused)
+    bench.agent.play = failing(refused)
     reply = await bench.post(BODY)
     assert reply.status_code == refused.status
     assert error_of(reply) == {
@@ -494,7 +302,7 @@ async def test_a_refusal_becomes_an_openai_error(
 
 async def test_a_budget_refusal_says_when_and_why(bench: Bench) -> None:
     """Retry-After, the reason, and each arm that was no candidate; OpenAI's client gives up."""
-    bench.agent.answer = failing(
+    bench.agent.play = failing(
         RequestRefused(
             429,
             "budget_exceeded",
@@ -524,14 +332,14 @@ async def test_a_budget_refusal_says_when_and_why(bench: Bench) -> None:
 async def test_a_busy_agent_says_when_to_come_again(bench: Bench) -> None:
     """Every 503 has a Retry-After, and those in the books' errors too."""
     for error in (RequestRefused(503, "no_arm", "x"), BooksFullError("the disk is full")):
-        bench.agent.answer = failing(error)
+        bench.agent.play = failing(error)
         reply = await bench.post(BODY)
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
 
 
 async def test_a_defect_is_told_by_its_request_id_alone(bench: Bench) -> None:
     """500, without a traceback; the log has it, under the same id."""
-    bench.agent.answer = failing(ZeroDivisionError("secret detail"))
+    bench.agent.play = failing(ZeroDivisionError("secret detail"))
     with capture_logs() as logs:
         reply = await bench.post(BODY)
     request_id = reply.headers["x-tidegate-request-id"]
@@ -630,7 +438,7 @@ async def test_too_many_requests_at_once_are_turned_away(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 above the limit, and room again afterwards."""
-    monkeypatch.setattr("edge_agent.adapters.http_api.app.REQUESTS_IN_FLIGHT_MAX", 1)
+    monkeypatch.setattr("edge_agent.adapters.http_api.answers.REQUESTS_IN_FLIGHT_MAX", 1)
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
@@ -638,7 +446,7 @@ async def test_too_many_requests_at_once_are_turned_away(
         await go_on.wait()
         return await whole(request, gone)
 
-    bench.agent.answer = chat
+    bench.agent.play = chat
     first = asyncio.create_task(bench.post(BODY))
     await asked.wait()
     turned_away = await bench.post(BODY)
@@ -650,7 +458,7 @@ async def test_too_many_requests_at_once_are_turned_away(
 
 async def test_unknown_addresses_and_methods_have_the_envelope(bench: Bench) -> None:
     """404 and 405 too, and 405 names the method to use."""
-    for path in ("/v1/embeddings", "/", "/health/"):
+    for path in ("/v1/images", "/", "/health/"):
         missing = await bench.http.get(path)
         assert (missing.status_code, error_of(missing)["code"]) == (404, "unknown_url")
     wrong = await bench.http.get("/v1/chat/completions")
@@ -666,6 +474,7 @@ async def test_the_official_client_lists_models(bench: Bench) -> None:
     assert (await bench.http.get("/v1/models/org/gpt")).json()["tidegate"] == {
         "kind": "cloud",
         "available": False,
+        "capabilities": ["chat", "tools"],
     }
     with pytest.raises(openai.NotFoundError, match="there are auto, llama, org/gpt"):
         await bench.openai.models.retrieve("gpt-4")
@@ -790,7 +599,7 @@ async def test_running_answers_end_before_the_server_does() -> None:
         await go_on.wait()
         return await whole(request, gone)
 
-    agent.answer = chat
+    agent.play = chat
     loop = asyncio.get_running_loop()
     async with serve(app_of(agent), host="localhost", port=0, grace_s=10) as server:
         reader, writer = await connect(server, BODY)
@@ -812,7 +621,7 @@ async def test_answers_that_outlast_the_grace_are_cut() -> None:
         finally:
             closed.set()
 
-    agent.answer = streaming(chunks)
+    agent.play = streaming(chunks)
     async with serve(app_of(agent), host="127.0.0.1", port=0, grace_s=0.1) as server:
         reader, writer = await connect(server, {**BODY, "stream": True})
         await reader.readuntil(b"data: ")

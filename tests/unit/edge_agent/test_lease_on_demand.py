@@ -11,7 +11,9 @@ from edge_agent import answering
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd
-from edge_agent.gate import HOARD_MS_MAX, LeaseWish
+from edge_agent.gate import HOARD_MS_MAX
+from edge_agent.ports import Usage
+from shared.decision.lease import LeaseWish
 from shared.decision.table import TableArm
 from shared.decision.types import LeaseStatus, SettleKind
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, local_arm
@@ -22,7 +24,7 @@ from tests.unit.edge_agent.test_request_flow import (
     finish,
     lend,
 )
-from tests.unit.edge_agent.test_running_requests import Agent, ask, read, words
+from tests.unit.edge_agent.test_running_requests import Agent, Play, ask, read, words
 
 
 def a_connected_engine() -> AgentEngine:
@@ -36,7 +38,7 @@ def waiting_engine() -> AgentEngine:
     """An engine with one request that drew the paid arm and has no lease."""
     engine = a_connected_engine()
     begin(engine)
-    assert (None, []) == engine.next_attempt("r1")
+    assert (None, []) == engine.next_attempt("r1", boot_ms=0)
     return engine
 
 
@@ -50,10 +52,21 @@ def test_a_request_waits_for_the_lease_that_it_lacks() -> None:
     """The wish asks for its worst case; with the lease the drawn arm is called."""
     engine = waiting_engine()
     assert engine.waits_for_lease("r1")
-    assert LeaseWish(0, WORST_CASE_NANOS) == engine.gate.wish(now_ms=0.0)
+    assert LeaseWish(0, WORST_CASE_NANOS, WORST_CASE_NANOS, 7) == engine.gate.wish(
+        now_ms=0.0, boot_ms=7
+    )
     lend(engine, amount=WORST_CASE_NANOS)
     assert "cloud" == attempt(engine).arm.id
     assert not engine.waits_for_lease("r1")
+
+
+def test_requests_that_wait_together_are_asked_for_together() -> None:
+    """Or the later ones would wait for one round trip after the other."""
+    engine = waiting_engine()
+    begin(engine, "r2")
+    engine.next_attempt("r2", boot_ms=0)
+    wish = engine.gate.wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, WORST_CASE_NANOS, 2 * WORST_CASE_NANOS, 7) == wish
 
 
 def test_a_request_that_waited_lost_no_candidate() -> None:
@@ -68,19 +81,19 @@ def test_a_request_that_waited_lost_no_candidate() -> None:
 def test_a_wish_for_a_waiting_request_does_not_wait_itself() -> None:
     """Only one at a time; the gap between wishes is for those that fill a store."""
     engine = waiting_engine()
-    assert engine.gate.wish(now_ms=0.0) is not None
-    assert engine.gate.wish(now_ms=100.0) is None
+    assert engine.gate.wish(now_ms=0.0, boot_ms=7) is not None
+    assert engine.gate.wish(now_ms=100.0, boot_ms=7) is None
     lend(engine, 1, amount=WORST_CASE_NANOS)
     attempt(engine)
     begin(engine, "r2")
-    engine.next_attempt("r2")
-    assert engine.gate.wish(now_ms=100.0) is not None
+    engine.next_attempt("r2", boot_ms=0)
+    assert engine.gate.wish(now_ms=100.0, boot_ms=7) is not None
 
 
 def test_a_refused_request_takes_the_next_arm_at_once() -> None:
     """And until the coordinator may be asked again, later ones do not wait either."""
     engine = waiting_engine()
-    engine.gate.wish(now_ms=0.0)
+    engine.gate.wish(now_ms=0.0, boot_ms=7)
     engine.gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
     assert "tiny" == attempt(engine).arm.id
     begin(engine, "r2")
@@ -96,7 +109,7 @@ def test_nobody_waits_for_a_coordinator_that_is_not_heard() -> None:
     assert "tiny" == attempt(engine, "r2").arm.id
     lend(engine, amount=WORST_CASE_NANOS // 2)
     begin(engine, "r3")
-    engine.next_attempt("r3")
+    engine.next_attempt("r3", boot_ms=0)
     assert engine.waits_for_lease("r3")
 
 
@@ -107,7 +120,7 @@ def test_where_money_is_scarce_nothing_is_kept_in_store() -> None:
     attempt(engine)
     finish(engine)
     assert () == held(engine)
-    assert engine.gate.wish(now_ms=5_000.0) is None
+    assert engine.gate.wish(now_ms=5_000.0, boot_ms=7) is None
 
 
 def test_where_money_is_plenty_a_store_is_kept() -> None:
@@ -121,16 +134,16 @@ def test_where_money_is_plenty_a_store_is_kept() -> None:
         begin(engine, f"r{number}")
         attempt(engine, f"r{number}")
         engine.gate.synced(engine.gate.raised_watermarks())
-    assert engine.gate.wish(now_ms=5_000.0) is not None
+    assert engine.gate.wish(now_ms=5_000.0, boot_ms=7) is not None
 
 
 def test_a_refused_store_is_no_refused_request() -> None:
     """A wish ahead of need that was refused leaves the next request free to ask."""
     engine = a_connected_engine()
-    engine.gate.wish(now_ms=0.0)
+    engine.gate.wish(now_ms=0.0, boot_ms=7)
     engine.gate.refused("nothing to spare", now_ms=0.0, retry_after_ms=60_000.0)
     begin(engine)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     assert engine.waits_for_lease("r1")
 
 
@@ -150,7 +163,7 @@ def test_a_fallback_may_wait_for_its_lease_too() -> None:
     engine.gate.recalled(1, boot_ms=0, reason="a test")
     gone = AttemptEnd(10, SettleKind.RELEASED, error="connect_failed")
     engine.attempt_failed("r1", gone, now_ms=0.0)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     assert engine.waits_for_lease("r1")
     engine.give_up_waiting("r1")
     assert "tiny" == attempt(engine).arm.id
@@ -184,8 +197,8 @@ async def test_what_a_refusal_changed_is_committed_before_the_wait(
     attempt_next = agent.engine.next_attempt
     changes: list[BookEffect] = [PutMeta(MetaKey.BOOT_ID, "changed")]
 
-    def refused_with_changes(request_id: str) -> tuple[Any, list[BookEffect]]:
-        plan, effects = attempt_next(request_id)
+    def refused_with_changes(request_id: str, *, boot_ms: int) -> tuple[Any, list[BookEffect]]:
+        plan, effects = attempt_next(request_id, boot_ms=boot_ms)
         more, changes[:] = list(changes), []
         return plan, [*effects, *more]
 
@@ -201,6 +214,28 @@ async def test_what_a_refusal_changed_is_committed_before_the_wait(
     await read(answer)
     assert ["changed"] == seen
     assert "cloud" == answer.head.arm
+
+
+async def test_a_running_request_goes_on_when_another_one_leaves_room() -> None:
+    """The reservation of the first one was larger than its cost: nobody has to be asked."""
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    await agent.lend(amount=WORST_CASE_NANOS + 50)
+    agent.cloud.play = Play(
+        until=asyncio.Event(), usage=Usage(prompt_tokens=0, completion_tokens=0)
+    )
+    first = await agent.chat(ask())
+    second = asyncio.create_task(agent.chat(ask("r2")))
+    for _ in range(100):
+        if agent.engine.gate.anybody_waits:
+            break
+        await asyncio.sleep(0)
+    assert agent.engine.gate.anybody_waits
+    assert agent.cloud.play.until is not None
+    agent.cloud.play.until.set()
+    await read(first)
+    assert "cloud" == (await second).head.arm
+    await read(await second)
 
 
 async def test_a_running_request_does_not_wait_for_long(
@@ -239,7 +274,7 @@ def test_requests_at_once_do_not_lack_a_sync() -> None:
     """After each reservation the watermark is asked to have room for two more."""
     engine = a_connected_engine()
     begin(engine)
-    engine.next_attempt("r1")
+    engine.next_attempt("r1", boot_ms=0)
     lend(engine, amount=20 * WORST_CASE_NANOS)
     attempt(engine)
     engine.gate.synced(engine.gate.raised_watermarks())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from prometheus_client import CollectorRegistry
 
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
@@ -68,7 +66,7 @@ def test_labels_stay_bounded() -> None:
     names += [(f"class-{number}", "arm-0") for number in range(TASK_CLASSES_MAX + beyond)]
     for task_class, arm in names:
         ended = outcome(task_class=task_class, arm=arm)
-        metrics.observe(replace(ended, attempts=(), fallouts=()))
+        metrics.observe(ended._replace(attempts=(), fallouts=()))
     text = metrics.render()[0].decode()
     requests = [line for line in text.splitlines() if line.startswith("tidegate_requests_total{")]
     arms = {line.split('arm="')[1].split('"')[0] for line in requests}

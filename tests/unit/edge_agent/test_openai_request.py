@@ -205,7 +205,7 @@ def test_a_fault_inside_is_found_where_it_is(fields: dict[str, Any], param: str)
     assert param in str(error)
 
 
-@pytest.mark.parametrize("name", ["temprature", "top_k", "extra_body", "functions", ""])
+@pytest.mark.parametrize("name", ["temprature", "top_kk", "extra_body", "functions", ""])
 def test_a_field_that_the_chat_api_does_not_have_is_refused(name: str) -> None:
     """Nothing is passed over in silence, and nothing unknown can reach a paid arm (rule A_2)."""
     error = refused(raw(**{name: 1}))
@@ -376,11 +376,19 @@ def test_headers_steer_a_request() -> None:
         "x-tidegate-task": "code",
         "x-tidegate-privacy": "Local",
         "x-tidegate-deadline-ms": " 250 ",
+        "x-tidegate-max-cost-usd": "0.0025",
         "x-tidegate-tag": "run-7",
         "idempotency-key": "k1",
         "user-agent": "x",
     }
-    assert parse_headers(headers) == SteeringHeaders("code", True, 250, "run-7", "k1")
+    assert parse_headers(headers) == SteeringHeaders(
+        task_class="code",
+        privacy_local=True,
+        deadline_ms=250,
+        max_cost_nanos=2_500_000,
+        tag="run-7",
+        idempotency_key="k1",
+    )
     assert parse_headers({}) == SteeringHeaders()
 
 
@@ -396,6 +404,11 @@ def test_headers_steer_a_request() -> None:
         ("x-tidegate-deadline-ms", "-5"),
         ("x-tidegate-deadline-ms", str(DEADLINE_MS_MAX + 1)),
         ("x-tidegate-deadline-ms", "²"),
+        ("x-tidegate-max-cost-usd", "cheap"),
+        ("x-tidegate-max-cost-usd", "-1"),
+        ("x-tidegate-max-cost-usd", "1e-3"),
+        ("x-tidegate-max-cost-usd", "0.0000000001"),
+        ("x-tidegate-max-cost-usd", "999999999"),
         ("x-tidegate-tag", "t" * (TAG_CHARS_MAX + 1)),
         ("x-tidegate-tag", "é"),
         ("idempotency-key", ""),

@@ -17,6 +17,14 @@ from shared.decision.types import Fallout
         (["context_length_exceeded", "context_length_exceeded"], 400, "context_length_exceeded"),
         (["field:logit_bias", "field:user"], 400, "unsupported_field"),
         (["http_503"], 503, "no_candidate"),
+        (["capability:tools", "no_lease"], 429, "budget_exceeded"),
+        (["capability:tools", "field:tools"], 400, "unsupported_capability"),
+        (["capability:tools", "model_broken"], 503, "no_candidate"),
+        (["privacy", "media_has_no_worst_case"], 400, "no_candidate"),
+        (["max_cost", "capability:tools"], 400, "max_cost_exceeded"),
+        (["max_cost", "model_broken"], 503, "no_candidate"),
+        (["http_429", "field:user"], 429, "rate_limit_exceeded"),
+        (["http_429", "http_500"], 503, "no_candidate"),
         ([], 503, "no_candidate"),
     ],
 )
@@ -40,3 +48,26 @@ def test_an_unsupported_field_is_the_parameter_at_fault() -> None:
     """The envelope points at the field."""
     refused = refusal_for([Fallout("big", "field:logit_bias")], budget="", why="")
     assert "logit_bias" == refused.param
+
+
+def test_a_capability_that_no_arm_has_is_named_by_its_field() -> None:
+    """The envelope points at what the client can leave out."""
+    refused = refusal_for([Fallout("tiny", "capability:json_schema")], budget="", why="")
+    assert "response_format" == refused.param
+    assert "'json_schema'" in str(refused)
+
+
+def test_a_cap_that_rules_out_every_arm_is_named_with_the_least_that_would_do() -> None:
+    """The client learns which header to change, and to how much."""
+    refused = refusal_for(
+        [Fallout("big", "max_cost")], budget="", why="", worst_case_nanos=1_250_000
+    )
+    assert "x-tidegate-max-cost-usd" == refused.param
+    assert "$0.001250000" in str(refused)
+
+
+@pytest.mark.parametrize(("said_s", "told_s"), [(0, 2), (7, 7), (10**9, 3_600)])
+def test_an_endpoint_that_wants_to_be_left_alone_is_heard(said_s: int, told_s: int) -> None:
+    """Its `Retry-After` becomes the client's, within an hour."""
+    refused = refusal_for([Fallout("big", "http_429")], budget="", why="", retry_after_s=said_s)
+    assert told_s == refused.retry_after_s

@@ -10,6 +10,7 @@ from edge_agent.books import AppendSpool, BookEffect, BooksSnapshot, PutReservat
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.requests import RequestRefused
+from shared.decision.money import dollars
 from shared.decision.table import TableArm
 from shared.decision.types import (
     Arm,
@@ -71,7 +72,7 @@ def begin(engine: AgentEngine, request_id: str = "r1", *, uniform: float = 0.0, 
 
 def attempt(engine: AgentEngine, request_id: str = "r1") -> AttemptPlan:
     """The next attempt, which must exist."""
-    plan, _ = engine.next_attempt(request_id)
+    plan, _ = engine.next_attempt(request_id, boot_ms=0)
     assert plan is not None
     return plan
 
@@ -89,7 +90,7 @@ def finish(
 
 def refused(engine: AgentEngine, request_id: str = "r1") -> RequestRefused:
     """What a client is told when nothing is left to try."""
-    assert engine.next_attempt(request_id)[0] is None
+    assert engine.next_attempt(request_id, boot_ms=0)[0] is None
     return engine.refusal(request_id)
 
 
@@ -171,11 +172,185 @@ def test_an_unknown_arm_is_a_404_and_not_admitted() -> None:
     assert not engine.knows("r1")
 
 
+def turn(engine: AgentEngine, request_id: str, **ask: Any) -> Outcome:
+    """One turn of a conversation, answered by the arm that was drawn."""
+    begin(engine, request_id, **ask)
+    attempt(engine, request_id)
+    return finish(engine, request_id=request_id)[0]
+
+
+def test_a_conversation_keeps_its_arm() -> None:
+    """The next turn repeats the draw, with that draw's propensity and candidates, and says so."""
+    engine = an_engine()
+    first = turn(engine, "r1", uniform=0.95, turn="t1")
+    engine.table_pushed(table(TableArm("cloud", 600_000), TableArm("tiny", 400_000), version=8))
+    second = turn(engine, "r2", uniform=0.0, turn="t2", goes_on_from="t1")
+    third = turn(engine, "r3", uniform=0.0, turn="t3", goes_on_from="t2")
+    assert ["tiny"] * 3 == [each.arm for each in (first, second, third)]
+    assert [100_000] * 3 == [each.propensity_ppm for each in (first, second, third)]
+    assert first.candidates == second.candidates == third.candidates
+    assert ["table", "table;kept", "table;kept"] == [o.reason for o in (first, second, third)]
+    assert not second.forced
+
+
+def test_a_conversation_without_a_remembered_turn_is_drawn() -> None:
+    """A first turn, an edited history, or one that another agent answered."""
+    engine = an_engine()
+    turn(engine, "r1", uniform=0.95, turn="t1")
+    assert "cloud" == turn(engine, "r2", turn="t9", goes_on_from="t8").arm
+    assert "cloud" == turn(engine, "r3", turn="t1").arm
+
+
+@pytest.mark.parametrize(
+    ("rows", "conditions"),
+    [
+        ((), {**READY, "tiny": ArmCondition("model_broken")}),
+        ((TableArm("cloud", 960_000), TableArm("tiny", 40_000)), READY),
+    ],
+    ids=["it cannot answer now", "the plan has moved away from it"],
+)
+def test_an_arm_is_kept_only_while_it_is_feasible_and_worth_it(
+    rows: tuple[TableArm, ...], conditions: dict[str, ArmCondition]
+) -> None:
+    """Otherwise the turn makes a draw of its own, and the next one goes on with that."""
+    engine = an_engine()
+    turn(engine, "r1", uniform=0.95, turn="t1")
+    if rows:
+        engine.table_pushed(table(*rows))
+    second = turn(engine, "r2", turn="t2", goes_on_from="t1", conditions=conditions)
+    assert ("cloud", False) == (second.arm, "kept" in second.reason)
+    engine.table_pushed(table(TableArm("cloud", 500_000), TableArm("tiny", 500_000)))
+    third = turn(engine, "r3", uniform=0.95, turn="t3", goes_on_from="t2")
+    assert ("cloud", "table;kept") == (third.arm, third.reason)
+
+
+def test_a_fallback_is_not_kept() -> None:
+    """Only the arm that was drawn is: its propensity is known."""
+    engine = an_engine()
+    begin(engine, "r1", turn="t1")
+    attempt(engine, "r1")
+    engine.attempt_failed("r1", UNKNOWN, now_ms=0.0)
+    assert "tiny" == attempt(engine, "r1").arm.id
+    finish(engine, AttemptEnd(1))
+    assert "table" == turn(engine, "r2", turn="t2", goes_on_from="t1").reason
+
+
+def test_a_kept_arm_that_fails_gives_way_to_the_others() -> None:
+    """A conversation is no reason to go without an answer."""
+    engine = an_engine()
+    turn(engine, "r1", turn="t1")
+    begin(engine, "r2", turn="t2", goes_on_from="t1", uniform=0.95)
+    assert "cloud" == attempt(engine, "r2").arm.id
+    engine.attempt_failed("r2", UNKNOWN, now_ms=0.0)
+    assert "tiny" == attempt(engine, "r2").arm.id
+
+
+def test_route_tells_that_a_conversation_keeps_its_arm() -> None:
+    """The decision without the call is the same decision."""
+    engine = an_engine()
+    turn(engine, "r1", uniform=0.95, turn="t1")
+    asked = facts("r2", turn="t2", goes_on_from="t1")
+    decision = engine.route(asked, conditions=READY, now_ms=0.0, uniform=0.0)
+    assert ("tiny", "table;kept", 100_000) == (
+        decision.arm,
+        decision.reason,
+        decision.propensity_ppm,
+    )
+    assert ("cloud",) == decision.fallbacks
+
+
+def test_an_arm_that_could_cost_more_than_allowed_is_no_candidate() -> None:
+    """The client's cap closes arms by their worst case; free arms stay."""
+    engine = an_engine()
+    begin(engine, max_cost_nanos=WORST_CASE_NANOS - 1)
+    assert "tiny" == attempt(engine).arm.id
+    outcome, _ = finish(engine, AttemptEnd(1))
+    assert outcome.fallouts == (Fallout("cloud", "max_cost"),)
+    begin(engine, "r2", max_cost_nanos=WORST_CASE_NANOS)
+    assert "cloud" == attempt(engine, "r2").arm.id
+
+
+def test_a_cap_that_no_arm_keeps_to_is_a_400_that_names_the_cheapest() -> None:
+    """The client learns what it would have to allow."""
+    engine = an_engine()
+    begin(engine, pinned_arm="cloud", max_cost_nanos=0)
+    told = refused(engine)
+    assert (told.status, told.code) == (400, "max_cost_exceeded")
+    assert "x-tidegate-max-cost-usd" == told.param
+    assert dollars(WORST_CASE_NANOS) in str(told)
+
+
+def test_a_cap_holds_for_all_attempts_together() -> None:
+    """What a failed attempt may have cost counts: the next one has only the rest."""
+    arms = (local_arm(), cloud_arm(), cloud_arm("second"))
+    rows = (TableArm("cloud", 800_000), TableArm("second", 100_000), TableArm("tiny", 1))
+    engine = an_engine(*arms, rows=rows)
+    conditions = {**READY, "second": ArmCondition()}
+    begin(engine, conditions=conditions, max_cost_nanos=2 * WORST_CASE_NANOS - 1)
+    assert attempt(engine).arm.id == "cloud"
+    engine.attempt_failed("r1", UNKNOWN, now_ms=0.0)
+    assert attempt(engine).arm.id == "tiny"
+    outcome, _ = finish(engine, AttemptEnd(1))
+    assert outcome.fallouts == (Fallout("second", "max_cost"),)
+    assert outcome.cost_nanos == WORST_CASE_NANOS
+
+
+def test_an_endpoint_that_asks_for_patience_is_passed_on() -> None:
+    """A pinned arm's 429 is a 429 for the client, with the endpoint's own `Retry-After`."""
+    engine = an_engine()
+    begin(engine, pinned_arm="cloud")
+    attempt(engine)
+    engine.attempt_failed("r1", AttemptEnd(1, error="http_429", retry_after_s=7), now_ms=0.0)
+    told = refused(engine)
+    assert (told.status, told.code, told.retry_after_s) == (429, "rate_limit_exceeded", 7)
+
+
+def test_a_local_arm_can_do_what_its_file_says_beside_what_the_fleet_says() -> None:
+    """A paid arm can only do what the fleet says; a new configuration forgets nothing."""
+    engine = an_engine(local_arm(capabilities=frozenset({"tools"})), cloud_arm())
+    said = {"tiny": frozenset({"logprobs"}), "cloud": frozenset({"logprobs"})}
+    engine.models_can(said)
+    effects = engine.configured(engine.config)
+    assert [{"tools", "logprobs"}, set()] == [set(arm.capabilities) for arm in engine.config.arms]
+    begin(engine, capabilities=frozenset({"logprobs"}))
+    assert "tiny" == attempt(engine).arm.id
+    assert effects
+
+
+EMBEDDER = frozenset({"embeddings"})
+
+
+def test_an_arm_for_embeddings_does_not_chat_unless_it_says_so() -> None:
+    """Most models do one or the other."""
+    engine = an_engine(local_arm(capabilities=EMBEDDER), cloud_arm())
+    begin(engine, capabilities=frozenset({"chat"}), uniform=0.95)
+    assert "cloud" == attempt(engine).arm.id
+    assert finish(engine)[0].fallouts == (Fallout("tiny", "capability:chat"),)
+    both = an_engine(local_arm(capabilities=EMBEDDER | {"chat"}), cloud_arm())
+    begin(both, capabilities=frozenset({"chat"}), uniform=0.95)
+    assert "tiny" == attempt(both).arm.id
+
+
+@pytest.mark.parametrize(
+    ("arms", "code"),
+    [
+        ((local_arm(), cloud_arm()), "unsupported_capability"),
+        ((local_arm(capabilities=EMBEDDER), cloud_arm(capabilities=EMBEDDER)), "ambiguous_model"),
+    ],
+)
+def test_embeddings_of_auto_need_exactly_one_arm(arms: tuple[Arm, ...], code: str) -> None:
+    """Vectors of different models have nothing in common, so none is ever drawn."""
+    with pytest.raises(RequestRefused) as caught:
+        an_engine(*arms).embedder()
+    assert (400, code, "model") == (caught.value.status, caught.value.code, caught.value.param)
+    assert "cloud" == an_engine(local_arm(), cloud_arm(capabilities=EMBEDDER)).embedder()
+
+
 def test_a_paid_attempt_holds_its_worst_case_before_it_is_sent() -> None:
     """The plan of a paid attempt comes with the reservation that has to be committed."""
     engine = an_engine()
     begin(engine)
-    plan, effects = engine.next_attempt("r1")
+    plan, effects = engine.next_attempt("r1", boot_ms=0)
     held = [effect.row for effect in effects if isinstance(effect, PutReservation)]
     assert plan is not None
     assert [(row.id, row.amount_nanos) for row in held] == [(plan.reservation_id, WORST_CASE_NANOS)]
@@ -276,7 +451,7 @@ def test_a_stop_of_spending_closes_paid_arms_only(stop: str) -> None:
             engine.gate.books_problem = stop
     begin(engine)
     assert attempt(engine).arm.id == "tiny"
-    assert engine.gate.wish(now_ms=10_000.0) is None
+    assert engine.gate.wish(now_ms=10_000.0, boot_ms=7) is None
     outcome, _ = finish(engine, AttemptEnd(1))
     assert outcome.fallouts == (Fallout("cloud", stop),)
 
@@ -365,7 +540,7 @@ def stopped_in_the_middle() -> MemoryDisk:
     at_once(books.commit([*engine.recover(), *engine.configured(device_config())], sync=True))
     at_once(books.commit(lend(engine), sync=True))
     begin(engine, pinned_arm="cloud")
-    at_once(books.commit(engine.next_attempt("r1")[1]))
+    at_once(books.commit(engine.next_attempt("r1", boot_ms=0)[1]))
     books.disk.held = False
     return books.disk
 

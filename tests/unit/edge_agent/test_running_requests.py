@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BooksSnapshot
-from edge_agent.engine import AgentEngine
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.ports import (
     ArmFailed,
     ChatCall,
@@ -20,13 +20,16 @@ from edge_agent.ports import (
     Chunk,
     CloudClient,
     DeviceSensors,
+    EmbedCall,
+    Embedded,
     Finished,
     LocalModels,
     ModelState,
     ModelStatus,
+    Timing,
     Usage,
 )
-from edge_agent.requests import Answer, ClientRequest, RequestRefused
+from edge_agent.requests import Answer, ClientRequest, RequestKind, RequestRefused
 from edge_agent.service import AgentService
 from shared.decision.money import dollars
 from shared.decision.types import (
@@ -77,6 +80,7 @@ class Play:
     usage: Usage | None = USAGE
     failure: Exception | None = None
     until: asyncio.Event | None = None
+    timing: Timing | None = None
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Stage:
 
     play: Play = field(default_factory=Play)
     calls: list[ChatCall] = field(default_factory=list)
+    embed_calls: list[EmbedCall] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def perform(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
@@ -98,7 +103,14 @@ class Stage:
         if play.failure is not None:
             raise play.failure
         whole = {"choices": [{"message": {"content": "".join(play.words)}}]}
-        yield Finished(play.usage, None if call.stream else whole)
+        yield Finished(play.usage, None if call.stream else whole, play.timing)
+
+    def embed(self, call: EmbedCall) -> Embedded:
+        """One vector."""
+        self.embed_calls.append(call)
+        if self.play.failure is not None:
+            raise self.play.failure
+        return Embedded(((0.5, 1.0),), Usage(7, 0))
 
 
 class StagedCloud(CloudClient):
@@ -109,6 +121,9 @@ class StagedCloud(CloudClient):
 
     def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         return self._stage.perform(call)
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        return self._stage.embed(call)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -122,6 +137,9 @@ class StagedModels(LocalModels):
 
     def chat(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         return self._stage.perform(call)
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        return self._stage.embed(call)
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -172,15 +190,16 @@ class Agent:
             on_outcome=self.outcomes.put_nowait,
         )
 
-    async def lend(self) -> None:
+    async def lend(self, *, amount: int = 20 * WORST_CASE_NANOS) -> None:
         """Grant a lease and sync it."""
-        effects = self.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+        lease = granted(amount=amount)
+        effects = self.engine.gate.granted(lease, incarnation="i1", boot_ms=0)
         await self.keeper.commit([*self.engine.recover(), *effects], sync=True)
         self.engine.gate.synced(effects)
 
     async def chat(self, request: ClientRequest) -> Answer:
         """Ask, with a client that stays."""
-        return await self.service.chat(request, asyncio.Event())
+        return await self.service.answer(request, asyncio.Event())
 
     @property
     def settled_nanos(self) -> int:
@@ -322,6 +341,101 @@ async def test_a_failure_that_reports_no_usage_is_settled_at_the_reservation() -
     assert agent.settled_nanos == WORST_CASE_NANOS
 
 
+async def test_what_a_provider_says_beside_its_counts_is_passed_on() -> None:
+    """Cached and hidden tokens are the client's to see."""
+    agent = await an_agent()
+    details = {"prompt_tokens_details": {"cached_tokens": 16}}
+    agent.cloud.play = Play(usage=Usage(20, 30, 16, details))
+    answer = await agent.chat(ask(stream=False))
+    assert answer.response is not None
+    assert answer.response["usage"].items() >= details.items()
+    assert answer.usage == answer.response["usage"]
+
+
+async def test_a_pinned_endpoint_s_rate_limit_is_the_client_s() -> None:
+    """429 with the time that the endpoint named; nothing was billed."""
+    agent = await an_agent()
+    failure = ArmFailed("http_429", "slow down", retry_after_s=9)
+    agent.cloud.play = Play(words=(), failure=failure)
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask(model="cloud"))
+    assert (429, 9) == (caught.value.status, caught.value.retry_after_s)
+    assert (agent.settled_nanos, agent.local.calls) == (0, [])
+
+
+def ask_for_vectors(**changes: Any) -> ClientRequest:
+    """A request for the embedding of one text."""
+    body = {"model": "auto", "input": ["Hello"], "user": "me"}
+    values: dict[str, Any] = {"model": "auto", "kind": RequestKind.EMBEDDINGS, **changes}
+    return replace(ask(stream=False), body=body, **values)
+
+
+EMBEDDER = frozenset({"embeddings"})
+
+
+async def test_embeddings_pass_the_gate_and_cost_their_input() -> None:
+    """One call with the listed fields, a reservation for the input alone, booked as reported."""
+    agent = await an_agent(cloud_arm(capabilities=EMBEDDER, fields=frozenset({"user"})))
+    answer = await agent.chat(ask_for_vectors())
+    (call,) = agent.cloud.embed_calls
+    assert (("Hello",), (), {"user": "me"}) == (call.inputs, call.token_inputs, call.fields)
+    outcome = agent.outcomes.get_nowait()
+    assert ("cloud", "pinned", True) == (outcome.arm, outcome.reason, outcome.forced)
+    (attempt,) = outcome.attempts
+    assert ((200 + 16 + 64) * 100, 700) == (attempt.reserved_nanos, attempt.cost_nanos)
+    assert (answer.usage["prompt_tokens"], agent.settled_nanos) == (7, 700)
+    assert answer.response is not None
+    assert "cloud" == answer.response["model"]
+    assert [(0, (0.5, 1.0))] == [(e["index"], e["embedding"]) for e in answer.response["data"]]
+
+
+async def test_token_ids_go_to_an_arm_that_takes_them() -> None:
+    """They are no texts, and are told apart."""
+    arm = cloud_arm(capabilities=EMBEDDER | {"token_input"}, fields=frozenset({"user"}))
+    agent = await an_agent(arm)
+    body = {"model": "auto", "input": [[1, 2], [3]], "user": "me"}
+    await agent.chat(replace(ask_for_vectors(), body=body))
+    (call,) = agent.cloud.embed_calls
+    assert ((), ((1, 2), (3,))) == (call.inputs, call.token_inputs)
+
+
+async def test_embeddings_have_no_fallback() -> None:
+    """The vectors of another model would be of no use."""
+    agent = await an_agent(cloud_arm(capabilities=EMBEDDER, fields=frozenset({"user"})))
+    agent.cloud.play = Play(failure=ArmFailed("http_503", "busy"))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask_for_vectors())
+    assert (503, []) == (caught.value.status, agent.local.calls)
+
+
+@pytest.mark.parametrize(("can", "asked"), [({"completions"}, "prompt"), (set(), "messages")])
+async def test_a_bare_prompt_goes_to_arms_that_continue_it(can: set[str], asked: str) -> None:
+    """To every other arm it is a user's message."""
+    agent = await an_agent(cloud_arm(capabilities=frozenset(can)))
+    await agent.chat(replace(ask(stream=False), prompt="Hello?"))
+    body = agent.cloud.calls[0].body
+    assert {"model", "max_tokens", asked} == set(body)
+    assert "Hello?" in str(body[asked])
+
+
+async def test_a_request_that_only_this_arm_cannot_serve_goes_to_another() -> None:
+    """If no other can either, the client gets the arm's own words, and no breaker opens."""
+    agent = await an_agent()
+    agent.local.play = Play(words=(), failure=ArmFailed("unsupported", "`x` is not known here"))
+    for number in range(4):
+        with pytest.raises(RequestRefused, match="`x` is not known here") as caught:
+            await agent.chat(ask(f"r{number}", model="tiny"))
+        assert (400, "unsupported") == (caught.value.status, caught.value.code)
+
+
+async def test_the_time_to_the_first_token_is_the_backend_s() -> None:
+    """It measures where the token is made, also for an answer that comes in one piece."""
+    agent = await an_agent()
+    agent.local.play = Play(timing=Timing(ttft_ms=12.0, run_ms=20.0))
+    await agent.chat(ask(model="tiny", stream=False))
+    assert 12 == agent.outcomes.get_nowait().ttft_ms
+
+
 async def leave_after_the_first_chunk(agent: Agent) -> None:
     """Take one chunk and go, while the provider still writes."""
     chunks = aiter((await agent.chat(ask())).chunks())
@@ -362,7 +476,7 @@ async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -
     agent = await an_agent(cloud_arm(on_abort=OnAbort.CANCEL))
     agent.cloud.play = Play(words=(), until=asyncio.Event())
     gone = asyncio.Event()
-    asking = asyncio.create_task(agent.service.chat(ask(), gone))
+    asking = asyncio.create_task(agent.service.answer(ask(), gone))
     await agent.cloud.called.wait()
     gone.set()
     with pytest.raises(RequestRefused) as caught:
@@ -436,6 +550,28 @@ async def test_with_a_full_disk_the_local_arm_answers() -> None:
     assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
     second = await agent.chat(ask("r2"))
     assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_what_a_refused_paid_arm_left_to_write_does_not_fail_the_local_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk is found to be full only now: the local answer needs nothing of it (rule O_3)."""
+    agent = Agent()
+    attempt_next = agent.engine.next_attempt
+
+    def with_changes(
+        request_id: str, *, boot_ms: int
+    ) -> tuple[AttemptPlan | None, list[BookEffect]]:
+        plan, effects = attempt_next(request_id, boot_ms=boot_ms)
+        return plan, [*effects, PutMeta(MetaKey.BOOT_ID, "changed")]
+
+    monkeypatch.setattr(agent.engine, "next_attempt", with_changes)
+    agent.books.fail_with = BooksFullError("no space")
+    answer = await agent.chat(ask())
+    assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
+    agent.books.fail_with = None
+    await agent.service.tidy()
+    assert "changed" == agent.books.disk.state.meta[MetaKey.BOOT_ID]
 
 
 async def test_what_a_full_disk_kept_back_is_written_later_in_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,9 @@ GRADE = Feedback("r1", "other", "cloud", 1_000_000, "user", 0)
 class Agent:
     """An agent's session on a disk that can lose power."""
 
-    def __init__(self, disk: MemoryDisk | None = None) -> None:
+    def __init__(
+        self, disk: MemoryDisk | None = None, *, on_lease_news: Callable[[], None] | None = None
+    ) -> None:
         self.disk = disk or MemoryDisk()
         self.books = MemoryBooks(self.disk)
         self.engine = AgentEngine(
@@ -43,6 +46,7 @@ class Agent:
             clock=SystemClock(),
             credential=None,
             on_connected=lambda _: None,
+            on_lease_news=on_lease_news,
         )
 
     async def spool(self, records: int) -> None:
@@ -63,6 +67,20 @@ async def test_what_is_sent_survives_a_loss_of_power() -> None:
     agent.disk.lose_power()
     outbox = Agent(agent.disk).engine.outbox
     assert (3, 3) == (outbox.last, outbox.sent_max)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_whoever_waits_is_told_of_a_lease_also_if_it_could_not_be_written(full: bool) -> None:
+    """With a full disk there is nothing to wait for: the next arm answers at once."""
+    told: list[str] = []
+    agent = Agent(on_lease_news=lambda: told.append(agent.engine.gate.books_problem))
+    if full:
+        agent.books.fail_with = BooksFullError("no space")
+        with pytest.raises(BooksFullError):
+            await agent.session.granted(granted(), incarnation="inc-1")
+    else:
+        await agent.session.granted(granted(), incarnation="inc-1")
+    assert ["books_full" if full else ""] == told
 
 
 async def test_a_record_is_sent_once_in_a_session() -> None:

@@ -362,6 +362,17 @@ def test_the_first_watermark_has_room_for_two_requests() -> None:
     assert 1 == lease_of(book.take_changes()).watermark_nanos
 
 
+@pytest.mark.parametrize(("arrives_ms", "left"), [(1_599, 100), (1_600, 0)])
+def test_a_grant_is_as_old_as_the_wish_that_it_answers(arrives_ms: int, left: int) -> None:
+    """However long it was on its way, or the machine asleep: it ends in time (rules A_3, L_3)."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1")
+    late = granted(1, amount=100, duration_ms=1_000, asked_boot_ms=600)
+    assert book.grant(late, boot_ms=arrives_ms)
+    assert left == book.available_nanos()
+    closes = [close.final_nanos for close in book.finish_closing()]
+    assert ([] if left else [0]) == closes
+
+
 def test_a_lease_that_closes_takes_no_reservation() -> None:
     """Closing refuses what is new and waits for what is open (rule L_5)."""
     book = book_with()

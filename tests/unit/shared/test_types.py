@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
@@ -18,10 +16,10 @@ PAID = Attempt("cloud", 5, lease_number=3, cost_nanos=70, settle=SettleKind.REPO
     [
         (LOCAL, False),
         (PAID, True),
-        (replace(PAID, settle=SettleKind.UNKNOWN), True),
-        (replace(PAID, settle=SettleKind.RELEASED, cost_nanos=0), False),
-        (replace(PAID, settle=None), False),
-        (replace(PAID, lease_number=0), False),
+        (PAID._replace(settle=SettleKind.UNKNOWN), True),
+        (PAID._replace(settle=SettleKind.RELEASED, cost_nanos=0), False),
+        (PAID._replace(settle=None), False),
+        (PAID._replace(lease_number=0), False),
     ],
 )
 def test_only_what_may_have_been_billed_is_booked_on_a_lease(

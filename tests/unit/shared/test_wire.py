@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,10 +221,10 @@ def test_bytes_that_are_no_message_are_refused() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        replace(OUTCOME, request_id=""),
-        replace(OUTCOME, propensity_ppm=-1),
-        replace(OUTCOME, latency_ms=-1),
-        replace(OUTCOME, tag="\ud800"),
+        OUTCOME._replace(request_id=""),
+        OUTCOME._replace(propensity_ppm=-1),
+        OUTCOME._replace(latency_ms=-1),
+        OUTCOME._replace(tag="\ud800"),
         SpoolSummary(first_sequence=2, last_sequence=1, costs=(), counts=()),
         LeaseClose(1, final_nanos=-1, clean=True, reason=""),
         CostAdjustment("r", lease_number=1, delta_nanos=AMOUNT_NANOS_MAX + 1, reason=""),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from edge_agent.adapters.llama_cpp.sampling import SamplingSettings
+from edge_agent.adapters.llama_cpp.outputs import TokenLogprob
+from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sequence_model import BatchPart, DecodeError
+from edge_agent.adapters.llama_cpp.tools import ToolFormat
 from edge_agent.ports import ArmFailed
 
 END = 0
@@ -61,6 +62,7 @@ class FakeModel:
     batch_tokens: int = 64
     recurrent: bool = False
     script: bytes = b""
+    tools: ToolFormat | None = None
     fail_next_decode: bool = False
     memory: dict[int, list[int]] = field(default_factory=dict)
     batches: list[list[BatchPart]] = field(default_factory=list)
@@ -70,11 +72,11 @@ class FakeModel:
     closed: bool = False
     _rows: dict[int, int] = field(default_factory=dict)
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return list("".join(message["content"] for message in messages).encode())
+    def prompt(self, spec: ChatSpec) -> list[int]:
+        return list("".join(message["content"] for message in spec.messages).encode())
 
-    def sampler(self, settings: SamplingSettings) -> FakeSampler:
-        if settings.grammar == "broken":
+    def sampler(self, spec: ChatSpec, choice: int) -> FakeSampler:
+        if spec.sampling.grammar == "broken":
             raise ArmFailed("invalid_request", "`grammar` is broken", client_error=True)
         self.samplers.append(FakeSampler())
         return self.samplers[-1]
@@ -106,6 +108,11 @@ class FakeModel:
             return next_token(held)
         said = sum(token >= 1_000 for token in held)
         return 1_000 + self.script[said] if said < len(self.script) else END
+
+    def logprob(self, token: int, row: int, top: int) -> TokenLogprob:
+        assert row in self._rows, "only a wanted row has logits"
+        likeliest = tuple((-float(rank), b"?") for rank in range(top))
+        return TokenLogprob(-0.5, self.piece(token), likeliest)
 
     def piece(self, token: int) -> bytes:
         return bytes([token % 1_000])

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from edge_agent.adapters.llama_cpp.answers import AnswerBuilder
-from edge_agent.ports import Chunk, Finished, Usage
+from edge_agent.ports import Chunk, Finished, Timing, Usage
+
+TIMING = Timing(ttft_ms=5.0, run_ms=9.0)
 
 
 def _builder(*, stream: bool, choices: int = 1) -> AnswerBuilder:
     return AnswerBuilder(
-        request_id="r-1", arm="arm-1", created_unix_s=1_700_000_000, choices=choices, stream=stream
+        request_id="r-1",
+        arm="arm-1",
+        created_unix_s=1_700_000_000,
+        choices=choices,
+        stream=stream,
+        new_call_id=lambda: "call-1",
     )
 
 
@@ -64,8 +71,10 @@ def test_an_empty_answer_still_has_a_role() -> None:
 def test_a_streamed_answer_finishes_with_usage_alone() -> None:
     """The chunks were relayed already."""
     builder = _builder(stream=True)
-    finished = builder.finished(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
-    assert Finished(Usage(3, 2)) == finished
+    finished = builder.finished(
+        prompt_tokens=3, completion_tokens=2, cached_tokens=1, timing=TIMING
+    )
+    assert Finished(Usage(3, 2, cached_tokens=1), timing=TIMING) == finished
 
 
 def test_a_whole_answer_holds_every_choice_and_the_usage() -> None:
@@ -73,8 +82,10 @@ def test_a_whole_answer_holds_every_choice_and_the_usage() -> None:
     builder = _builder(stream=False, choices=2)
     assert [] == builder.text(1, "one ", None) + builder.text(0, "x", "length")
     assert [] == builder.text(1, "two", "stop")
-    finished = builder.finished(prompt_tokens=3, completion_tokens=9, cached_tokens=1)
-    assert Usage(3, 9) == finished.usage
+    finished = builder.finished(
+        prompt_tokens=3, completion_tokens=9, cached_tokens=1, timing=TIMING
+    )
+    assert Usage(3, 9, cached_tokens=1) == finished.usage
     assert finished.response is not None
     response = dict(finished.response)
     assert [

@@ -10,7 +10,8 @@ import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError
-from edge_agent.adapters.llama_cpp.model import LlamaModel, default_threads, start_backend
+from edge_agent.adapters.llama_cpp.model import LlamaModel, default_threads
+from edge_agent.adapters.llama_cpp.native_log import start_backend
 from edge_agent.adapters.llama_cpp.outputs import TextProduced
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sampling import SamplingSettings
@@ -46,15 +47,19 @@ def _answers(prompts: list[str], *, together: bool) -> list[str]:
     scheduler = Scheduler(LlamaModel(SETTINGS), monotonic_s=time.perf_counter)
     texts: dict[int, str] = {}
     for key, prompt in enumerate(prompts):
-        message = {"role": "user", "content": prompt}
-        spec = ChatSpec(messages=(message,), sampling=WITHOUT_END, max_tokens=24)
-        scheduler.add(key, spec, stream=False)
+        scheduler.add(key, chat(prompt), stream=False)
         while not scheduler.idle and (not together or key == len(prompts) - 1):
             for output in scheduler.step():
                 if isinstance(output, TextProduced):
                     texts[output.job] = output.text
     scheduler.close()
     return [texts[key] for key in range(len(prompts))]
+
+
+def chat(prompt: str) -> ChatSpec:
+    """A request of one message, answered greedily and without an end."""
+    message = {"role": "user", "content": prompt}
+    return ChatSpec(messages=(message,), sampling=WITHOUT_END, max_tokens=24)
 
 
 def test_a_greedy_answer_does_not_depend_on_its_company() -> None:
@@ -67,7 +72,7 @@ def test_a_greedy_answer_does_not_depend_on_its_company() -> None:
 
 def test_a_prompt_begins_with_one_bos_token(model: LlamaModel) -> None:
     """The demo's template writes it; a second one would confuse the model."""
-    tokens = model.prompt([{"role": "user", "content": "hi"}])
+    tokens = model.prompt(chat("hi"))
     assert BOS == tokens[0]
     assert 1 == tokens.count(BOS)
     assert b"hi" == b"".join(model.piece(token) for token in tokens)
@@ -75,23 +80,23 @@ def test_a_prompt_begins_with_one_bos_token(model: LlamaModel) -> None:
 
 def test_lone_surrogates_become_question_marks(model: LlamaModel) -> None:
     """There are no bytes for them."""
-    tokens = model.prompt([{"role": "user", "content": "a\ud83d"}])
+    tokens = model.prompt(chat("a\ud83d"))
     assert b"a?" == b"".join(model.piece(token) for token in tokens)
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(model: LlamaModel) -> None:
     """Megabytes would hold up every other answer."""
     with pytest.raises(ArmFailed, match="256 tokens") as caught:
-        model.prompt([{"role": "user", "content": "x" * 300_000}])
+        model.prompt(chat("x" * 300_000))
     assert "context_length_exceeded" == caught.value.reason
 
 
 def test_a_copied_slot_continues_like_its_source(model: LlamaModel) -> None:
     """Keys and values of the beginning are the same in both."""
-    tokens = model.prompt([{"role": "user", "content": "the same beginning"}])
+    tokens = model.prompt(chat("the same beginning"))
     model.decode([BatchPart(0, 0, tokens, wanted=True)])
     assert model.copy(0, 1, len(tokens) - 1)
-    sampler = model.sampler(WITHOUT_END)
+    sampler = model.sampler(chat(""), 0)
     rows = model.decode([BatchPart(1, len(tokens) - 1, tokens[-1:], wanted=True)])
     copied = model.sample(sampler, rows[0])
     model.clear()
@@ -110,11 +115,11 @@ def test_a_batch_that_llama_refuses_is_an_error(model: LlamaModel) -> None:
 def test_messages_that_a_template_refuses_may_go_to_another_arm(model: LlamaModel) -> None:
     """Some templates want alternating roles; others do not."""
     template = "{{ raise_exception('roles must alternate') }}"
-    model._formatter = Jinja2ChatFormatter(template=template, eos_token="", bos_token="")
+    model._template._formatter = Jinja2ChatFormatter(template=template, eos_token="", bos_token="")
     with pytest.raises(
         ArmFailed, match=r"tiny refuses the messages .roles must alternate"
     ) as caught:
-        model.prompt([{"role": "user", "content": "hi"}])
+        model.prompt(chat("hi"))
     assert not caught.value.client_error
 
 

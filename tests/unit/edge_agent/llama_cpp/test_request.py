@@ -14,10 +14,10 @@ from edge_agent.ports import ArmFailed
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def _failure(**fields: Any) -> ArmFailed:
+def _failure(reason: str = "invalid_request", **fields: Any) -> ArmFailed:
     with pytest.raises(ArmFailed) as caught:
         parse_chat({"messages": HELLO} | fields)
-    assert "invalid_request" == caught.value.reason
+    assert reason == caught.value.reason
     return caught.value
 
 
@@ -103,6 +103,11 @@ def test_text_parts_are_joined_and_the_developer_is_the_system() -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 9}, "n"),
         ({"grammar": 1}, "grammar"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]},
+            "messages[0].tool_calls[0]",
+        ),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
     ],
@@ -117,16 +122,11 @@ def test_a_wrong_value_is_the_clients_error(fields: dict[str, Any], named: str) 
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
         ({"made_up": 1}, "made_up"),
+        ({"audio": {"voice": "x"}}, "audio"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
-        ),
-        (
-            {"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]},
-            "messages[0].tool_calls",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_what_only_local_models_lack_may_go_to_another_arm(
     fields: dict[str, Any], named: str
 ) -> None:
     """It is no error of the client: a cloud arm may serve it."""
-    failure = _failure(**fields)
+    failure = _failure("unsupported", **fields)
     assert not failure.client_error
     assert named in str(failure)
 

@@ -1,0 +1,139 @@
+"""Which arm answers: the filters, and a draw between what they leave, or an earlier draw kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edge_agent.candidates import ArmCondition, Candidates, PreparedRow, RequestFacts, row_for
+from edge_agent.conversations import KEEP_SHARE_PPM_MIN, Conversations, Kept
+from edge_agent.gate import Gate
+from edge_agent.health import ArmHealth
+from edge_agent.requests import RequestRefused
+from shared.decision.table import Draw, SelectionTable
+from shared.decision.types import Arm, Candidate, DeviceConfig
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates of a request, and the draw between them or the one that it goes on with."""
+
+    candidates: Candidates
+    draw: Draw | None
+    kept: Kept | None = None
+
+    @property
+    def between(self) -> tuple[Candidate, ...]:
+        """Between what the draw was made, for the log (promise P6)."""
+        return self.kept.between if self.kept else self.candidates.weights
+
+    def reason(self, facts: RequestFacts, *, table_version: int, failed: Sequence[str] = ()) -> str:
+        """Why an arm answers, for `x-tidegate-reason`; `failed` names arms that could not."""
+        if facts.pinned_arm:
+            return "pinned"
+        if failed:
+            return "fallback:" + ",".join(failed)
+        if not table_version:
+            return "no_table"
+        drawn = "table;kept" if self.kept else "table"
+        without = [f"{fallout.arm}={fallout.reason}" for fallout in self.candidates.fallouts]
+        return f"{drawn};without:{','.join(without)}" if without else drawn
+
+
+class Chooser:
+    """Chooses arms for one request after the other; told of answers, it keeps conversations."""
+
+    def __init__(self, *, gate: Gate, health: ArmHealth) -> None:
+        self._conversations = Conversations()
+        self._gate = gate
+        self._health = health
+        self._rows: dict[tuple[str, str], PreparedRow] = {}  # until table or configuration change
+
+    def forget_rows(self) -> None:
+        """The table or the configuration has changed."""
+        self._rows.clear()
+
+    def choose(
+        self,
+        facts: RequestFacts,
+        *,
+        config: DeviceConfig,
+        table: SelectionTable | None,
+        conditions: Mapping[str, ArmCondition],
+        now_ms: float,
+        uniform: float,
+    ) -> Choice:
+        """Filter a request's arms and draw one.
+
+        Raises
+        ------
+        RequestRefused
+            404 if it pins an arm that the fleet does not have.
+        """
+        if facts.pinned_arm and config.arm(facts.pinned_arm) is None:
+            known = ", ".join(["auto", *(arm.id for arm in config.arms)])
+            raise RequestRefused(
+                404,
+                "model_not_found",
+                f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
+                param="model",
+            )
+        prepared = self._prepared(facts, config=config, table=table)
+        candidates = prepared.candidates(
+            facts,
+            conditions=self._rested(conditions, now_ms=now_ms),
+            allowance=self._gate.allowance(),
+            money=self._money(facts, now_ms=now_ms),
+        )
+        kept = self._kept(facts, candidates=candidates, now_ms=now_ms)
+        if kept is None:
+            return Choice(candidates, prepared.ranked.draw(candidates.arms, uniform))
+        fallbacks = prepared.ranked.fallbacks(candidates.arms, of=kept.arm)
+        return Choice(candidates, Draw(kept.arm, kept.propensity_ppm, fallbacks), kept=kept)
+
+    def answered(self, facts: RequestFacts, choice: Choice, *, now_ms: float) -> None:
+        """The arm that was drawn has answered: the next turn may go on with it."""
+        if facts.turn and choice.draw is not None:
+            kept = Kept(choice.draw.arm, choice.between)
+            self._conversations.remember(facts.turn, kept, now_ms=now_ms)
+
+    def _kept(self, facts: RequestFacts, *, candidates: Candidates, now_ms: float) -> Kept | None:
+        """The draw that a conversation goes on with, while that is feasible and worth it."""
+        if not facts.goes_on_from:
+            return None
+        kept = self._conversations.find(facts.goes_on_from, now_ms=now_ms)
+        if kept is None:
+            return None
+        return kept.among(candidates.played(share_ppm_min=KEEP_SHARE_PPM_MIN))
+
+    def _rested(
+        self, conditions: Mapping[str, ArmCondition], *, now_ms: float
+    ) -> Mapping[str, ArmCondition]:
+        """The arms' conditions, with those that rest after failures closed."""
+        if not self._health.any_failed:
+            return conditions
+        return {
+            arm: ArmCondition(problem="resting")
+            if not condition.problem and self._health.resting_ms(arm, now_ms=now_ms)
+            else condition
+            for arm, condition in conditions.items()
+        }
+
+    def _money(self, facts: RequestFacts, *, now_ms: float) -> Callable[[Arm], str]:
+        """Why a paid arm is no candidate; a lease that may still come is no reason."""
+
+        def problem(arm: Arm) -> str:
+            found = self._gate.problem(facts, arm=arm)
+            return "" if self._gate.may_come(found, now_ms=now_ms) else found
+
+        return problem
+
+    def _prepared(
+        self, facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable | None
+    ) -> PreparedRow:
+        key = (facts.pinned_arm, facts.task_class)
+        found = self._rows.get(key)
+        if found is None:
+            row = row_for(facts, config=config, table=table)
+            found = self._rows[key] = PreparedRow(row, config=config)
+        return found

@@ -1,0 +1,173 @@
+"""What must hold in the coordinator's books, and in what it says, at every commit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from coordinator.messages import Acked, LeaseSent, Message
+from coordinator.records import (
+    BookedOutcome,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerRow,
+    StoreEffect,
+    WindowRow,
+)
+from tests.fakes.memory_store import MemoryDatabase
+from tests.simulation.facts import Facts, GrantSeen
+
+GRANTED = "grant"
+SIGNS: dict[str, tuple[int, int, int]] = {
+    GRANTED: (0, 0, 1),
+    "settle": (1, 0, -1),
+    "unsettle": (1, 0, -1),
+    "confirm": (1, -1, 0),
+    "adjust": (1, 0, 0),
+    "refund": (0, -1, 0),
+    "release": (0, 0, -1),
+    "unconfirmed": (0, 1, -1),
+    "overrun": (1, 0, 0),
+    "writeoff": (0, 1, -1),
+    "close": (0, 0, 0),
+}
+"""How each kind of row moves settled, unconfirmed and outstanding money, by the contract."""
+
+
+@dataclass
+class BooksSide(Facts):
+    """Checks the coordinator.
+
+    Attributes
+    ----------
+    unheard : set of str
+        Devices that have not said hello since the database was restored.
+    ordered : set of int
+        What the operator may have set a window's budget to, in nano-dollars.
+    cause : str
+        What the coordinator is doing: `wish`, `batch`, `hello`, `tick`, an operator's command.
+    hears : str
+        The device that says hello, or is written off, with that.
+    """
+
+    unheard: set[str] = field(default_factory=set)
+    restored: bool = False
+    ordered: set[int] = field(default_factory=set)
+    assumed_unspent: bool = False
+    cause: str = ""
+    hears: str = ""
+    hello_number_max: int = 0
+    lease_rows: dict[tuple[str, int], Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    ledger_id: int = 0
+    booked: set[str] = field(default_factory=set)
+    targets: dict[int, int] = field(default_factory=dict)
+
+    def told(self, device: str, message: Message, database: MemoryDatabase) -> None:
+        """A message goes down: what it says must be in the books already."""
+        if isinstance(message, Acked):
+            marks = (mark for (name, _), mark in database.spool_marks.items() if name == device)
+            booked = max(marks, default=0) >= message.sequence
+            self.holds(booked, "O_1", "{} of {} before it is booked", message, device)
+        elif isinstance(message, LeaseSent):
+            key = (device, message.lease_number)
+            self.holds(key in database.leases, "C_2", "lease {} is not in the books", key)
+            self.holds(not self.unheard, "C_5", "a lease before {} spoke", self.unheard)
+            earlier = self.granted.get(key)
+            # Restored books may give a number again that never arrived, and never will.
+            unseen = earlier is None or (self.restored and not earlier.delivered)
+            self.holds(unseen, "L_1", "lease {} is granted twice", key)
+            self.granted[key] = GrantSeen(
+                message.window_id,
+                message.amount_nanos,
+                message.duration_ms,
+                message.price_version,
+                message.incarnation,
+                granted_ms=self.now_ms,
+            )
+
+    def store_commit(self, effects: Sequence[StoreEffect]) -> None:
+        """The coordinator's books have taken these rows."""
+        self.unheard.discard(self.hears)  # whether or not the coordinator lives to know it
+        windows: dict[int, WindowRow] = {}
+        before: dict[int, int] = {}
+        lent: set[int] = set()
+        leases: list[LeaseRecord] = []
+        for effect in effects:
+            if isinstance(effect, LedgerRow):
+                before.setdefault(effect.window_id, sum(self.sums[effect.window_id]))
+                self._row(effect)
+                if effect.kind == GRANTED:
+                    lent.add(effect.window_id)
+            elif isinstance(effect, WindowRow):
+                windows[effect.id] = effect
+            elif isinstance(effect, LeaseRecord):
+                leases.append(effect)
+            elif isinstance(effect, BookedOutcome):
+                request_id = effect.outcome.request_id
+                self.holds(request_id not in self.booked, "P5", "{} is booked twice", request_id)
+                self.booked.add(request_id)
+        for window_id in before:
+            known = window_id in windows
+            self.holds(known, "C_2", "window {} has rows and no balances", window_id)
+        for row in windows.values():
+            self._window(row, before=before.get(row.id), lent=row.id in lent)
+        for lease in leases:
+            self._lease(lease)
+
+    def _row(self, row: LedgerRow) -> None:
+        self.ledger_id += 1
+        self.holds(row.id == self.ledger_id, "C_2", "{} should be {}", row, self.ledger_id)
+        self.whole(row.amount_nanos)
+        kind, key, sums = str(row.kind), (row.device_id, row.lease_number), self.sums[row.window_id]
+        for index, sign in enumerate(SIGNS[kind]):
+            sums[index] += sign * row.amount_nanos
+        self.lease_rows[key][kind] += row.amount_nanos
+        if kind == "release" and row.amount_nanos:
+            unseen = self.cause == "hello" and row.lease_number > self.hello_number_max
+            # In the same way a device that is shut out closes leases that it never saw.
+            allowed = unseen or key in self.closes_sent or self.assumed_unspent
+            self.holds(allowed, "C_6", "{} gives money back without the device's close", row)
+
+    def _window(self, row: WindowRow, *, before: int | None, lent: bool) -> None:
+        sums = self.sums[row.id]
+        have = [row.settled_nanos, row.unconfirmed_nanos, row.outstanding_nanos]
+        self.holds(have == sums, "C_2", "{} does not agree with its rows {}", row, sums)
+        self.holds(min(sums) >= 0, "C_2", "{} has a negative balance", row)
+        if row.id not in self.targets and not self.restored:
+            fresh = row.target_nanos in self.ordered
+            self.holds(fresh, "C_4", "{} begins with another budget than {}", row, self.ordered)
+        self.targets[row.id] = row.target_nanos
+        self.budget_max[row.id] = max(self.budget_max.get(row.id, 0), row.target_nanos)
+        if self.cause == "wish" and lent:
+            within = sum(sums) <= row.target_nanos
+            self.holds(within, "I1", "lent beyond the budget: {}", row)
+        elif before is not None and sum(sums) > before:
+            beyond = sum(self.provider.beyond_on_lease.values())
+            within = sum(sums) <= row.target_nanos + beyond or self.restored or self.assumed_unspent
+            self.holds(within, "I1", "committed money rose beyond the budget: {}", row)
+
+    def _lease(self, lease: LeaseRecord) -> None:
+        rows = self.lease_rows[lease.device_id, lease.number]
+        open_nanos = sum(SIGNS[kind][2] * nanos for kind, nanos in rows.items())
+        left = max(0, lease.amount_nanos - lease.booked_nanos)
+        expected = left if lease.end is LeaseEnd.OPEN else 0
+        self.holds(open_nanos == expected, "C_2", "{}: {} are out by its rows", lease, open_nanos)
+
+    def database_restored(self, database: MemoryDatabase, everybody: Iterable[str]) -> None:
+        """The books went back in time: so does what was read from them."""
+        self.restored = True
+        self.unheard = set(everybody)
+        self.sums.clear()
+        self.lease_rows.clear()
+        self.ledger_id = 0
+        self.booked = {
+            row.outcome.request_id for row in database.learned if isinstance(row, BookedOutcome)
+        }
+        cause, self.cause = self.cause, "restore"
+        closes, self.closes_sent = self.closes_sent, set(database.leases)
+        for row in database.ledger:
+            self._row(row)
+        self.cause, self.closes_sent = cause, closes
