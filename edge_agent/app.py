@@ -42,6 +42,7 @@ from edge_agent.cli.parts import (
     fallback_config,
     link_target,
     local_models,
+    new_classifier,
     new_worker,
 )
 from edge_agent.config import AgentConfig
@@ -150,7 +151,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             local=local,
             cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
-            classifier=None,
+            classifier=new_classifier(settings),
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,

@@ -8,7 +8,12 @@ from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.http_api.gate import ApiKeys
 from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.reloader import Apply, Reloader
-from edge_agent.cli.parts import api_key_secrets, fallback_config, new_worker
+from edge_agent.cli.parts import (
+    api_key_secrets,
+    fallback_config,
+    new_classifier,
+    new_worker,
+)
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
 from edge_agent.service import AgentService
@@ -49,6 +54,14 @@ def make_reloader(
 
         return apply
 
+    def classifier_part(wanted: AgentConfig) -> Apply:
+        classifier = new_classifier(wanted)
+
+        async def apply() -> None:
+            await service.use_classifier(classifier)
+
+        return apply
+
     def models_part(wanted: AgentConfig) -> Apply:
         worker = new_worker(wanted, clock=clock)
 
@@ -68,6 +81,7 @@ def make_reloader(
             "log": log_part,
             "api_keys": keys_part,
             "limits": limits_part,
+            "classifier": classifier_part,
             "library models": models_part,
         },
     )

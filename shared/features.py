@@ -1,8 +1,9 @@
 """What the task model sees of a text: hashed words, and hashed pairs of neighbouring tokens.
 
 Device and lab compute the same numbers from the same bytes: no vocabulary, no tokeniser, no
-language. Every step is over whole arrays, so a prompt of 1,000 characters takes a fifth of a
-millisecond; of longer ones the head and the tail are read, where instructions stand.
+language. Every step is over whole arrays, so a prompt of 1,000 characters takes a quarter of a
+millisecond; of longer ones the head and the tail are read. The first and the last tokens count
+once more, for themselves: there instructions stand, and a long text must not drown them.
 
 A token is a word (a run of letters, digits and apostrophes; letters in lower case, every digit a
 0) or one punctuation mark or line break. A character of a script without spaces is a word of its
@@ -13,7 +14,7 @@ bucket and a sign (Weinberger et al. 2009, "Feature hashing for large scale mult
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -36,12 +37,20 @@ _RIGHT: Final = 0xA0761D6478BD642F
 _BEGIN: Final = 0x2545F4914F6CDD1D
 _END: Final = 0x5851F42D4C957F2D
 _MIXERS: Final = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)  # of MurmurHash3's finaliser
-_MIX_SHIFT: Final = 33
-_SIGN_SHIFT: Final = 63
+_PART_SALTS: Final = (0, 0x9FB21C651E98DF25, 0xD1B54A32D192ED03)
+_MIX_SHIFT: Final = np.uint64(33)
+_SIGN_SHIFT: Final = np.uint64(63)
 
 _NEWLINE: Final = 0x0A
 _LEAD_MIN: Final = 0xE3  # the first byte of the characters of Chinese, Japanese, Korean, of emoji
 _BYTES_PER_CHAR_MAX: Final = 4
+_LEAST: Final = {
+    "buckets": 1,
+    "tokens_max": 2,
+    "edge_tokens": 1,
+    "head_chars": 1,
+    "tail_chars": 1,
+}
 # Typographic marks that stand for plain ones.
 _PLAIN: Final = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."}
@@ -56,14 +65,17 @@ class FeatureSettings:
     ----------
     buckets : int
         Size of the feature space.
-    tokens_max : int
+    tokens_max : int, at least 2
         Features are single words, and runs of 2 to this many neighbouring tokens.
+    edge_tokens : int
+        Tokens at either end that count for themselves.
     head_chars, tail_chars : int
         What is read of a long text.
     """
 
     buckets: int = 32_768
     tokens_max: int = 2
+    edge_tokens: int = 32
     head_chars: int = 1_024
     tail_chars: int = 512
 
@@ -97,12 +109,12 @@ class FeatureSettings:
                 f"was trained on features of version {version!r}, this software computes version "
                 f"{FEATURES_VERSION}; {remedy}",
             )
-        names = [field.name for field in fields(cls)]
-        if sorted(found) != sorted(names) or not all(
-            type(value) is int and 0 < value <= 2**24 for value in found.values()
+        if sorted(found) != sorted(_LEAST) or not all(
+            type(found[name]) is int and least <= found[name] <= 2**24
+            for name, least in _LEAST.items()
         ):
             raise ConfigError(
-                source, f"has features {found}, expected {', '.join(names)}; {remedy}"
+                source, f"has features {found}, expected {', '.join(_LEAST)}; {remedy}"
             )
         return cls(**found)
 
@@ -121,19 +133,21 @@ class Tokens:
     hashes: Hashes
     words: NDArray[np.bool_]
 
-    def kept(self, keep: NDArray[np.bool_]) -> Tokens:
-        """The tokens where `keep`, shape (T,), is true."""
+    def kept(self, keep: NDArray[np.bool_] | slice) -> Tokens:
+        """Some of the tokens, by a mask of shape (T,) or a slice."""
         return Tokens(self.hashes[keep], self.words[keep])
 
 
 @dataclass(frozen=True)
 class Bag:
-    """The features of a text that are not zero.
+    """The features of a text: of the whole, of its first and of its last tokens.
 
     Attributes
     ----------
-    buckets : int64 ndarray, shape (N,), rising
-    weights : float32 ndarray, shape (N,), of length 1
+    buckets : int64 ndarray, shape (N,)
+        A bucket may come more than once; its weights add up.
+    weights : float32 ndarray, shape (N,)
+        Those of each of the three parts are of length 1.
     """
 
     buckets: Indices
@@ -169,14 +183,27 @@ def tokenise(text: str, settings: FeatureSettings) -> Tokens:
 
 
 def bag(tokens: Tokens, settings: FeatureSettings) -> Bag:
-    """The features of tokens: counted, damped by the square root, scaled to length 1."""
+    """The features of tokens: counted, damped by the square root, scaled to length 1 by part."""
+    size = settings.edge_tokens
+    parts = (tokens, tokens.kept(slice(size)), tokens.kept(slice(-size, None)))
+    found = [
+        _part(part, settings, salt=salt) for part, salt in zip(parts, _PART_SALTS, strict=True)
+    ]
+    return Bag(
+        np.concatenate([part.buckets for part in found]),
+        np.concatenate([part.weights for part in found]),
+    )
+
+
+def _part(tokens: Tokens, settings: FeatureSettings, *, salt: int) -> Bag:
+    """The features of one part of a text; the same words in another part are others."""
     run = np.empty(tokens.hashes.size + 2, np.uint64)
     run[0], run[1:-1], run[-1] = _BEGIN, tokens.hashes, _END
     found, grams = [tokens.hashes[tokens.words]], run
     for size in range(2, settings.tokens_max + 1):
         grams = grams[:-1] * _LEFT + run[size - 1 :] * _RIGHT
         found.append(grams)
-    features = _mixed(np.concatenate(found))
+    features = _mixed(np.concatenate(found) + salt)
     buckets = (features % settings.buckets).astype(np.int64)
     order = buckets.argsort(kind="stable")
     ordered = buckets[order]

@@ -114,7 +114,9 @@ def feature_rows(
     ends = np.cumsum([0, *(each.buckets.size for each in bags)])
     values = np.concatenate([each.weights for each in bags])
     indices = np.concatenate([each.buckets for each in bags])
-    return csr_array((values, indices, ends), shape=(len(texts), settings.buckets))
+    found = csr_array((values, indices, ends), shape=(len(texts), settings.buckets))
+    found.sum_duplicates()
+    return found
 
 
 def fit(views: Sequence[Features], target: NDArray[np.int64], *, classes: int) -> LinearModel:

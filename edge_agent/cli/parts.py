@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_agent.adapters.classifier import SHIPPED_MODEL, OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.candidates import OTHER_CLASS
@@ -35,6 +36,15 @@ def new_worker(settings: AgentConfig, *, clock: Clock) -> LlamaWorker:
         memory_bytes_max=settings.worker.memory_bytes_max or None,
         hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
     )
+
+
+def new_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """A classifier that has not read its model yet; None where none is wanted."""
+    wanted = settings.classifier
+    if not wanted.enabled:
+        return None
+    path = Path(wanted.path) if wanted.path else SHIPPED_MODEL
+    return OnnxClassifier(path, threshold=wanted.threshold, renamed=wanted.classes)
 
 
 def api_key_secrets(settings: AgentConfig) -> list[str]:

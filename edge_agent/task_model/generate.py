@@ -11,7 +11,7 @@ rules of indented alternatives, one a line, drawn with equal chances:
       {Python|Go|Rust}
 
 `{name}` is a rule; `{a|b|}` draws one of what is between the bars; `{2..9}` and `{a..z}` draw from
-a range; `{$who=person}` keeps what was drawn, for `{$who}` later on; `{^...}` begins with a capital;
+a range; `{$who=person}` keeps what was drawn, for `{$who}`; `{^...}` begins with a capital;
 `\\n`, `\\{`, `\\}` and `\\\\` stand for themselves. The class is the file's name, and its rule of
 the same name is where a prompt begins; which alternative that was is kept as its template.
 """
@@ -181,10 +181,10 @@ def read_grammars(folder: Path) -> tuple[Grammar, list[str]]:
 
 
 def prompts(*, per_class: int, seed: int) -> Iterator[tuple[str, str, str]]:
-    """Distinct prompts: text, class and template."""
+    """Distinct prompts: text, class and template; more of a class begin with the same ones."""
     grammar, classes = read_grammars(GRAMMARS)
-    rng = random.Random(seed)
     for label in classes:
+        rng = random.Random(f"{seed} {label}")
         seen: set[str] = set()
         tries = 0
         while len(seen) < per_class:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Send
 from edge_agent.adapters.http_api.errors import error_object, header_safe, internal_error
 from edge_agent.adapters.http_api.gate import log_defect
 from edge_agent.adapters.sse import LAST_EVENT, comment, event
-from edge_agent.requests import Answer, AnswerHead, RequestRefused
+from edge_agent.requests import Answer, AnswerHead, RequestRefused, TaskOrigin, TaskSource
 
 WRITE_WAIT_S: Final = 60.0
 HEADERS_OUT: Final = (
@@ -24,6 +24,7 @@ HEADERS_OUT: Final = (
     "x-tidegate-reason",
     "x-tidegate-request-id",
     "x-tidegate-table-version",
+    "x-tidegate-task",
 )
 """What a page in a browser may read beside the body."""
 
@@ -53,9 +54,19 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait({task})
 
 
+def task_header(task_class: str, origin: TaskOrigin) -> str:
+    """A class and how it was found, as in `code;source=classifier;confidence=0.93`."""
+    said = f"{task_class};source={origin.source}"
+    if origin.source is not TaskSource.CLASSIFIER:
+        return said
+    unsure = "" if origin.likeliest == task_class else f";likeliest={origin.likeliest}"
+    return f"{said}{unsure};confidence={origin.confidence:.2f}"
+
+
 def head_headers(head: AnswerHead) -> dict[str, str]:
     """The headers that tell how an answer was decided."""
     return {
+        "x-tidegate-task": header_safe(task_header(head.task_class, head.origin)),
         "x-tidegate-arm": header_safe(head.arm),
         "x-tidegate-reason": header_safe(head.reason),
         "x-tidegate-table-version": str(head.table_version),
