@@ -328,11 +328,15 @@ class BudgetAccount:
         note: str = "",
     ) -> None:
         self._ledger_id += 1
-        place = (self._ledger_id, unix_ms, lease.window_id, kind, lease.device_id, lease.number)
-        self._rows.append(LedgerRow(*place, amount, request_id, note))
-        moved = self._moved.get(lease.window_id)
+        number, window_id, device_id = self._ledger_id, lease.window_id, lease.device_id
+        self._rows.append(
+            LedgerRow(
+                number, unix_ms, window_id, kind, device_id, lease.number, amount, request_id, note
+            )
+        )
+        moved = self._moved.get(window_id)
         if moved is None:
-            moved = self._moved[lease.window_id] = [0, 0, 0]
+            moved = self._moved[window_id] = [0, 0, 0]
         settled, unconfirmed, outstanding = MOVES[kind]
         moved[0] += settled * amount
         moved[1] += unconfirmed * amount

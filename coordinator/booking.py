@@ -34,6 +34,26 @@ from shared.decision.types import (
 from shared.errors import InvariantError
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a batch speaks of, and the books may know more of.
+
+    Attributes
+    ----------
+    graded : tuple of str
+        The requests that it grades.
+    leases : tuple of int
+        Their numbers.
+    outcomes : tuple of str
+        The requests whose cost it raises after the fact, and those that it reports as left
+        unfinished: their outcomes matter, if the books hold them.
+    """
+
+    graded: tuple[str, ...]
+    leases: tuple[int, ...]
+    outcomes: tuple[str, ...]
+
+
 @dataclass
 class Booked:
     """What a batch came to.
@@ -159,10 +179,8 @@ class Booking:
                 pass
             case Feedback():
                 booked.graded.add(body.request_id)
-                feedback = BookedFeedback(
-                    self._next(), device.id, device.device_class, record.sequence, feedback=body
-                )
-                booked.learned.append(feedback)
+                place = (device.id, device.device_class, record.sequence)
+                booked.learned.append(BookedFeedback(self._next(), *place, body))
             case LeaseClose():
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
@@ -171,17 +189,10 @@ class Booking:
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
                 booked.costs += [(number, cost, "") for number, cost in body.costs]
+                where = (device.id, device.device_class, record.sequence, slots.of(unix_ms))
                 for count in body.counts:
-                    place = (
-                        self._next(),
-                        device.id,
-                        device.device_class,
-                        record.sequence,
-                        slots.of(unix_ms),
-                    )
-                    booked.learned.append(
-                        BookedCounts(*place, count.task_class, count.arm, count.requests)
-                    )
+                    what = (count.task_class, count.arm, count.requests)
+                    booked.learned.append(BookedCounts(self._next(), *where, *what))
 
     def _book_outcome(
         self, record: SpoolRecord, outcome: Outcome, booked: Booked, *, slot: int
@@ -194,9 +205,13 @@ class Booking:
                 if attempt.cost_nanos > attempt.reserved_nanos:
                     booked.overran(attempt, attempt.cost_nanos, request_id)
                 booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
-        device = booked.device
-        place = (self._next(), device.id, device.device_class, record.sequence, slot)
-        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
+        self.position += 1
+        device, sequence, encoded = booked.device, record.sequence, record.encoded
+        booked.learned.append(
+            BookedOutcome(
+                self.position, device.id, device.device_class, sequence, slot, outcome, encoded
+            )
+        )
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -250,37 +265,30 @@ class Booking:
         return self.position
 
 
-def named_in(records: Iterable[SpoolRecord]) -> tuple[list[str], list[int]]:
-    """The requests that a batch grades, and the numbers of the leases that it speaks of."""
-    requests: set[str] = set()
-    numbers: set[int] = set()
+def named_in(records: Iterable[SpoolRecord]) -> Named:
+    """What a batch speaks of."""
+    graded: set[str] = set()
+    leases: set[int] = set()
+    outcomes: list[str] = []
     for record in records:
         match record.body:
-            case Outcome(attempts=attempts):
-                for attempt in attempts:
-                    numbers.add(attempt.lease_number)
-            case Feedback(request_id=request_id):
-                requests.add(request_id)
-            case LeaseClose(lease_number=number) | CostAdjustment(lease_number=number):
-                numbers.add(number)
-            case SpoolSummary(costs=costs):
-                numbers.update(number for number, _ in costs)
-    return sorted(requests), sorted(numbers - {0})
-
-
-def outcomes_wanted(records: Iterable[SpoolRecord]) -> list[str]:
-    """The requests whose outcomes matter to a batch, if the books hold them.
-
-    Those whose cost it raises after the fact, and those that it reports as left unfinished.
-    """
-    wanted = []
-    for record in records:
-        match record.body:
-            case CostAdjustment(request_id=request_id, delta_nanos=delta) if delta > 0:
-                wanted.append(request_id)
-            case Outcome(request_id=request_id, status=RequestStatus.INTERRUPTED):
-                wanted.append(request_id)
-    return wanted
+            case Outcome() as outcome:
+                for attempt in outcome.attempts:
+                    if attempt.lease_number:
+                        leases.add(attempt.lease_number)
+                if outcome.status is RequestStatus.INTERRUPTED:
+                    outcomes.append(outcome.request_id)
+            case Feedback() as feedback:
+                graded.add(feedback.request_id)
+            case LeaseClose() as close:
+                leases.add(close.lease_number)
+            case CostAdjustment() as late:
+                leases.add(late.lease_number)
+                if late.delta_nanos > 0:
+                    outcomes.append(late.request_id)
+            case SpoolSummary() as summary:
+                leases.update(number for number, _ in summary.costs)
+    return Named(tuple(sorted(graded)), tuple(sorted(leases - {0})), tuple(outcomes))
 
 
 class _Slots:

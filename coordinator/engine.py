@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from coordinator.alerts import AlertKind
-from coordinator.booking import named_in
+from coordinator.booking import Named, named_in
 from coordinator.identity import (
     close_lost,
     close_unseen,
@@ -252,12 +252,11 @@ class CoordinatorEngine(Operating):
         )
         return Reaction(effects=[device])
 
-    def unremembered(
-        self, device_id: str, records: Iterable[SpoolRecord]
-    ) -> tuple[list[str], list[int]]:
-        """What to look up in the books before a batch: its graded requests, its older leases."""
-        requests, numbers = named_in(records)
-        return requests, [n for n in numbers if self.account.lease(device_id, n) is None]
+    def unremembered(self, device_id: str, records: Iterable[SpoolRecord]) -> Named:
+        """What to look up in the books before a batch: of its leases, the older ones."""
+        named = named_in(records)
+        older = (n for n in named.leases if self.account.lease(device_id, n) is None)
+        return replace(named, leases=tuple(older))
 
     def batch(
         self,

@@ -37,7 +37,7 @@ def lease_amount_nanos(
     needed_nanos : int
         What the requests that wait for it need together.
     devices : int
-        Devices that share the free money.
+        Devices that share the free money, this one included.
     store : bool
         False: for one request, nothing to keep in store.
     """
@@ -45,8 +45,6 @@ def lease_amount_nanos(
     wanted = max(int(planned_nanos_per_slot * lease_slots), WORST_CASES_WANTED * worst_case_nanos)
     if not store:
         wanted = least
-    fair = free_nanos // (FREE_SHARE_MAX * max(1, devices))
-    amount = min(max(wanted - available_nanos, least), max(fair, least))
-    if amount <= 0 or amount > free_nanos:
-        return 0
-    return amount
+    fair = free_nanos // (FREE_SHARE_MAX * devices)
+    amount = max(min(wanted - available_nanos, fair), least)
+    return amount if amount <= free_nanos else 0

@@ -127,7 +127,7 @@ class Lending:
         if window is None or unix_ms >= window.end_unix_ms:
             return "the budget window is over and the next has not begun", RETRY_AFTER_MS
         if device.unclean_closes and not session.unclean_until_ms:
-            wait_ms = UNCLEAN_BACKOFF_MS * 2 ** min(device.unclean_closes - 1, 32)
+            wait_ms = UNCLEAN_BACKOFF_MS << (device.unclean_closes - 1)
             session.unclean_until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
         if unix_ms < session.unclean_until_ms:
             reason = f"{device.unclean_closes} leases in a row were not closed cleanly"

@@ -330,7 +330,7 @@ class EarlierFacts:
     leases, windows : tuple
         Leases that ended in earlier windows, with those windows.
     outcomes : tuple of Outcome
-        Those of the requests that `booking.outcomes_wanted` names.
+        Those of the requests that `booking.Named` asks for.
     """
 
     graded: frozenset[str] = frozenset()

@@ -83,8 +83,8 @@ class Recovering(FleetState):
     ) -> None:
         """Records speak of leases that the books do not know: these were restored (rule C_5)."""
         self.account.remember(earlier.leases, windows=earlier.windows)
-        numbers = named_in(records)[1]
-        unknown = [n for n in numbers if self.account.lease(device.id, n) is None]
+        leases = named_in(records).leases
+        unknown = [n for n in leases if self.account.lease(device.id, n) is None]
         if unknown and self.window is None:
             raise ConflictError("there is no budget window yet: send the batch again later")
         for number in unknown:

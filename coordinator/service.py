@@ -12,7 +12,6 @@ from typing import TypeVar
 import structlog
 
 from coordinator.alerts import Alert, AlertKind
-from coordinator.booking import outcomes_wanted
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
 from coordinator.forecast import PathModel
@@ -191,16 +190,16 @@ class CoordinatorService:
         kept = tuple(records)
 
         async def change(engine: CoordinatorEngine) -> Reaction:
-            requests, numbers = engine.unremembered(device_id, kept)
+            named = engine.unremembered(device_id, kept)
             earlier = EarlierFacts()
-            if requests or numbers:
+            if named.graded or named.leases:
                 earlier = await self._read(
                     lambda: self._store.earlier(
-                        device_id, request_ids=requests, lease_numbers=numbers
+                        device_id, request_ids=named.graded, lease_numbers=named.leases
                     )
                 )
-            if wanted := outcomes_wanted(kept):
-                outcomes = await self._read(lambda: self._outcomes(device_id, wanted))
+            if named.outcomes:
+                outcomes = await self._read(lambda: self._outcomes(device_id, named.outcomes))
                 earlier = replace(earlier, outcomes=outcomes)
             return engine.batch(
                 device_id,

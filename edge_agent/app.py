@@ -174,6 +174,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             credential=_credential(snapshot),
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
+            provider_keys=keys,
             speeds=lambda: known_speeds(settings.state_dir, local_models(reloader.running)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))

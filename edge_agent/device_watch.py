@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
@@ -22,6 +23,8 @@ class DeviceWatch:
         self._sensors = sensors
         self._limits = LimitWatch(limits)
         self._state = DeviceState()
+        # One thread for all readings: psutil measures the processor's work per calling thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sensors")
 
     @property
     def state(self) -> DeviceState:
@@ -50,7 +53,8 @@ class DeviceWatch:
 
     async def look(self) -> None:
         """Read once; sensors may be slow, so not in the event loop."""
-        self._judge(await asyncio.to_thread(self._sensors.read))
+        loop = asyncio.get_running_loop()
+        self._judge(await loop.run_in_executor(self._thread, self._sensors.read))
 
     def _judge(self, state: DeviceState) -> None:
         before = set(self._limits.fallouts)

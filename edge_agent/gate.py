@@ -5,6 +5,7 @@ Pure: every method returns the effects that the books must commit, in order.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -95,9 +96,8 @@ class Gate:
         self._worst_case_nanos = 0
         self._least_case_nanos = 0
         self.on_demand = False
-        self._store_again_ms = math.inf
+        self._store_again_ms = -math.inf  # not while money is scarce; -inf: it is not
         self.refusals = 0
-        self._scarce = False
         self._silent = False
         self._needs: dict[str, int] = {}
         self._unheard: set[str] = set()
@@ -105,7 +105,7 @@ class Gate:
         self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
         self._wait_until_ms = 0.0
-        self._reservations = 0
+        self._reservations = itertools.count()
 
     def recover(self) -> Effects:
         """Close what an earlier process left open (rule L_4); to be synced before all else.
@@ -171,11 +171,10 @@ class Gate:
         """
         self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         problem = self.problem(facts, arm=arm)
-        if problem and problem != "watermark_not_synced":
+        if problem not in ("", LeaseRefusal.NOT_SYNCED):
             return None, problem, []
-        self._reservations += 1
         row = self._leases.reserve(
-            f"{self._incarnation}.{self._reservations}",
+            f"{self._incarnation}.{next(self._reservations)}",
             request_id=facts.request_id,
             arm=arm.id,
             amount_nanos=facts.worst_case_nanos(arm),
@@ -246,8 +245,8 @@ class Gate:
         self.refused_because = ""
         self._heard()
         self._granted_boot_ms = boot_ms
-        self._scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
-        self._store_again_ms = math.inf
+        scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
+        self._store_again_ms = math.inf if scarce else -math.inf
         number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
         return [number_max, *self._changes()]
 
@@ -257,7 +256,6 @@ class Gate:
         self.refused_because = reason
         if self.on_demand and not self._asked_for_need:
             # Nothing to keep in store for now; a request that needs it may still ask.
-            self._scarce = True
             self._store_again_ms = now_ms + max(STORE_AGAIN_MS, retry_after_ms)
             return
         self.refusals += 1
@@ -319,7 +317,7 @@ class Gate:
         if self.spend_paused or self.quarantined or self.books_problem or self.stopping:
             return None
         recently = now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS
-        if now_ms < self._wait_until_ms or (recently and (self._asking or not self._needs)):
+        if now_ms < self._wait_until_ms or (recently and self._asking):
             return None
         available = self._leases.available_nanos()
         largest = max(self._needs.values(), default=0)
@@ -374,7 +372,8 @@ class Gate:
 
     @property
     def _asks_on_demand(self) -> bool:
-        return self.on_demand and self._scarce and not self._silent
+        scarce = self._store_again_ms > -math.inf
+        return self.on_demand and scarce and not self._silent
 
     def _heard(self) -> None:
         self._asking = self._silent = False

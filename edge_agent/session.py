@@ -9,6 +9,7 @@ from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
 from edge_agent.ports import Books
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.service import AgentService
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted, LeaseWish
@@ -49,6 +50,8 @@ class FleetSession:
         Told when a lease has come or was refused. With it requests may wait for one.
     speeds : callable, optional
         What was measured of the local arms, told with every hello.
+    provider_keys : ProviderKeys, optional
+        Where the keys go that the coordinator delivers.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class FleetSession:
         on_connected: Callable[[bool], None],
         on_lease_news: Callable[[], None] | None = None,
         speeds: Callable[[], Sequence[ArmSpeed]] = tuple,
+        provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
         self._books = books
@@ -74,6 +78,7 @@ class FleetSession:
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
         self.speeds = speeds
+        self._provider_keys = provider_keys or ProviderKeys()
         self.spooled = bookkeeper.spooled
 
     async def joined(self, credential: Credential) -> None:
@@ -117,13 +122,13 @@ class FleetSession:
 
     async def configured(self, config: DeviceConfig) -> None:
         """A new configuration."""
-        self._service.provider_keys.keep(config.provider_keys)
+        self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
         await self._service.follow_classes()
 
     def keys_received(self, keys: Mapping[str, str]) -> None:
         """Keys of paid endpoints: for this process's memory only."""
-        self._service.provider_keys.replace(keys)
+        self._provider_keys.replace(keys)
 
     async def table_pushed(self, table: SelectionTable) -> None:
         """A new selection table."""
@@ -163,7 +168,7 @@ class FleetSession:
 
     async def quarantined(self, reason: str) -> None:
         """Spend nothing any more; keys are given up too."""
-        self._service.provider_keys.replace({})
+        self._provider_keys.replace({})
         await self._keep(self._engine.gate.quarantine(reason))
 
     def lease_wish(self) -> LeaseWish | None:

@@ -57,7 +57,8 @@ class Stream:
 
     def __init__(self) -> None:
         self._fresh: list[float] = []
-        self._levels: list[tuple[list[float], list[float]]] = []  # totals and squares
+        # The totals and the sums of squares of blocks of 1, 2, 4, ... observations, oldest first.
+        self._levels: list[tuple[list[float], list[float]]] = []
         self.count = 0
         self.total = 0.0
         self.next_test = 2
@@ -112,23 +113,42 @@ class Stream:
             Smallest variance of an observation, for values that are taken to be normal; None for
             values in [0, 1], whatever their distribution.
         """
-        blocks = self.blocks
-        total = sum(block[1] for block in blocks)
-        squares = sum(block[2] for block in blocks)
-        common = _entropy(total, self.count)
-        before, before_total = 0, 0.0
-        for size, size_total, _ in blocks[:-1]:
-            before, before_total = before + size, before_total + size_total
-            after, after_total = self.count - before, total - before_total
-            if spread is None:
-                ratio = _entropy(before_total, before) + _entropy(after_total, after) - common
-            else:
-                ratio = _normal_ratio(
-                    before, before_total, after, after_total, squares, spread=spread
-                )
-            if ratio > level:
-                return True
+        if spread is not None and self.count < 2 * _NORMAL_SIDE_MIN:
+            return False
+        self._compress()
+        mean, before, before_total = self.total / self.count, 0, 0.0
+        enough = self._enough(level, spread=spread)
+        for depth in reversed(range(len(self._levels))):
+            for total in self._levels[depth][0]:
+                before, before_total = before + (1 << depth), before_total + total
+                after, leap = self.count - before, before_total - before * mean
+                if after and leap * leap * (1.0 / before + 1.0 / after) > enough:
+                    if spread is not None:
+                        found = min(before, after) >= _NORMAL_SIDE_MIN
+                    else:
+                        found = self._bernoulli_ratio(before, before_total) > level
+                    if found:
+                        return True
         return False
+
+    def _enough(self, level: float, *, spread: float | None) -> float:
+        """The sum of squares between the sides of a border from which it may be a change.
+
+        For the normal test it is exact. For the other it is a lower bound that spares nearly all
+        logarithms: a divergence of Kullback and Leibler is at most that of Pearson.
+        """
+        if spread is None:
+            return level * self.total / self.count * (1.0 - self.total / self.count)
+        squares = sum(sum(each) for _, each in self._levels)
+        around = max(squares - self.total**2 / self.count, 0.0)
+        # The variance is estimated too, so that short histories look more extreme than they are.
+        odds = math.expm1(2.0 * level / (self.count - 6.0))
+        return odds * max(around / (1.0 + odds), spread * self.count, _TINY)
+
+    def _bernoulli_ratio(self, before: int, before_total: float) -> float:
+        after, after_total = self.count - before, self.total - before_total
+        apart = _entropy(before_total, before) + _entropy(after_total, after)
+        return apart - _entropy(self.total, self.count)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -168,16 +188,3 @@ def _entropy(total: float, count: float) -> float:
     if mean <= _TINY or mean >= 1.0 - _TINY:
         return 0.0
     return count * (mean * math.log(mean) + (1.0 - mean) * math.log(1.0 - mean))
-
-
-def _normal_ratio(
-    n: float, total: float, m: float, other: float, squares: float, *, spread: float
-) -> float:
-    if min(n, m) < _NORMAL_SIDE_MIN:
-        return 0.0
-    count = n + m
-    between = n * m / count * (total / n - other / m) ** 2
-    around = max(squares - (total + other) ** 2 / count, 0.0)
-    within = max(around - between, spread * count, _TINY)
-    # The variance is estimated too, so that short histories look more extreme than they are.
-    return 0.5 * (count - 6.0) * math.log1p(between / within)

@@ -272,20 +272,26 @@ class SpoolSummary:
 SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary
 
 
-@dataclass(frozen=True)
-class SpoolRecord:
+class SpoolRecord(NamedTuple):
     """One durable fact at its position in a device's outbox.
 
     Attributes
     ----------
     encoded : bytes
-        An outcome as it came over the wire, so that it need not be encoded again to be stored.
+        An outcome as it came over the wire, so that it need not be encoded again to be stored. It
+        says the same again, so it does not count where two are compared.
     """
 
     sequence: int
     incarnation: str
     body: SpoolBody
-    encoded: bytes = field(default=b"", compare=False, repr=False)
+    encoded: bytes = b""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SpoolRecord) and self[:-1] == other[:-1]
+
+    def __hash__(self) -> int:
+        return hash(self[:-1])
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ _SETTLE_FROM_PB: Final = {int(number): kind for kind, number in _SETTLE_TO_PB.it
 # time that one after the other takes. The names are those of the message and of the value alike.
 _ATTEMPT_FIELDS: Final = attrgetter(*Attempt._fields)
 _OUTCOME_FIELDS: Final = attrgetter(*Outcome._fields)
+_RECORD_FIELDS: Final = attrgetter("sequence", "incarnation", "outcome")
 
 
 def attempt_to_pb(attempt: Attempt) -> pb.Attempt:
@@ -168,10 +169,10 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         candidates,
     ) = _OUTCOME_FIELDS(message)
     return Outcome(
-        read_id(request_id, field="outcome.request_id"),
+        request_id or read_id(request_id, field="outcome.request_id"),
         task_class,
         arrived_unix_ms,
-        known(_STATUS_FROM_PB, status, field="outcome.status"),
+        _STATUS_FROM_PB.get(status) or known(_STATUS_FROM_PB, status, field="outcome.status"),
         arm,
         drawn_arm,
         read_ppm(propensity_ppm, field="outcome.propensity_ppm"),
@@ -347,18 +348,18 @@ def record_to_pb(record: SpoolRecord) -> pb.SpoolRecord:
 
 def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     """One record of the spool; its body must be of a known kind."""
-    if message.sequence < 1:
-        raise ProtocolError(f"record.sequence must be at least 1, not {message.sequence}")
-    kind = message.WhichOneof("body")
-    if kind == "outcome":  # nearly all of them are
-        outcome = message.outcome
-        body: SpoolBody = outcome_from_pb(outcome)
-        return SpoolRecord(message.sequence, message.incarnation, body, outcome.SerializeToString())
-    return SpoolRecord(message.sequence, message.incarnation, _body_from_pb(message, kind))
+    sequence, incarnation, outcome = _RECORD_FIELDS(message)
+    if sequence < 1:
+        raise ProtocolError(f"record.sequence must be at least 1, not {sequence}")
+    if message.HasField("outcome"):  # nearly all of them have
+        return SpoolRecord(
+            sequence, incarnation, outcome_from_pb(outcome), outcome.SerializeToString()
+        )
+    return SpoolRecord(sequence, incarnation, _body_from_pb(message))
 
 
-def _body_from_pb(message: pb.SpoolRecord, kind: str | None) -> SpoolBody:
-    match kind:
+def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
+    match message.WhichOneof("body"):
         case "feedback":
             return feedback_from_pb(message.feedback)
         case "lease_close":

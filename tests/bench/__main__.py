@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import ConfigError
-from tests.bench import reproduction, simulating
+from tests.bench import reproduction, serving, simulating
 from tests.bench.evaluating import off_policy_coverage
 from tests.bench.figures import Figure
 from tests.bench.forecasting import chooser_on_traces
@@ -22,11 +22,18 @@ from tests.bench.ingestion import ingestion
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
 from tests.bench.recovery import recovery
 from tests.bench.replaying import REPLAYS, choice_figure
+from tests.bench.soak import soak
 
 BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
     "plan": (plan_of_a_large_fleet, programme_of_one_context),
     "choice": (choice_figure,),
     "gate": (reserve_and_settle, wait_and_durability),
+    "serving": (
+        serving.one_stream,
+        serving.many_streams,
+        serving.beside_a_long_prompt,
+        serving.second_turn,
+    ),
     "ingestion": (ingestion,),
     "recovery": (recovery,),
     "forecast": (chooser_on_traces,),
@@ -52,6 +59,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
         simulating.fleet_overrun,
         simulating.fleet_returns,
     ),
+    "soak": (soak,),
 }
 
 

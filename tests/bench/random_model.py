@@ -33,7 +33,17 @@ CHAT_TEMPLATE: Final = (
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a llama; the name says the parameters and the quantisation."""
+    """What a llama of random weights is like.
+
+    Attributes
+    ----------
+    name : str
+        Says the parameters and the quantisation; the file is called so.
+    template : str
+        Its chat template.
+    pooling : int
+        How it makes one vector of a text, as llama.cpp numbers the ways; 0 for a chat model.
+    """
 
     name: str = "random-125m-q4_0"
     width: int = 768
@@ -43,6 +53,8 @@ class Shape:
     hidden: int = 2_048
     vocabulary: int = 32_000
     context: int = 4_096
+    template: str = CHAT_TEMPLATE
+    pooling: int = 0
 
     @property
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -107,7 +119,9 @@ def _write(shape: Shape, path: Path) -> None:
     writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_rope_freq_base(ROPE_THETA)
     writer.add_layer_norm_rms_eps(NORM_EPS)
-    _add_tokenizer(writer, shape.vocabulary)
+    if shape.pooling:
+        writer.add_pooling_type(gguf.PoolingType(shape.pooling))
+    _add_tokenizer(writer, shape)
     rng = np.random.default_rng(SEED)
     for name, dimensions in shape.tensors:
         if len(dimensions) == 1:
@@ -124,12 +138,12 @@ def _write(shape: Shape, path: Path) -> None:
     writer.close()
 
 
-def _add_tokenizer(writer: Any, size: int) -> None:
+def _add_tokenizer(writer: Any, shape: Shape) -> None:
     """A SentencePiece vocabulary of bytes and short pieces, each made of two shorter ones."""
     kinds = gguf.TokenType
     texts = ["<unk>", *CONTROL, *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [kinds.UNKNOWN, *[kinds.CONTROL] * len(CONTROL), *[kinds.BYTE] * 256]
-    pieces = list(itertools.islice(_pieces(), size - len(texts)))
+    pieces = list(itertools.islice(_pieces(), shape.vocabulary - len(texts)))
     # The longer a piece is, the sooner its halves are joined.
     scores = [0.0] * len(texts) + [len(piece) - 10.0 for piece in pieces]
     writer.add_tokenizer_model("llama")
@@ -137,14 +151,14 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     writer.add_token_list(texts + pieces)
     writer.add_token_scores(scores)
     writer.add_token_types([int(kind) for kind in types] + [int(kinds.NORMAL)] * len(pieces))
-    writer.add_vocab_size(size)
+    writer.add_vocab_size(shape.vocabulary)
     writer.add_unk_token_id(UNK)
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOS)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(shape.template)
 
 
 def _pieces() -> Iterator[str]:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edge_agent.ports import (
     ChatCall,
     ChatEvent,
     Chunk,
+    EmbedCall,
     Finished,
     LocalModel,
     LocalModels,
@@ -31,10 +33,28 @@ from edge_agent.ports import (
 )
 from shared.clock import SystemClock
 from shared.decision.types import Arm, ArmKind
+from tests.bench.random_model import Shape, random_model
 
 TINY = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "models" / "tiny.gguf"
 CONTEXT_TOKENS = 256
 WAIT_S = 30.0
+TOOLS_TEMPLATE = (
+    "{{ bos_token }}{% if tools %}{{ tools | tojson }} Answer with <tool_call>{...}</tool_call>"
+    "{% endif %}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}{% endfor %}"
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"enum": [1, 2]}},
+            "required": ["city", "days"],
+        },
+    },
+}
 HELLO = [{"role": "user", "content": "hello"}]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -53,9 +73,24 @@ def _configured(folder: Path) -> list[LocalModel]:
             arm="slow", path=str(good), tokens_per_second_max=20.0, batch_sequences=1, **common
         ),
         LocalModel(arm="spare", path=str(good), **common),
+        LocalModel(
+            arm="tools",
+            path=str(_made(folder, "tools", template=TOOLS_TEMPLATE)),
+            context_tokens=4 * CONTEXT_TOKENS,
+            threads=1,
+        ),
+        LocalModel(arm="vectors", path=str(_made(folder, "vectors", pooling=1)), **common),
         LocalModel(arm="cut", path=str(cut)),
         LocalModel(arm="gone", path=str(folder / "gone.gguf")),
     ]
+
+
+def _made(folder: Path, name: str, **traits: Any) -> Path:
+    """A model of random weights."""
+    shape = Shape(
+        name, width=64, layers=1, heads=2, kv_heads=2, hidden=64, vocabulary=400, **traits
+    )
+    return random_model(shape, folder=folder)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -268,6 +303,123 @@ async def test_a_wrong_field_is_refused_by_name(
     failure = await _failure(models, _call(**fields))
     assert ("invalid_request", True) == (failure.reason, failure.client_error)
     assert named in str(failure)
+
+
+async def test_every_token_tells_how_likely_it_was(models: LocalModels) -> None:
+    """With the likeliest ones in its place; the probabilities are the model's own."""
+    response = await _whole(models, _call(logprobs=True, top_logprobs=3, **_says("Hi")))
+    entries = response["choices"][0]["logprobs"]["content"]
+    assert ["H", "i"] == [entry["token"] for entry in entries]
+    for entry in entries:
+        tops = [top["logprob"] for top in entry["top_logprobs"]]
+        assert 3 == len(tops)
+        assert sorted(tops, reverse=True) == tops
+        assert entry["logprob"] <= tops[0] <= 0.0
+        assert list(entry["token"].encode()) == entry["bytes"]
+
+
+async def test_a_stream_tells_likelihoods_with_the_text(models: LocalModels) -> None:
+    """In the chunk of the token."""
+    *chunks, _ = await _events(models, _call(stream=True, logprobs=True, **_says("Hi")))
+    parts = [chunk.data["choices"][0] for chunk in chunks if isinstance(chunk, Chunk)]
+    told = [
+        (part["delta"]["content"], part["logprobs"]["content"][0]["token"])
+        for part in parts
+        if part["delta"].get("content")
+    ]
+    assert [("H", "H"), ("i", "i")] == told
+
+
+async def test_text_is_continued_without_a_template(models: LocalModels) -> None:
+    """With `prompt` in place of messages: no more tokens than it has, and one to begin with."""
+    call = _call(**_says("x"))
+    body = {name: value for name, value in call.body.items() if name != "messages"}
+    response = await _whole(models, replace(call, body={**body, "prompt": "abc"}))
+    assert "x" == response["choices"][0]["message"]["content"]
+    assert 4 == response["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_required_tool_is_called_with_arguments_of_its_schema(
+    models: LocalModels, stream: bool
+) -> None:
+    """Though the model has learned nothing at all."""
+    call = _call("tools", stream=stream, tools=[WEATHER], tool_choice="required", max_tokens=200)
+    call = replace(call, body={**call.body, "parallel_tool_calls": False})
+    if stream:
+        *chunks, _ = await _events(models, call)
+        parts = [chunk.data["choices"][0] for chunk in chunks if isinstance(chunk, Chunk)]
+        pieces = [piece for part in parts for piece in part["delta"].get("tool_calls", ())]
+        name = pieces[0]["function"]["name"]
+        arguments = "".join(piece["function"]["arguments"] for piece in pieces)
+        assert pieces[0]["id"]
+        assert {0} == {piece["index"] for piece in pieces}
+        reason = parts[-1]["finish_reason"]
+    else:
+        (choice,) = (await _whole(models, call))["choices"]
+        (made,) = choice["message"]["tool_calls"]
+        assert ("function", None) == (made["type"], choice["message"]["content"])
+        name, arguments = made["function"]["name"], made["function"]["arguments"]
+        reason = choice["finish_reason"]
+    assert ("weather", "tool_calls") == (name, reason)
+    given = json.loads(arguments)
+    assert given["city"] in ("Rome", "Oslo")
+    assert given["days"] in (1, 2)
+
+
+async def test_a_tools_result_goes_back_to_the_model(models: LocalModels) -> None:
+    """The conversation so far is rendered with its calls."""
+    called = {
+        "id": "call12345",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Oslo", "days": 1}'},
+    }
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call12345", "content": "rain"},
+    ]
+    response = await _whole(models, _call("tools", messages=messages, max_tokens=1))
+    assert 1 == len(response["choices"])
+
+
+async def test_a_model_without_tools_leaves_them_to_another_arm(models: LocalModels) -> None:
+    """It is no error of the client."""
+    failure = await _failure(models, _call(tools=[WEATHER]))
+    assert ("unsupported", False) == (failure.reason, failure.client_error)
+
+
+async def test_texts_become_vectors_of_length_one(models: LocalModels) -> None:
+    """The same text gives the same vector, in its place, also in other company."""
+    arm = Arm("vectors", ArmKind.LOCAL, "vectors", CONTEXT_TOKENS, 64)
+    async with asyncio.timeout(WAIT_S):
+        several = await models.embed(EmbedCall("req-1", arm, ("abc", "something else", "abc")))
+        alone = await models.embed(EmbedCall("req-2", arm, ("abc",)))
+    first, other, again = several.vectors
+    assert len(first) == len(other) == 64
+    assert first == pytest.approx(again, abs=1e-4)
+    assert first == pytest.approx(alone.vectors[0], abs=1e-4)
+    assert first != pytest.approx(other, abs=1e-2)
+    assert sum(value * value for value in first) == pytest.approx(1.0, abs=1e-3)
+    assert several.usage is not None
+    assert several.usage.prompt_tokens > 3
+
+
+async def test_what_a_model_can_do_is_told(models: LocalModels) -> None:
+    """From its file, before it is loaded."""
+    told = {status.arm: status.capabilities for status in models.status()}
+    assert frozenset({"json_schema", "logprobs"}) == told["tiny"]
+    assert frozenset({"json_schema", "logprobs", "tools"}) == told["tools"]
+    assert frozenset({"embeddings"}) == told["vectors"]
+
+
+async def test_answers_tell_how_long_they_took(models: LocalModels) -> None:
+    """Where they were made: the first token came before the end."""
+    (event,) = await _events(models, _call(**_says("Hi there.")))
+    assert isinstance(event, Finished)
+    assert event.timing is not None
+    assert event.timing.ttft_ms > 0.0
+    assert event.timing.run_ms > 0.0
 
 
 async def test_an_unknown_arm_fails(models: LocalModels) -> None:

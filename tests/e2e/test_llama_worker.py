@@ -10,20 +10,27 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from edge_agent.adapters.llama_cpp.gguf_header import memory_bytes
+from edge_agent.adapters.llama_cpp.process import WORKER_COMMAND
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker, backoff_s
 from edge_agent.ports import ArmFailed, ChatCall, ChatEvent, Chunk, Finished, LocalModel, ModelState
 from shared.clock import SystemClock
 from shared.decision.types import Arm, ArmKind
+from tests.bench.random_model import Shape, random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "deploy" / "demo" / "models" / "tiny.gguf"
 HANG_TIMEOUT_S = 1.0
+MEMORY_BYTES = 3 * 1024**3
+MEMORY_TOKENS = 1_000_000
+"""In 64 sequences: far more than `MEMORY_BYTES` of keys and values."""
 WAIT_S = 30.0
 
 pytestmark = pytest.mark.e2e
@@ -58,6 +65,19 @@ def _call(arm: str = "fast", *, stream: bool = False, max_tokens: int = 3) -> Ch
         "logit_bias": {"2": -100},
     }
     return ChatCall(request_id="req-1", arm=bound, body=body, stream=stream)
+
+
+def _long_context(path: Path) -> Path:
+    """A model of one small layer that was made for very long texts."""
+    shape = Shape(
+        name=path.stem, width=64, layers=1, heads=2, kv_heads=2, hidden=64, vocabulary=400,
+        context=MEMORY_TOKENS,
+    )  # fmt: skip
+    return random_model(shape, folder=path.parent)
+
+
+def _oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 async def _begun(worker: LlamaWorker) -> AsyncIterator[ChatEvent]:
@@ -137,6 +157,83 @@ async def test_a_hanging_worker_is_replaced(worker: LlamaWorker) -> None:
     assert "worker_crashed" == (await _failure_of(stream)).reason
     async with asyncio.timeout(5.0):
         assert await _answers(worker)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice is set on Linux alone")
+async def test_the_kernel_would_end_the_worker_before_the_agent(worker: LlamaWorker) -> None:
+    """When memory runs out: the worker is started again, the agent holds the books."""
+    assert await _answers(worker)
+    assert _oom_score(_process(worker)) > _oom_score(os.getpid())
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="limits a process with prlimit")
+async def test_a_model_for_which_there_is_no_memory_is_told_and_the_other_one_answers(
+    tmp_path: Path,
+) -> None:
+    """The system gives no more: an error of that model, not the end of the worker."""
+    small, *_ = _models(tmp_path)
+    large = replace(small, arm="large", context_tokens=MEMORY_TOKENS, batch_sequences=64)
+    path = _long_context(tmp_path / "long.gguf")
+    command = ["prlimit", f"--as={MEMORY_BYTES}", *WORKER_COMMAND]
+    limited = LlamaWorker(
+        models=[small, replace(large, path=str(path))], clock=SystemClock(), command=command
+    )
+    await limited.start()
+    try:
+        failure = await _failure_of(limited.chat(_call("large")))
+        assert "model_broken" == failure.reason
+        assert "lower `context_tokens`" in str(failure)
+        assert await _answers(limited)
+        assert 0 == limited.restarts
+    finally:
+        await limited.stop()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [(b"<html>Not Found</html>", "is no GGUF file"), (TINY.read_bytes()[:30_000], "file bounds")],
+)
+async def test_a_file_that_is_no_model_breaks_its_own_arm_alone(
+    tmp_path: Path, data: bytes, problem: str
+) -> None:
+    """What a failed download leaves behind; it works once the file was replaced."""
+    good, _ = _models(tmp_path)
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(data)
+    bad = replace(good, arm="bad", path=str(path))
+    worker = LlamaWorker(models=[good, bad], clock=SystemClock())
+    await worker.start()
+    try:
+        failure = await _failure_of(worker.chat(_call("bad")))
+        assert ("model_broken", False) == (failure.reason, failure.client_error)
+        assert problem in str(failure)
+        assert await _answers(worker)
+        assert 0 == worker.restarts
+        shutil.copy(TINY, path)
+        async with asyncio.timeout(WAIT_S):
+            while worker.status()[1].state is ModelState.BROKEN:  # noqa: ASYNC110  # no event for it
+                await asyncio.sleep(0.05)
+            (event,) = [event async for event in worker.chat(_call("bad"))]
+        assert isinstance(event, Finished)
+    finally:
+        await worker.stop()
+
+
+async def test_a_model_over_the_memory_budget_breaks_its_own_arm_alone(tmp_path: Path) -> None:
+    """The budget and what the model takes are named."""
+    good, _ = _models(tmp_path)
+    wide = replace(good, arm="wide", context_tokens=4_096, batch_sequences=64)
+    worker = LlamaWorker(
+        models=[good, wide], clock=SystemClock(), memory_bytes_max=memory_bytes(wide) - 1
+    )
+    await worker.start()
+    try:
+        failure = await _failure_of(worker.chat(_call("wide")))
+        assert "model_broken" == failure.reason
+        assert f"takes {memory_bytes(wide)} bytes" in str(failure)
+        assert await _answers(worker)
+    finally:
+        await worker.stop()
 
 
 async def test_ctrl_c_does_not_reach_the_worker(worker: LlamaWorker) -> None:

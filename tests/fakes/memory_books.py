@@ -89,15 +89,17 @@ class BooksState:
         match effect:
             case PutLease(row):
                 self.leases[row.number] = row
-            case DropLease(number):
-                self.leases.pop(number, None)
+            case AppendSpool(record):
+                self.spool[record.sequence] = record
+                self.spool_last = record.sequence
+            case PutMeta(key, value):
+                self.meta[key] = value
             case PutReservation(reservation):
                 self.reservations[reservation.id] = reservation
             case DropReservation(reservation_id):
                 self.reservations.pop(reservation_id, None)
-            case AppendSpool(record):
-                self.spool[record.sequence] = record
-                self.spool_last = record.sequence
+            case DropLease(number):
+                self.leases.pop(number, None)
             case TrimSpool(through):
                 self.spool_last = max(self.spool_last, through)
                 for sequence in [number for number in self.spool if number <= through]:
@@ -106,8 +108,6 @@ class BooksState:
                 for sequence in [n for n in self.spool if first <= n <= record.sequence]:
                     del self.spool[sequence]
                 self.spool[record.sequence] = record
-            case PutMeta(key, value):
-                self.meta[key] = value
             case PutTable(table):
                 self.table = table
             case PutConfig(config):
@@ -210,9 +210,9 @@ class MemoryBooks(Books):
 
     async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
         self._refuse_if_closed()
-        state = self.disk.state
-        numbers = range(max(after + 1, min(state.spool, default=0)), state.spool_last + 1)
-        return list(islice((state.spool[n] for n in numbers if n in state.spool), limit))
+        spool, last = self.disk.state.spool, self.disk.state.spool_last
+        first = after + 1 if after + 1 in spool else max(after + 1, min(spool, default=last))
+        return list(islice((spool[n] for n in range(first, last + 1) if n in spool), limit))
 
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
         self._refuse_if_closed()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.booking import outcomes_wanted
 from coordinator.engine import CoordinatorEngine
 from coordinator.messages import HelloReceived
 from coordinator.ports import DecisionRecord, Progress, Store
@@ -161,11 +160,11 @@ def book_batch(
     unix_ms: int,
 ) -> Reaction:
     """Let an engine book a batch, with what the store holds of it, as the service does."""
-    requests, numbers = engine.unremembered(device_id, records)
-    earlier = store.earlier(device_id, request_ids=requests, lease_numbers=numbers)
+    named = engine.unremembered(device_id, records)
+    earlier = store.earlier(device_id, request_ids=named.graded, lease_numbers=named.leases)
     found = (
         store.decisions(limit=1, device_id=device_id, request_id=request_id)
-        for request_id in outcomes_wanted(records)
+        for request_id in named.outcomes
     )
     outcomes = tuple(decision.outcome.outcome for page in found for decision in page)
     earlier = replace(earlier, outcomes=outcomes)

@@ -139,6 +139,7 @@ def _pytest(files: Sequence[str], runner: MutantRunner) -> int:
                 f"--basetemp={folder / 'tests'}",
                 "--hypothesis-profile=mutants",
                 "--timeout=0",
+                "--assert=plain",
                 "-mnot slow and not e2e and not postgres",
                 *("-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:xdist"),
             ],

@@ -184,7 +184,6 @@ class Answering:
         if self.calls.get(call.request_id) is not call:
             return
         del self.calls[call.request_id]
-        self._device.soon()
         bill, settle = call.bill, call.bill.settle
         reported = settle is SettleKind.REPORTED
         end = AttemptEnd(

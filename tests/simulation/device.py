@@ -25,11 +25,12 @@ from coordinator.messages import (
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect
 from edge_agent.engine import AgentEngine
+from edge_agent.provider_keys import ProviderKeys
 from edge_agent.session import Credential, FleetSession
 from shared.decision.lease import LeaseGranted
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import BooksFullError
-from shared.limits import COMPACT_RECORDS_MAX
+from shared.limits import BATCH_RECORDS_MAX, COMPACT_RECORDS_MAX
 from tests.fakes.samples import at_once
 from tests.simulation.answering import Answering
 from tests.simulation.disk import Died, Fuse, SimBooks, SimDisk
@@ -66,7 +67,9 @@ async def _nothing(_: object) -> None:
     """A device without models to load."""
 
 
-_SERVICE: Any = SimpleNamespace(keep_resident=_nothing, local_arms=lambda: ("tiny",))
+_SERVICE: Any = SimpleNamespace(
+    keep_resident=_nothing, local_arms=lambda: ("tiny",), provider_keys=ProviderKeys()
+)
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ class Device:
         while records := at_once(self.session.next_batch()):
             self.world.checker.sends(self.id, self.disk, records)
             self.world.network.up(line, "batch", tuple(records))
+            if len(records) < BATCH_RECORDS_MAX:
+                break
         if not self.engine.gate.books_problem:
             self.keeper.spooled.clear()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coordinator.records import PutSetting, SettingKey, StoreEffect
 from coordinator.recovery import Recovery
 from edge_agent.books import AppendSpool, BookEffect
+from edge_agent.ports import Told, nobody
 from shared.decision.types import Outcome
 from tests.fakes.memory_books import BooksState, MemoryBooks, MemoryDisk
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
@@ -121,6 +122,21 @@ class SimBooks(MemoryBooks):
     """The books on a `SimDisk`. Records are not encoded: the wire has its own tests."""
 
     encodes = False
+
+    async def commit(
+        self,
+        effects: Sequence[BookEffect],
+        *,
+        sync: bool = False,
+        after_full: bool = False,
+        told: Told = nobody,
+    ) -> None:
+        if self.fail_with is not None or self._full is not None:
+            await super().commit(effects, sync=sync, after_full=after_full, told=told)
+            return
+        self.disk.state.check(effects, encodes=False)  # nothing else can be wrong
+        self.disk.commit(effects, sync=sync)
+        told(None)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tests.simulation.shrink import fails, shrunk
 from tests.simulation.trace import DATABASE_FAULTS, DISK_FAULTS, FAULTS, make_trace
 from tests.simulation.world import simulate
 
-SEEDS = range(16)
+SEEDS = range(24)
 STEPS = 300
 
 

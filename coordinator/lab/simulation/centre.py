@@ -139,10 +139,12 @@ class Centre:
         self.change(self.engine.token_synced(device.id, token))
 
     def _hear_batch(self, device: Device, records: list[SpoolRecord]) -> None:
-        requests, leases = self.engine.unremembered(device.id, records)
+        named = self.engine.unremembered(device.id, records)
         earlier = EarlierFacts()
-        if requests or leases:
-            earlier = self._disk.earlier(device.id, request_ids=requests, lease_numbers=leases)
+        if named.graded or named.leases:
+            earlier = self._disk.earlier(
+                device.id, request_ids=named.graded, lease_numbers=named.leases
+            )
         now_ms = self._queue.now_ms
         self.change(
             self.engine.batch(

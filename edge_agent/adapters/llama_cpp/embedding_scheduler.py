@@ -79,8 +79,8 @@ class EmbeddingScheduler:
             self._waiting = deque(text for text in self._waiting if text.job is not job)
 
     def due_s(self) -> float | None:
-        """When the next step has work; None when idle."""
-        return self._now() if self._waiting else None
+        """When the next step has work, which is at once; None when idle."""
+        return 0.0 if self._waiting else None
 
     def step(self) -> list[Output]:
         """Turn the next texts into vectors, as many as a batch takes."""

@@ -146,15 +146,18 @@ def pattern(regex: object) -> str:
         tree = list(regex_parser.parse(regex))
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise GrammarError(f"`pattern` {regex!r} is no regular expression ({error})") from error
-    text = _alternatives(tree, whole=True)
+    text = _alternatives(tree)
     check_grammar(text)
     return text
 
 
-def _alternatives(tree: Sequence[Any], *, whole: bool) -> str:
-    if whole and len(tree) == 1 and _name(tree[0]) == "BRANCH":
-        return f"({' | '.join(_anchored(list(each)) for each in tree[0][1][1])})"
-    return _anchored(tree) if whole else _sequence(tree)
+def _alternatives(tree: Sequence[Any]) -> str:
+    """A whole expression; each of its alternatives may have anchors of its own."""
+    if tree and _name(tree[-1]) == "BRANCH":
+        # What they have in common at their beginning stands before the branch.
+        alternatives = [[*tree[:-1], *each] for each in tree[-1][1][1]]
+        return f"({' | '.join(_anchored(each) for each in alternatives)})"
+    return _anchored(tree)
 
 
 def _anchored(tree: Sequence[Any]) -> str:

@@ -21,9 +21,15 @@ _ENTRY: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.floa
 
 
 class Candidates:
-    """All tokens with their logits, as samplers take them; one serves every answer of a model."""
+    """All tokens with their logits, as samplers take them; one serves every answer of a model.
 
-    def __init__(self, size: int) -> None:
+    Grammars know control tokens by their names, as if they were text. As the answer does not show
+    them, they are left out.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        size = vocabulary.size
+        self._silent = np.array(vocabulary.silent(), dtype=np.int64)
         self._entries = np.zeros(size, dtype=_ENTRY)
         self._ids = np.arange(size, dtype=np.int32)
         self._data: Any = self._entries.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
@@ -33,6 +39,7 @@ class Candidates:
     def fill(self, logits: np.ndarray[Any, Any]) -> Any:
         """Every token with its logit; what samplers take."""
         self._entries["id"], self._entries["logit"] = self._ids, logits
+        self._entries["logit"][self._silent] = -np.inf
         return self._of(len(self._ids))
 
     def single(self, token: int) -> Any:

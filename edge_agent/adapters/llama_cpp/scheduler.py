@@ -11,16 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Generic
 
-from edge_agent.adapters.llama_cpp.outputs import (
-    JobDone,
-    JobFailed,
-    Output,
-    TextProduced,
-    TokenLogprob,
-)
+from edge_agent.adapters.llama_cpp.choices import Choice, Job, told, turn_of
+from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output
 from edge_agent.adapters.llama_cpp.prefix import SlotPool
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sequence_model import (
@@ -31,73 +25,18 @@ from edge_agent.adapters.llama_cpp.sequence_model import (
     SequenceModel,
 )
 from edge_agent.adapters.llama_cpp.text import TextAssembler
-from edge_agent.adapters.llama_cpp.tool_calls import CallPart, ToolCallReader
+from edge_agent.adapters.llama_cpp.tool_calls import ToolCallReader
 from edge_agent.ports import ArmFailed
 from shared.errors import invariant
 
-PROMPT_CHUNK_TOKENS: Final = 128
-"""Prompt tokens of one step; it bounds how long an answer waits for another's prompt."""
-
-PROMPT_CHUNK_TOKENS_MIN: Final = 16
+PIECE_TOKENS_MIN: Final = 16
 STEP_S_MAX: Final = 1.0
-"""A step with prompt tokens that takes longer halves the chunk, for slow devices."""
+"""A step with prompt tokens that takes longer halves the piece, for slow devices."""
 
 PROMPT_SPEEDUP: Final = 8.0
 """A paced model reads its prompt this much faster than it writes."""
 
 TEXT_CHARS_HELD_MAX: Final = 64 * 1024
-
-
-@dataclass(eq=False)
-class _Job(Generic[SamplerT]):
-    key: int
-    spec: ChatSpec
-    stream: bool
-    prompt: list[int]
-    arrived_s: float
-    choices: list[_Choice[SamplerT]] = field(default_factory=list)
-    prompt_read: bool = False
-    started_s: float | None = None
-    first_token_s: float = 0.0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    choices_done: int = 0
-
-
-@dataclass(eq=False)
-class _Choice(Generic[SamplerT]):
-    """One answer to a prompt.
-
-    Attributes
-    ----------
-    tokens : list of int
-        Prompt and answer; `tokens[:processed]` are in the slot.
-    due_s : float
-        When the next piece of work may be done.
-    said, called, logprobs : list
-        What the agent has not been told yet.
-    """
-
-    job: _Job[SamplerT]
-    index: int
-    sampler: SamplerT
-    text: TextAssembler
-    reader: ToolCallReader | None
-    tokens: list[int]
-    tokens_max: int
-    slot: int = -1
-    processed: int = 0
-    due_s: float = 0.0
-    said: list[str] = field(default_factory=list)
-    called: list[CallPart] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    chars_held: int = 0
-    bytes_shown: int = 0
-    bytes_told: int = 0
-
-    @property
-    def generating(self) -> bool:
-        return len(self.tokens) - self.processed == 1 and self.processed >= len(self.job.prompt)
 
 
 class Scheduler(Generic[SamplerT]):
@@ -125,11 +64,11 @@ class Scheduler(Generic[SamplerT]):
         self._now = monotonic_s
         self._rate = tokens_per_second_max
         self._pool = SlotPool(model, slots=model.sequences)
-        self._jobs: dict[int, _Job[SamplerT]] = {}
-        self._waiting: deque[_Choice[SamplerT]] = deque()
-        self._running: list[_Choice[SamplerT]] = []
-        self._chunk = min(PROMPT_CHUNK_TOKENS, model.batch_tokens - model.sequences)
-        invariant(self._chunk > 0, "a batch must hold prompt tokens beside every sequence")
+        self._jobs: dict[int, Job[SamplerT]] = {}
+        self._waiting: deque[Choice[SamplerT]] = deque()
+        self._running: list[Choice[SamplerT]] = []
+        self._piece = min(model.piece_tokens, model.batch_tokens - model.sequences)
+        invariant(self._piece > 0, "a batch must hold prompt tokens beside every sequence")
 
     @property
     def idle(self) -> bool:
@@ -167,7 +106,7 @@ class Scheduler(Generic[SamplerT]):
                 client_error=True,
             )
         arrived_s = self._now() if arrived_s is None else arrived_s
-        job = _Job[SamplerT](key, spec, stream, prompt, arrived_s=arrived_s)
+        job = Job[SamplerT](key, spec, stream, prompt, arrived_s=arrived_s)
         self._open_choices(job, room=limit - len(prompt))
         self._jobs[key] = job
         self._waiting.extend(job.choices)
@@ -206,7 +145,7 @@ class Scheduler(Generic[SamplerT]):
             self.cancel(key)
         self._model.close()
 
-    def _open_choices(self, job: _Job[SamplerT], *, room: int) -> None:
+    def _open_choices(self, job: Job[SamplerT], *, room: int) -> None:
         spec = job.spec
         wanted = room if spec.max_tokens is None else min(spec.max_tokens, room)
         try:
@@ -216,7 +155,7 @@ class Scheduler(Generic[SamplerT]):
                 tools = self._model.tools if spec.tools is not None else None
                 reader = ToolCallReader(tools) if tools is not None else None
                 job.choices.append(
-                    _Choice(job, index, sampler, text, reader, list(job.prompt), tokens_max=wanted)
+                    Choice(job, index, sampler, text, reader, list(job.prompt), tokens_max=wanted)
                 )
         except ArmFailed:
             for choice in job.choices:
@@ -231,7 +170,7 @@ class Scheduler(Generic[SamplerT]):
         """
         if not self._waiting or not self._pool.any_free:
             return
-        still_waiting: deque[_Choice[SamplerT]] = deque()
+        still_waiting: deque[Choice[SamplerT]] = deque()
         while self._waiting and self._pool.any_free:
             choice = self._waiting.popleft()
             if choice.index > 0 and not choice.job.prompt_read:
@@ -240,7 +179,7 @@ class Scheduler(Generic[SamplerT]):
                 self._start(choice)
         self._waiting = still_waiting + self._waiting
 
-    def _start(self, choice: _Choice[SamplerT]) -> None:
+    def _start(self, choice: Choice[SamplerT]) -> None:
         choice.slot, choice.processed = self._pool.take(choice.job.prompt)
         job = choice.job
         if job.started_s is None:
@@ -249,42 +188,44 @@ class Scheduler(Generic[SamplerT]):
         self._pace(choice)
         self._running.append(choice)
 
-    def _pace(self, choice: _Choice[SamplerT]) -> None:
+    def _pace(self, choice: Choice[SamplerT]) -> None:
         """Put off a choice's next piece of work by what it costs at the model's pace."""
         if self._rate <= 0.0:
             return
         if choice.generating:
             cost_s = 1.0 / self._rate
         else:
-            pending = min(len(choice.tokens) - choice.processed, self._chunk)
+            pending = min(len(choice.tokens) - choice.processed, self._piece)
             cost_s = pending / (self._rate * PROMPT_SPEEDUP)
         # Late by up to one piece of work is made good, so that the mean pace is kept.
         choice.due_s = max(choice.due_s, self._now() - cost_s) + cost_s
 
-    def _read_prompts(self, reading: Sequence[_Choice[SamplerT]], outputs: list[Output]) -> None:
+    def _read_prompts(self, reading: Sequence[Choice[SamplerT]], outputs: list[Output]) -> None:
         """Process a piece of one prompt, or several prompts that are no longer than a piece.
 
-        Each goes into a batch of its own, cut at places that depend on nothing else: the sums in
-        llama.cpp's kernels, and so the answer, may depend on how many tokens come together.
+        A new prompt comes first, so that a short one waits for no more than the piece in work;
+        but none is passed over twice. Each piece goes into a batch of its own, cut at places that
+        depend on nothing else: the sums in llama.cpp's kernels, and so the answer, may depend on
+        how many tokens come together.
         """
-        room = self._chunk
-        for choice in reading:
-            size = min(len(choice.tokens) - choice.processed, self._chunk)
-            if size > room or choice not in self._running:
+        room = self._piece
+        for choice in sorted(reading, key=turn_of):
+            size = min(len(choice.tokens) - choice.processed, self._piece)
+            if choice not in self._running:
+                continue
+            choice.passed_over = size > room
+            if choice.passed_over:
                 continue
             room -= size
+            choice.pieces_read += 1
             started = self._now()
             piece = choice.tokens[choice.processed : choice.processed + size]
             self._decode([(choice, piece)], outputs)
             if self._now() - started > STEP_S_MAX:
-                self._chunk = max(self._chunk // 2, PROMPT_CHUNK_TOKENS_MIN)
-            if choice in self._running:
-                # Prompts take turns, so that a short one need not wait for a long one.
-                self._running.remove(choice)
-                self._running.append(choice)
+                self._piece = max(self._piece // 2, PIECE_TOKENS_MIN)
 
     def _decode(
-        self, work: Sequence[tuple[_Choice[SamplerT], Sequence[int]]], outputs: list[Output]
+        self, work: Sequence[tuple[Choice[SamplerT], Sequence[int]]], outputs: list[Output]
     ) -> None:
         """Run one batch, and draw a token for every answer whose tokens are all processed."""
         parts = [
@@ -307,7 +248,7 @@ class Scheduler(Generic[SamplerT]):
 
     def _advance(
         self,
-        choice: _Choice[SamplerT],
+        choice: Choice[SamplerT],
         part: BatchPart,
         row: int,
         now: float,
@@ -327,7 +268,7 @@ class Scheduler(Generic[SamplerT]):
         self._pace(choice)
 
     def _take_token(
-        self, choice: _Choice[SamplerT], token: int, row: int, outputs: list[Output]
+        self, choice: Choice[SamplerT], token: int, row: int, outputs: list[Output]
     ) -> str | None:
         """Show a token's text; the reason if it is the last one."""
         if token == DEAD_END or self._model.is_end(token):
@@ -340,15 +281,15 @@ class Scheduler(Generic[SamplerT]):
         self._say(choice, choice.text.push(self._model.piece(token)))
         if choice.job.stream:
             if choice.said or choice.called:
-                outputs.append(_told(choice))
+                outputs.append(told(choice))
         elif choice.chars_held >= TEXT_CHARS_HELD_MAX:
-            outputs.append(_told(choice))
+            outputs.append(told(choice))
         if choice.text.stopped:
             return "stop"
         generated = len(choice.tokens) - len(choice.job.prompt)
         return "length" if generated >= choice.tokens_max else None
 
-    def _say(self, choice: _Choice[SamplerT], text: str, *, last: bool = False) -> None:
+    def _say(self, choice: Choice[SamplerT], text: str, *, last: bool = False) -> None:
         """Take text that became certain, and tell calls of tools from the rest."""
         if choice.job.spec.sampling.logprobs is not None:
             choice.bytes_shown += len(text.encode())
@@ -367,13 +308,13 @@ class Scheduler(Generic[SamplerT]):
                 choice.called.append(part)
 
     def _complete(
-        self, choice: _Choice[SamplerT], finish_reason: str, outputs: list[Output]
+        self, choice: Choice[SamplerT], finish_reason: str, outputs: list[Output]
     ) -> None:
         job = choice.job
         self._say(choice, choice.text.finish(), last=True)
         if choice.reader is not None and choice.reader.calls and finish_reason == "stop":
             finish_reason = "tool_calls"
-        outputs.append(_told(choice, finish_reason))
+        outputs.append(told(choice, finish_reason))
         self._leave(choice)
         job.choices_done += 1
         if job.choices_done < len(job.choices):
@@ -391,7 +332,7 @@ class Scheduler(Generic[SamplerT]):
             )
         )
 
-    def _leave(self, choice: _Choice[SamplerT]) -> None:
+    def _leave(self, choice: Choice[SamplerT]) -> None:
         choice.sampler.close()
         if choice in self._running:
             self._running.remove(choice)
@@ -407,28 +348,3 @@ class Scheduler(Generic[SamplerT]):
         self._pool.reset()
         self._model.clear()
         return failures
-
-
-def _told(choice: _Choice[SamplerT], finish_reason: str | None = None) -> TextProduced:
-    """What a choice has to tell, which is then told."""
-    logprobs = choice.logprobs
-    if choice.text.stopped:
-        # The tokens of a stop string are not shown, and so is what is known of them.
-        logprobs = []
-        for entry in choice.logprobs:
-            if choice.bytes_told >= choice.bytes_shown:
-                break
-            choice.bytes_told += len(entry.piece)
-            logprobs.append(entry)
-    else:
-        choice.bytes_told += sum(len(entry.piece) for entry in logprobs)
-    told = TextProduced(
-        choice.job.key,
-        choice.index,
-        "".join(choice.said),
-        finish_reason,
-        tuple(choice.called),
-        tuple(logprobs),
-    )
-    choice.said, choice.called, choice.logprobs, choice.chars_held = [], [], [], 0
-    return told

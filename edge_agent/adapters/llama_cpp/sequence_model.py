@@ -45,6 +45,7 @@ class SequenceModel(Protocol[SamplerT]):
     sequences: int
     context_tokens: int
     batch_tokens: int
+    piece_tokens: int
 
     @property
     def tools(self) -> ToolFormat | None: ...

@@ -73,9 +73,10 @@ class ToolCallReader:
     def finish(self) -> list[Part]:
         """What was held back, once no text will follow."""
         rest, self._text = self._text, ""
-        if self._state == self._after_arguments or self._state == self._between_calls:
+        if self._state in (self._after_arguments, self._between_calls):
             return []
-        return [rest] if rest else []
+        # After a call, white space is no answer.
+        return [rest] if rest and (rest.strip() or not self.calls) else []
 
     def _outside(self) -> list[Part] | None:
         before, found, rest = self._text.partition(self._format.begin)
@@ -119,6 +120,8 @@ class ToolCallReader:
         return [said]
 
     def _arguments(self) -> list[Part] | None:
+        if not self._value.begun:
+            self._text = self._text.lstrip()
         if not self._text:
             return None
         end = self._value.find(self._text)
@@ -145,6 +148,7 @@ class _JsonEnd:
     """Finds the end of a JSON object that comes in pieces."""
 
     def __init__(self) -> None:
+        self.begun = False
         self.found = False
         self._depth = 0
         self._in_string = False
@@ -152,6 +156,7 @@ class _JsonEnd:
 
     def find(self, text: str) -> int:
         """Where the object ends in this piece; the piece's length if it goes on."""
+        self.begun = True
         for index, sign in enumerate(text):
             if self._escaped:
                 self._escaped = False

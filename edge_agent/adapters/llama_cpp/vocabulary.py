@@ -90,6 +90,16 @@ class Vocabulary:
         if len(token) == 1:
             self._pieces[token[0]] = self._read_piece(token[0], special=True)
 
+    def silent(self) -> list[int]:
+        """The control tokens that add nothing to the text and do not end it."""
+        return [
+            token
+            for token in range(self.size)
+            if api.llama_vocab_is_control(self.handle, token)
+            and not self.is_end(token)
+            and not self.piece(token)
+        ]
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text."""
         piece = self._pieces.get(token)

@@ -10,6 +10,7 @@ one queue.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import queue
 import signal
@@ -24,7 +25,7 @@ from typing import Any, Final
 
 from edge_agent.adapters.llama_cpp.embedding_model import EmbeddingModel
 from edge_agent.adapters.llama_cpp.embedding_scheduler import EmbeddingScheduler
-from edge_agent.adapters.llama_cpp.frames import Frame, FrameDecoder, encode
+from edge_agent.adapters.llama_cpp.frames import Frame
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, memory_bytes, read_shape
 from edge_agent.adapters.llama_cpp.model import LlamaModel
 from edge_agent.adapters.llama_cpp.native_log import start_backend
@@ -35,6 +36,7 @@ from edge_agent.adapters.llama_cpp.outputs import (
     TextProduced,
     VectorMade,
 )
+from edge_agent.adapters.llama_cpp.pipe import Pipe
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.residency import Residency, Room
 from edge_agent.adapters.llama_cpp.sampler import Sampler
@@ -42,11 +44,12 @@ from edge_agent.adapters.llama_cpp.sampling import unsupported
 from edge_agent.adapters.llama_cpp.scheduler import Scheduler
 from edge_agent.ports import ArmFailed, LocalModel, ModelState
 
-READ_BYTES: Final = 256 * 1024
 BEAT_S: Final = 0.25
 """With work at hand the agent hears something at least this often, except within a step."""
 
 EXIT_S_MAX: Final = 2.0
+OOM_SCORE_FILE: Final = Path("/proc/self/oom_score_adj")
+OOM_SCORE: Final = 500
 MESSAGE_CHARS_MAX: Final = 2_000
 
 LlamaScheduler = Scheduler[Sampler]
@@ -158,6 +161,8 @@ class Worker:
 
     def _wait_s(self) -> float | None:
         """How long nothing needs to be decoded; None means until something comes in."""
+        if self._room_changed:
+            return 0.0
         if not self._has_work():
             return None
         now = time.perf_counter()
@@ -352,35 +357,6 @@ class Worker:
         self._send(frame)
 
 
-class Pipe:
-    """The worker's end of the pipes to the agent."""
-
-    def __init__(self) -> None:
-        self._input = os.dup(0)
-        self._output = os.dup(1)
-        # A library that prints must not tear the frames apart.
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
-        self._decoder = FrameDecoder()
-
-    def send(self, frame: Frame) -> None:
-        """Write a frame at once; waits while the agent does not read."""
-        data = memoryview(encode(frame))
-        with self._lock:
-            while data:
-                data = data[os.write(self._output, data) :]
-
-    def receive(self) -> list[Frame]:
-        """The next frames; empty when the agent has closed its end."""
-        frames: list[Frame] = []
-        while not frames:
-            data = os.read(self._input, READ_BYTES)
-            if not data:
-                return []
-            frames = list(self._decoder.feed(data))
-        return frames
-
-
 def _read_forever(pipe: Pipe, events: queue.SimpleQueue[_Event]) -> None:
     try:
         while frames := pipe.receive():
@@ -400,9 +376,16 @@ def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
+def _go_first_when_memory_runs_out() -> None:
+    """The kernel shall end this process rather than the agent, which can start it anew."""
+    with contextlib.suppress(OSError):  # only Linux has it
+        OOM_SCORE_FILE.write_text(str(OOM_SCORE))
+
+
 def main() -> int:
     """Run the worker on standard input and output."""
     threading.excepthook = _end_with_thread
+    _go_first_when_memory_runs_out()
     # Ctrl-C reaches the whole foreground process group; the agent decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Pipe()

@@ -191,7 +191,7 @@ async def _generation(bench: _Bench, *, sequences: int, tokens: int) -> float:
         written += sum(lengths)
         if min(lengths) > 0:  # else one ended at once, and the others had more room
             rates.append(sum(each.tokens_per_s for each in answers))
-        if rates and written >= 2 * tokens * sequences:
+        if rates and written >= tokens * sequences // 2:
             break
     if not rates or written < ANSWER_TOKENS_MIN:
         raise ArmFailed(

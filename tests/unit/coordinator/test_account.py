@@ -288,10 +288,10 @@ def test_one_lease_can_be_booked_in_full_alone() -> None:
     assert (0, 50, 150) == balances(account)
 
 
-def written_off(*, unspent: bool = False, booked: int = 30) -> BudgetAccount:
-    """Lease 1 of 100 nanos was written off."""
+def written_off(*, unspent: bool) -> BudgetAccount:
+    """Lease 1 of 100 nanos, of which 30 are booked, was written off."""
     account = lent()
-    settle(account, booked)
+    settle(account, 30)
     account.write_off(DEVICE, at=4, note="ann", assume_unspent=unspent)
     account.take_changes()
     return account
@@ -325,8 +325,12 @@ def test_the_late_word_on_a_lease_that_was_written_off_corrects_it(
 
 def test_a_lease_that_was_used_up_is_written_off_without_a_rest() -> None:
     """There is nothing to give back or to assume, so no window is marked."""
-    account = written_off(unspent=True, booked=120)
+    account = lent()
+    settle(account, 120)
+    rows(account)
+    assert 0 == account.write_off(DEVICE, at=4, note="ann", assume_unspent=True)
     assert ((120, 0, 0), "") == (balances(account), account.window(7).alarms)
+    assert [(LedgerKind.CLOSE, 0)] == rows(account)
 
 
 def test_every_lease_that_is_assumed_unspent_marks_its_window() -> None:
@@ -374,6 +378,9 @@ def test_ended_leases_of_earlier_windows_are_let_go() -> None:
     account.forget_before(7)
     assert [2, 4] == [number for number in range(1, 5) if account.lease(DEVICE, number)]
     assert [6, 7, 8] == [number for number in range(5, 9) if account.has_window(number)]
+    account = BudgetAccount(windows=windows)
+    account.forget_before(7)
+    assert [7, 8] == [number for number in range(5, 9) if account.has_window(number)]
 
 
 def test_what_still_holds_money_is_listed_by_window_device_and_number() -> None:

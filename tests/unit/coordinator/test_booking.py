@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.booking import Booked, Booking, outcomes_wanted
+from coordinator.booking import Booked, Booking, named_in
 from coordinator.fleet_config import WindowConfig, parse_fleet
 from coordinator.planner import Planner
 from coordinator.records import (
@@ -171,7 +171,7 @@ def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
     booked = desk.book(*left)
     assert ["r2"] == [row.outcome.request_id for row in _outcomes(booked)]
     assert [(LedgerKind.SETTLE, 90, "r2")] == ledger(booked)
-    assert ["r1", "r2"] == outcomes_wanted([SpoolRecord(1, "inc", body) for body in left])
+    assert ("r1", "r2") == named_in([SpoolRecord(1, "inc", body) for body in left]).outcomes
 
 
 def test_an_outcome_belongs_to_the_slot_of_its_arrival() -> None:

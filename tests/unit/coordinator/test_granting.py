@@ -39,6 +39,8 @@ def test_what_the_device_still_holds_is_subtracted() -> None:
 def test_no_device_gets_more_than_a_fair_share() -> None:
     """The last money of a window goes out in small leases."""
     assert 1_000_000 // (4 * 10) == amount(planned_nanos_per_slot=1e9, devices=10)
+    assert 1_001 // (4 * 10) == amount(free_nanos=1_001, worst_case_nanos=1, devices=10,
+                                       planned_nanos_per_slot=1e9)  # fmt: skip
 
 
 @pytest.mark.parametrize(("free", "expected"), [(150, 100), (100, 100), (99, 0), (0, 0)])

@@ -2,12 +2,192 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from tests.unit.coordinator.test_fleet_flow import WORST, Fleet
+from coordinator.account import BudgetAccount
+from coordinator.fleet_config import FleetConfig, parse_fleet
+from coordinator.lending import Lending
+from coordinator.messages import LeaseRefused, LeaseSent
+from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRow
+from coordinator.registry import Registry
+from coordinator.sessions import Reaction, Session
+from coordinator.spool_progress import SpoolProgress
+from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet
 
 WINDOW_MS = 100_000
 CLOSING_MS = WINDOW_MS // 32
+WINDOW = WindowRow(7, start_unix_ms=0, end_unix_ms=WINDOW_MS, target_nanos=100 * WORST)
+DEVICE = DeviceRow("dev", "pi-1", "pi", "digest", 0, lease_number_max=4)
+PRICE = '[arms.large.price]\ninput_usd_per_mtok = "2.50"\noutput_usd_per_mtok = "10"'
+
+
+class Lender:
+    """The money of one window and one device, which has said hello."""
+
+    def __init__(self, *, window: WindowRow = WINDOW, device: DeviceRow = DEVICE) -> None:
+        self.window, self.device = window, device
+        self.account = BudgetAccount(windows=[window])
+        self.registry = Registry(devices=[device])
+        progress = SpoolProgress(acked=0, last=0, marks={})
+        session = Session("dev", "inc-9", progress, may_spend=True)
+        self.sessions = {"dev": session}
+
+    def ask(self, *, toml: str = FLEET, unix_ms: int = 50_000, **changes: Any) -> Reaction:
+        """The device asks for a lease."""
+        values: dict[str, Any] = {
+            "config": fleet_config(toml),
+            "window": self.window,
+            "price_version": 3,
+            "planned_nanos_per_slot": 0.0,
+            "frozen": "",
+            "available_nanos": 0,
+            "worst_case_nanos": WORST,
+            "needed_nanos": 0,
+            "asked_boot_ms": 77,
+        }
+        lending = Lending(account=self.account, registry=self.registry, sessions=self.sessions)
+        return lending.request(self.device, unix_ms=unix_ms, **{**values, **changes})
+
+    def lease(self, **changes: Any) -> LeaseSent:
+        """The lease that it gets."""
+        ((_, message),) = self.ask(**changes).sends
+        assert isinstance(message, LeaseSent)
+        return message
+
+    def refusal(self, **changes: Any) -> LeaseRefused:
+        """What it is told instead."""
+        reaction = self.ask(**changes)
+        ((device_id, message),) = reaction.sends
+        assert isinstance(message, LeaseRefused)
+        assert ("dev", []) == (device_id, reaction.effects)
+        assert "cloud" == message.budget
+        return message
+
+
+def fleet_config(toml: str) -> FleetConfig:
+    """A fleet file, as it was read before its window began."""
+    return parse_fleet(toml, now_unix_ms=0)
+
+
+def test_a_lease_is_booked_with_its_number_before_it_is_sent() -> None:
+    """The device's highest number, the lease and its ledger row are one transaction."""
+    lender = Lender()
+    reaction = lender.ask()
+    amount = 8 * WORST
+    sent = LeaseSent("inc-9", 5, 7, amount, WINDOW_MS - CLOSING_MS - 50_000, 3, asked_boot_ms=77)
+    assert [("dev", sent)] == reaction.sends
+    record = LeaseRecord("dev", 5, "inc-9", 7, amount, 3, granted_unix_ms=50_000)
+    window, lease, _, device = reaction.effects
+    assert (record, replace(DEVICE, lease_number_max=5)) == (lease, device)
+    assert isinstance(window, WindowRow)
+    assert amount == window.outstanding_nanos
+    assert device == lender.registry.device("dev")
+
+
+def test_a_device_whose_token_is_not_synced_gets_nothing() -> None:
+    """Nor does one that has gone while its wish was under way (rule D_2)."""
+    lender = Lender()
+    lender.sessions["dev"].may_spend = False
+    expected = LeaseRefused("cloud", "the session's resume token is not synced yet", 2_000)
+    assert expected == lender.refusal()
+    lender.sessions.clear()
+    assert expected == lender.refusal()
+
+
+def test_a_device_that_is_not_trusted_gets_nothing() -> None:
+    """It is told why, and need not ask often."""
+    standing = DeviceStanding.QUARANTINED
+    lender = Lender(device=replace(DEVICE, standing=standing, standing_reason="a clone"))
+    expected = LeaseRefused("cloud", "the device is quarantined: a clone", 60_000)
+    assert expected == lender.refusal()
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_between_two_windows_nothing_is_lent(window: WindowRow | None) -> None:
+    """The next one has a budget of its own (rule C_4)."""
+    reason = "the budget window is over and the next has not begun"
+    refused = Lender().refusal(window=window, unix_ms=WINDOW_MS)
+    assert LeaseRefused("cloud", reason, 2_000) == refused
+
+
+def test_while_lending_is_frozen_everybody_is_told_why() -> None:
+    """Also who would be refused for a reason of its own."""
+    lender = Lender()
+    expected = LeaseRefused("cloud", "books are being recovered", 10_000)
+    assert expected == lender.refusal(frozen="books are being recovered")
+    lender.sessions.clear()
+    assert expected == lender.refusal(frozen="books are being recovered")
+
+
+def test_a_price_that_is_no_longer_valid_stops_lending() -> None:
+    """No lease outlives its price; the one before its end is as long as that allows (A_3)."""
+    toml = FLEET.replace(PRICE, PRICE + '\nvalid_until = "1970-01-01T00:01:00Z"')
+    reason = "a price is no longer valid: apply a configuration with its successor"
+    expected = LeaseRefused("cloud", reason, 10_000)
+    assert 1 == Lender().lease(toml=toml, unix_ms=59_999).duration_ms
+    assert expected == Lender().refusal(toml=toml, unix_ms=60_000)
+    assert expected == Lender().refusal(toml=toml, unix_ms=70_000)
+
+
+def test_money_that_is_used_up_is_refused_as_such() -> None:
+    """With what is left of how much."""
+    reason = "budget cloud: 100000000 of 100000000 nano-dollars are free until the window ends"
+    refused = Lender().refusal(worst_case_nanos=100 * WORST + 1)
+    assert LeaseRefused("cloud", reason, 2_000, exhausted=True) == refused
+
+
+@pytest.mark.parametrize(
+    ("unclean", "wait_ms"), [(1, 1_000), (2, 2_000), (5, 16_000), (10, 512_000), (500, 600_000)]
+)
+def test_unclean_closes_make_a_device_wait_longer_and_longer(unclean: int, wait_ms: int) -> None:
+    """From its first wish on, and at most ten minutes (rule L_4)."""
+    lender = Lender(device=replace(DEVICE, unclean_closes=unclean))
+    reason = f"{unclean} leases in a row were not closed cleanly"
+    assert LeaseRefused("cloud", reason, wait_ms) == lender.refusal(unix_ms=1_000)
+    lender.window = replace(WINDOW, end_unix_ms=10**6)
+    assert 1 == lender.refusal(unix_ms=999 + wait_ms).retry_after_ms
+    lender.lease(unix_ms=1_000 + wait_ms)
+
+
+def test_a_device_that_has_seen_no_request_is_lent_for_the_dearest_arm() -> None:
+    """By the arms' priors; what is free needs a lease too, if only of next to nothing."""
+    prior = fleet_config(FLEET).arms["large"].cost_nanos
+    assert prior > 1_000
+    late = WINDOW_MS - 500
+    assert prior == Lender().lease(worst_case_nanos=0, unix_ms=late).amount_nanos
+    free = FLEET.replace('"2.50"', '"0"').replace('"10"', '"0"')
+    assert 1 == Lender().lease(worst_case_nanos=0, unix_ms=late, toml=free).amount_nanos
+
+
+def test_a_device_without_paid_arms_is_lent_nothing() -> None:
+    """Nor one whose class the fleet no longer has."""
+    local = FLEET.replace('["tiny", "large"]', '["tiny"]')
+    assert Lender().refusal(worst_case_nanos=0, toml=local).exhausted
+    lender = Lender(device=replace(DEVICE, device_class="gone"))
+    assert lender.refusal(worst_case_nanos=0).exhausted
+
+
+@pytest.mark.parametrize(
+    ("length_ms", "closing_ms"), [(100_050, 3_126), (30 * 86_400_000, 600_000)]
+)
+def test_stores_end_a_share_of_the_window_early(length_ms: int, closing_ms: int) -> None:
+    """In whole milliseconds, and never more than ten minutes."""
+    window = replace(WINDOW, end_unix_ms=length_ms)
+    toml = FLEET.replace("[arms.tiny]", '[link]\nlease_duration = "60d"\n[arms.tiny]', 1)
+    lease = Lender(window=window).lease(toml=toml, unix_ms=0)
+    assert str(length_ms - closing_ms) == str(lease.duration_ms)
+
+
+def test_a_store_of_less_than_a_second_is_not_worth_it() -> None:
+    """Then the lease is for one request, to the window's end."""
+    stores_end_ms = WINDOW_MS - CLOSING_MS
+    lease = Lender().lease(unix_ms=stores_end_ms - 1_000)
+    assert (8 * WORST, 1_000) == (lease.amount_nanos, lease.duration_ms)
+    lease = Lender().lease(unix_ms=stores_end_ms - 999)
+    assert (WORST, CLOSING_MS + 999) == (lease.amount_nanos, lease.duration_ms)
 
 
 def connected(*, later_ms: int = 0) -> Fleet:

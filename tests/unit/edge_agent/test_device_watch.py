@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -120,3 +123,17 @@ def test_metrics_tell_what_the_machine_tells() -> None:
         value("tidegate_device_arms_closed", {"kind": "local"}),
         value("tidegate_device_arms_closed", {"kind": "cloud"}),
     )
+
+
+async def test_all_readings_come_from_one_thread() -> None:
+    """What psutil says of the processor's work is since the last call of the same thread."""
+    threads: list[str] = []
+
+    class Noting(DeviceSensors):
+        def read(self) -> DeviceState:
+            threads.append(threading.current_thread().name)
+            return DeviceState()
+
+    watch = DeviceWatch(Noting(), limits=DeviceLimits())
+    await asyncio.gather(*(watch.look() for _ in range(5)))
+    assert (5, 1) == (len(threads), len(set(threads)))

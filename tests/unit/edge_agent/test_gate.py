@@ -17,10 +17,17 @@ from edge_agent.books import (
     PutMeta,
     PutReservation,
 )
+from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
-from shared.decision.lease import LeaseWish
-from shared.decision.types import CostAdjustment, LeaseClose, Outcome, RequestStatus, SettleKind
+from shared.decision.types import (
+    Attempt,
+    CostAdjustment,
+    LeaseClose,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+)
 from tests.fakes.memory_books import BooksState
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, facts, granted
 
@@ -60,6 +67,17 @@ def snapshot_of(effects: list[Any]) -> BooksSnapshot:
         spool_last=state.spool_last,
         place=state.meta.get(MetaKey.PLACE, ""),
     )
+
+
+def sized(worst_case_nanos: int) -> RequestFacts:
+    """A request with this worst case on `ARM`."""
+    return facts(max_tokens=worst_case_nanos // 100 - 200 - 16 - 64)
+
+
+def watermark_of(effects: list[Any]) -> int:
+    """The watermark of the one lease that is written."""
+    (row,) = (effect.row for effect in effects if isinstance(effect, PutLease))
+    return int(row.watermark_nanos)
 
 
 def spooled(effects: list[Any]) -> list[Any]:
@@ -270,33 +288,172 @@ def test_a_pause_and_a_quarantine_are_kept_across_starts() -> None:
     assert (True, "a clone") == (later.spend_paused, later.quarantined)
 
 
-def test_a_device_asks_when_its_money_is_low() -> None:
-    """At once without a lease, then not while half of the newest one is left (rule L_6)."""
-    assert LeaseWish(0, 0, 0, 7) == gate_of().wish(now_ms=0.0, boot_ms=7)
-    gate, _ = open_gate()
-    assert gate.wish(now_ms=0.0, boot_ms=7) is None
-    for _ in range(10):
-        gate.reserve(facts(), arm=ARM, boot_ms=0)
-        gate.synced(gate.raised_watermarks())
-    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 0, 7) == gate.wish(
-        now_ms=0.0, boot_ms=7
+def test_a_number_stays_used_when_its_lease_is_gone() -> None:
+    """A grant that was repeated on the way must not be spent again (rule L_1)."""
+    gate, effects = open_gate()
+    effects += gate.recalled(0, boot_ms=0, reason="x")
+    effects += gate.close_idle()
+    later = gate_of(snapshot_of(effects), incarnation="inc-2")
+    assert [] == later.granted(granted(1), incarnation="inc-2", boot_ms=0)
+    assert [] != later.granted(granted(2), incarnation="inc-2", boot_ms=0)
+
+
+def test_where_boots_cannot_be_told_apart_no_call_is_reported() -> None:
+    """Two starts without a boot id may have a loss of power between them (rule L_3)."""
+    first = gate_of(boot_id="")
+    effects = [*first.recover(), *first.granted(granted(), incarnation="inc-1", boot_ms=0)]
+    first.synced(effects)
+    effects += first.reserve(facts(), arm=ARM, boot_ms=0)[2]
+    (close,) = spooled(gate_of(snapshot_of(effects), incarnation="inc-2", boot_id="").recover())
+    assert "rebooted" == close.reason
+
+
+def test_a_start_notes_its_process_boot_and_place() -> None:
+    """By them the next one knows what it finds."""
+    meta = snapshot_of(gate_of().recover()).meta
+    assert ("boot-1", "here", "") == (
+        meta[MetaKey.BOOT_ID],
+        meta[MetaKey.PLACE],
+        meta[MetaKey.COPIED],
     )
-    assert gate.wish(now_ms=499.0, boot_ms=7) is None
-    assert gate.wish(now_ms=500.0, boot_ms=7) is not None
+    assert '[["inc-1", 0]]' == meta[MetaKey.INCARNATIONS]
 
 
-def test_a_refused_device_waits_as_it_was_told() -> None:
-    """And remembers the reason for its clients."""
+def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
+    """What the draw was is not, so nothing is learned from it."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts("r1"), arm=ARM, boot_ms=0)[2]
+    found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
+    attempt = Attempt(
+        "cloud", 0, "interrupted", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN
+    )
+    reason = "the agent stopped in the middle"
+    expected = Outcome(
+        "r1", "other", 1_000, RequestStatus.INTERRUPTED, "", "cloud", 0, 0, reason, forced=True,
+        attempts=(attempt,),
+    )  # fmt: skip
+    assert expected == found
+
+
+@pytest.mark.parametrize(("acked", "forgotten"), [(4, False), (5, True)])
+def test_an_overrun_is_forgotten_when_its_record_is_booked(acked: int, forgotten: bool) -> None:
+    """And a configuration comes after that; later records do not matter."""
+    effects = gate_of().overran(ARM.id, told=5)
+    gate = gate_of(replace(snapshot_of(effects), spool_last=9, place="here"))
+    gate._outbox.ack(acked, unix_ms=0)
+    assert forgotten is bool(gate.configured())
+    assert forgotten is ("overrun" != gate.problem(facts(), arm=ARM))
+
+
+def test_an_overrun_whose_record_is_unknown_is_forgotten_with_all_that_was_spooled() -> None:
+    """The process ended before it could note the record."""
+    effects = gate_of().overran(ARM.id)
+    later = gate_of(replace(snapshot_of(effects), spool_last=3), incarnation="inc-2")
+    later._outbox.ack(2, unix_ms=0)
+    assert [] == later.configured()
+    later._outbox.ack(3, unix_ms=0)
+    assert [] != later.configured()
+
+
+def test_what_holds_for_all_paid_arms_is_told_at_once() -> None:
+    """Below a worst case for which there is room, no arm has to be looked at by itself."""
+    gate, _ = open_gate()
+    assert Allowance("", 5 * WORST_CASE_NANOS) == gate.allowance()
+    gate.books_problem = "books_full"
+    assert Allowance("books_full", 5 * WORST_CASE_NANOS) == gate.allowance()
+    gate.overran("other")
+    assert Allowance("books_full", -1) == gate.allowance(), "one arm is closed: look at each"
+
+
+def test_asking_for_what_fits_changes_nothing() -> None:
+    """A choice among arms is no reservation, and needs no sync."""
+    gate, _ = open_gate()
+    for _ in range(2):
+        gate.reserve(facts(), arm=ARM, boot_ms=0)
+    assert "" == gate.problem(sized(3 * WORST_CASE_NANOS), arm=ARM)
+    assert [] == gate.raised_watermarks()
+
+
+def test_what_a_refused_reservation_raised_is_committed() -> None:
+    """The higher watermark is in the effects, or the next request would lack it too."""
+    gate, _ = open_gate()
+    row, problem, effects = gate.reserve(sized(8 * WORST_CASE_NANOS), arm=ARM, boot_ms=0)
+    assert (None, "watermark_not_synced") == (row, problem)
+    assert 13 * WORST_CASE_NANOS == watermark_of(effects)
+
+
+def test_a_reservation_says_for_whom_it_is() -> None:
+    """If the process ends, its successor reports the request from this row."""
+    gate, _ = open_gate()
+    row, _, _ = gate.reserve(facts("q"), arm=ARM, boot_ms=0)
+    assert row is not None
+    assert ("q", "cloud", "other", 1_000) == (
+        row.request_id,
+        row.arm,
+        row.task_class,
+        row.arrived_unix_ms,
+    )
+
+
+def test_a_copy_is_told_once() -> None:
+    """Books that are no copy have nothing to forget."""
     gate = gate_of()
-    gate.refused("it is spent", now_ms=0.0, retry_after_ms=2_000.0)
-    assert "it is spent" == gate.refused_because
-    assert gate.wish(now_ms=1_999.0, boot_ms=7) is None
-    assert gate.wish(now_ms=2_000.0, boot_ms=7) is not None
+    assert [] == gate.copy_known()
+    gate.copied = True
+    assert [PutMeta(MetaKey.COPIED, "")] == gate.copy_known()
+    assert not gate.copied
+    assert [] == gate.copy_known()
 
 
-@pytest.mark.parametrize("name", ["spend_paused", "quarantined", "books_problem", "stopping"])
-def test_a_device_that_may_not_spend_does_not_ask(name: str) -> None:
-    """Money that could not be used is better left to others."""
+def test_a_recall_is_committed() -> None:
+    """After the process has ended its successor must know that the lease was closing."""
+    gate, _ = open_gate()
+    (effect,) = gate.recalled(1, boot_ms=7, reason="x")
+    assert isinstance(effect, PutLease)
+    assert ("closing", 7) == (effect.row.state, effect.row.closing_since_boot_ms)
+
+
+def test_a_close_is_the_last_that_the_books_hear_of_a_lease() -> None:
+    """Several at once, each spooled and dropped; nothing of them is written afterwards."""
+    gate, _ = open_gate()
+    gate.granted(granted(2), incarnation="inc-1", boot_ms=0)
+    gate.expire(boot_ms=60_000)
+    effects = gate.close_idle()
+    assert [1, 2] == [close.lease_number for close in spooled(effects)]
+    assert ["closed", "closed"] == [e.row.state for e in effects if isinstance(e, PutLease)]
+    assert [DropLease(1), DropLease(2)] == effects[-2:]
+    assert [] == gate.recalled(0, boot_ms=0, reason="x")
+
+
+def test_without_a_close_nothing_has_to_be_synced() -> None:
+    """Other changes wait for whoever made them."""
+    gate, _ = open_gate()
+    gate.problem(sized(8 * WORST_CASE_NANOS), arm=ARM)
+    assert [] == gate.close_idle()
+    assert 13 * WORST_CASE_NANOS == watermark_of(gate.reserve(facts(), arm=ARM, boot_ms=0)[2])
+
+
+def test_a_pause_can_be_lifted_for_good() -> None:
+    """The later word holds after a restart."""
     gate = gate_of()
-    setattr(gate, name, "x")
-    assert gate.wish(now_ms=0.0, boot_ms=7) is None
+    effects = [*gate.pause(True), *gate.pause(False)]
+    assert not gate_of(snapshot_of(effects)).spend_paused
+
+
+def test_a_lease_that_is_too_small_for_the_least_request_goes_back() -> None:
+    """It is judged by the smallest request of late, which counts less and less (rule L_6)."""
+    small, large = WORST_CASE_NANOS + 100, 10 * WORST_CASE_NANOS
+    gate, _ = open_gate(amount=2 * small)
+    gate.expire(boot_ms=1)
+    for worst_case in (large, small):
+        gate.problem(sized(worst_case), arm=ARM)
+    gate.expire(boot_ms=1)
+    assert [False] == [lease.closing for lease in gate.leases()], "small ones still fit"
+    least = small
+    while least <= 2 * small:
+        assert [] == gate.expire(boot_ms=7)
+        gate.problem(sized(large), arm=ARM)
+        least = least * 101 // 100
+    (effect,) = gate.expire(boot_ms=7)
+    assert isinstance(effect, PutLease)
+    assert ("used up", 7) == (effect.row.close_reason, effect.row.closing_since_boot_ms)

@@ -30,6 +30,7 @@ def session_of(agent: Agent) -> FleetSession:
         clock=SystemClock(),
         credential=None,
         on_connected=lambda _: None,
+        provider_keys=agent.service.provider_keys,
     )
 
 

@@ -60,6 +60,7 @@ class FakeModel:
     sequences: int = 3
     context_tokens: int = 200
     batch_tokens: int = 64
+    piece_tokens: int = 128
     recurrent: bool = False
     script: bytes = b""
     tools: ToolFormat | None = None

@@ -13,6 +13,7 @@ from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output, Te
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sampling import SamplingSettings
 from edge_agent.adapters.llama_cpp.scheduler import Scheduler
+from edge_agent.adapters.llama_cpp.tools import ToolFormat, ToolRequest
 from edge_agent.ports import ArmFailed
 from tests.unit.edge_agent.llama_cpp.fake_model import FakeModel, FakeSampler, answer_alone
 
@@ -122,10 +123,9 @@ def test_answers_share_a_batch() -> None:
     assert [1] * 3 + [3] * 9 == [len(parts) for parts in bench.model.batches]
 
 
-def test_a_long_prompt_does_not_stall_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_does_not_stall_an_answer() -> None:
     """While a prompt is read in pieces, the other answer gets a token in every step."""
-    monkeypatch.setattr(scheduling, "PROMPT_CHUNK_TOKENS", 8)
-    bench = Bench(model=FakeModel(script=b"x" * 50))
+    bench = Bench(model=FakeModel(script=b"x" * 50, piece_tokens=8))
     bench.add(0, "short", tokens=40)
     bench.step()
     bench.add(1, "l" * 100, tokens=1)
@@ -135,14 +135,23 @@ def test_a_long_prompt_does_not_stall_an_answer(monkeypatch: pytest.MonkeyPatch)
     assert all(sum(len(part.tokens) for part in parts) <= 8 + 1 for parts in bench.model.batches)
 
 
-def test_prompts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short prompt behind a long one is answered first."""
-    monkeypatch.setattr(scheduling, "PROMPT_CHUNK_TOKENS", 10)
-    bench = Bench(model=FakeModel(script=b"xy"))
+def test_a_short_prompt_is_read_before_the_next_piece_of_a_long_one() -> None:
+    """Its first token comes in the step after it came."""
+    bench = Bench(model=FakeModel(script=b"xy", piece_tokens=10))
     bench.add(0, "l" * 150)
+    bench.step()
     bench.add(1, "short")
-    bench.run()
-    assert [1, 0] == [output.job for output in bench.outputs if isinstance(output, JobDone)]
+    assert [1] == [output.job for output in bench.step() if isinstance(output, TextProduced)]
+
+
+def test_no_prompt_is_passed_over_twice() -> None:
+    """New short prompts in every step leave a long one every other step."""
+    bench = Bench(model=FakeModel(script=b"", sequences=30, piece_tokens=10))
+    bench.add(0, "l" * 50, tokens=1)
+    for key in range(1, 12):
+        bench.add(key, "s" * 9, tokens=1)
+        bench.step()
+    assert any(isinstance(output, JobDone) and output.job == 0 for output in bench.outputs)
 
 
 def test_short_prompts_are_read_in_one_step() -> None:
@@ -323,6 +332,66 @@ def test_long_text_is_not_held_back_without_bound(monkeypatch: pytest.MonkeyPatc
     bench.run()
     texts = [output.text for output in bench.outputs if isinstance(output, TextProduced)]
     assert ["0123", "4567", "89"] == texts
+
+
+def _logprob_texts(bench: Bench) -> list[bytes]:
+    return [
+        entry.piece
+        for output in bench.outputs
+        if isinstance(output, TextProduced)
+        for entry in output.logprobs
+    ]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_shown_token_tells_how_likely_it_was(stream: bool) -> None:
+    """Those of a stop string are not shown, and not told of either."""
+    bench = Bench(model=FakeModel(script=b"one END two"))
+    spec = ChatSpec(
+        messages=({"role": "user", "content": "p"},),
+        sampling=SamplingSettings(logprobs=2),
+        stop=("END",),
+        max_tokens=50,
+    )
+    bench.scheduler.add(0, spec, stream=stream)
+    bench.run()
+    assert "one " == bench.text(0)
+    assert [b"o", b"n", b"e", b" "] == _logprob_texts(bench)
+
+
+def test_without_being_asked_nothing_is_told_of_likelihoods() -> None:
+    """It costs a look at every logit."""
+    bench = Bench(model=FakeModel(script=b"one"))
+    bench.add(0, "p")
+    bench.run()
+    assert [] == _logprob_texts(bench)
+
+
+def test_a_call_of_a_tool_ends_an_answer_as_such() -> None:
+    """Its text is no text of the answer; a call that was cut off ends by its length."""
+    says = b'Hm.<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    for tokens, reason in ((99, "tool_calls"), (50, "length")):
+        bench = Bench(model=FakeModel(script=says, tools=ToolFormat("<tool_call>", "</tool_call>")))
+        spec = ChatSpec(
+            messages=({"role": "user", "content": "p"},),
+            tools=ToolRequest(({"type": "function", "function": {"name": "f"}},)),
+            max_tokens=tokens,
+        )
+        bench.scheduler.add(0, spec, stream=True)
+        bench.run()
+        calls = [c for o in bench.outputs if isinstance(o, TextProduced) for c in o.calls]
+        assert ("Hm.", [reason]) == (bench.text(0), bench.reasons(0))
+        assert "f" == calls[0].name
+        assert '{"a": 1}'.startswith("".join(call.arguments for call in calls))
+
+
+def test_the_wait_for_a_model_counts_to_the_first_token() -> None:
+    """The request came before the model was there."""
+    bench = Bench(model=FakeModel(script=b"x"))
+    spec = ChatSpec(messages=({"role": "user", "content": "p"},))
+    bench.scheduler.add(0, spec, stream=True, arrived_s=bench.now_s - 2.0)
+    bench.run()
+    assert bench.done(0).ttft_ms == pytest.approx(2_000.0)
 
 
 def test_closing_frees_the_model_and_every_sampler() -> None:

@@ -181,6 +181,36 @@ def test_a_preference_loads_but_does_not_push_out_another(start: Callable[..., B
     assert ["a"] == bench.loads
 
 
+def test_a_preferred_model_is_loaded_once_another_has_run_dry(start: Callable[..., Bench]) -> None:
+    """The table wants it in memory, though nobody has asked for it yet."""
+    bench = start(room_for=1, rate=200.0)
+    bench.chat(1, "a", tokens=20)
+    bench.until(lambda fact: fact[0] == "t")
+    bench.say(op="resident", arms=["b"])
+    facts = bench.until(lambda fact: fact == ["m", "b", "loaded"])
+    assert ["d", 1] in [fact[:2] for fact in facts]
+    assert ["a", "b"] == bench.loads
+
+
+def test_a_preferred_model_that_is_broken_is_tried_once(start: Callable[..., Bench]) -> None:
+    """The agent says when it is worth another try."""
+    bench = start(broken="b")
+    bench.say(op="resident", arms=["b"])
+    bench.until(lambda fact: fact == ["m", "b", "broken"])
+    bench.chat(1, "a")
+    bench.until_done(1)
+    assert ["b", "a"] == bench.loads
+
+
+def test_a_chat_model_makes_no_embeddings(start: Callable[..., Bench]) -> None:
+    """Another arm may, so it is no error of the client."""
+    bench = start()
+    bench.say(op="embed", id=1, arm="a", inputs=["text"])
+    (failure,) = [fact for fact in bench.until_done(1) if fact[0] == "f"]
+    assert ("unsupported", False) == (failure[2], failure[4])
+    assert "no embeddings" in failure[3]
+
+
 def test_a_cancelled_request_is_not_heard_of_again(start: Callable[..., Bench]) -> None:
     """Neither while it runs nor while it waits for its model."""
     bench = start(rate=50.0)
