@@ -11,23 +11,15 @@ from shared.errors import ConfigError
 from shared.features import FEATURES_VERSION, FeatureSettings, bag, bag_of, tokenise
 
 SETTINGS = FeatureSettings()
-GOLDEN_BUCKETS = [
-    1102,
-    2968,
-    4891,
-    7575,
-    8380,
-    9310,
-    10110,
-    10368,
-    14824,
-    16653,
-    23787,
-    25061,
-    28536,
-    31107,
+# fmt: off
+GOLDEN = [
+    1102, -2968, 4891, -7575, -8380, 9310, -10110, -10368, 14824, -16653, -23787, 25061, 28536,
+    -31107, -2584, 4680, -5016, 6812, 7463, 14390, 23041, -24257, -25500, -26117, -26231, 26494,
+    -28235, 30939, 1536, 7954, 8045, -8970, -10860, -12363, 13903, 14299, -18225, -19741, 20640,
+    21830, -24716, -28053,
 ]
-GOLDEN_SIGNS = [1, -1, 1, -1, -1, 1, -1, -1, 1, -1, -1, 1, 1, -1]
+# fmt: on
+"""Buckets, with the signs of their weights."""
 
 
 def same(one: str, other: str) -> bool:
@@ -46,8 +38,7 @@ def test_the_features_of_a_text_never_change_within_a_version() -> None:
     """
     found = bag_of("Sort 12 words:\nfig, Äpfel", SETTINGS)
     assert 1 == FEATURES_VERSION
-    assert GOLDEN_BUCKETS == found.buckets.tolist()
-    assert GOLDEN_SIGNS == np.sign(found.weights).astype(int).tolist()
+    assert GOLDEN == (found.buckets * np.sign(found.weights).astype(int)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +70,15 @@ def test_only_head_and_tail_of_a_long_text_are_read() -> None:
     assert not same(f"{head}{tail} now", f"{head}{tail}")
 
 
+def test_first_and_last_tokens_count_once_more() -> None:
+    """The same words in the middle of a text are other features than at its ends."""
+    filler = "so it goes on " * 20
+    texts = (f"sum up {filler}", f"{filler} sum up", f"{filler} sum up {filler}")
+    first, last, middle = (set(bag_of(text, SETTINGS).buckets.tolist()) for text in texts)
+    assert first - last - middle
+    assert last - first - middle
+
+
 def test_scripts_without_spaces_give_a_word_for_each_character() -> None:
     """Else a whole Chinese or Japanese sentence would be one word that never comes back."""
     assert [True, True, False] == tokenise("東京!", SETTINGS).words.tolist()
@@ -89,7 +89,8 @@ def test_every_text_has_features(text: str) -> None:
     """Also an empty one, half of an emoji, and what is not printable."""
     found = bag_of(text, SETTINGS)
     assert found.buckets.size >= 1
-    assert 1.0 == pytest.approx(float(np.square(found.weights).sum()), abs=1e-5)
+    whole_head_and_tail = 3.0
+    assert whole_head_and_tail == pytest.approx(float(np.square(found.weights).sum()), abs=1e-5)
 
 
 def test_longer_runs_of_tokens_are_a_setting() -> None:
@@ -101,7 +102,7 @@ def test_longer_runs_of_tokens_are_a_setting() -> None:
 
 def test_settings_travel_as_text() -> None:
     """They come back as they went."""
-    settings = FeatureSettings(buckets=4_096, tokens_max=3, head_chars=100, tail_chars=50)
+    settings = FeatureSettings(4_096, tokens_max=3, edge_tokens=8, head_chars=100, tail_chars=50)
     assert settings == FeatureSettings.from_json(settings.to_json(), source="m")
 
 
@@ -109,9 +110,10 @@ def test_settings_travel_as_text() -> None:
     ("change", "problem"),
     [
         ({"version": 2}, "features of version 2, this software computes version 1"),
-        ({"buckets": -1}, "expected buckets, tokens_max, head_chars, tail_chars"),
+        ({"buckets": -1}, "expected buckets, tokens_max, edge_tokens, head_chars, tail_chars"),
         ({"buckets": "many"}, "expected buckets"),
         ({"tokens_max": 1}, "expected buckets"),
+        ({"edge_tokens": 0}, "expected buckets"),
         ({"colour": 3}, "expected buckets"),
     ],
 )

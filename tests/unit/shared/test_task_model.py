@@ -42,7 +42,10 @@ def _exact(text: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     from coordinator.lab.task_training import feature_rows
 
     trained = small_model()
-    return trained.model.probabilities(feature_rows([text], settings=trained.settings))[0]
+    features = feature_rows([text], settings=trained.settings)
+    found: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    (found,) = trained.model.probabilities(features)
+    return found
 
 
 @pytest.mark.parametrize(
