@@ -7,7 +7,6 @@ the caller to commit in one transaction. Amounts are nano-dollars.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -21,6 +20,7 @@ from coordinator.records import (
     WindowRow,
 )
 from shared.errors import InvariantError, NotFoundError, invariant
+from shared.rows import changed
 
 AttemptCost = tuple[int, int, str]
 """The lease's number, what the attempt cost in nano-dollars, and its request."""
@@ -128,7 +128,7 @@ class BudgetAccount:
 
     def set_target(self, window_id: int, target_nanos: int) -> None:
         """Change a window's budget; below what is committed it falls as leases return (C_3)."""
-        self._put_window(replace(self.window(window_id), target_nanos=target_nanos))
+        self._put_window(changed(self.window(window_id), target_nanos=target_nanos))
 
     def grant(self, lease: LeaseRecord) -> None:
         """Lend free money to a device."""
@@ -177,7 +177,7 @@ class BudgetAccount:
                 if cost > covered:
                     over, overrun = cost - covered, overrun + cost - covered
                     self._book(lease, LedgerKind.OVERRUN, over, unix_ms=at, request_id=request_id)
-            self._put_lease(replace(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
+            self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
         return overrun
 
     def adjust(self, device_id: str, number: int, *, delta: int, request_id: str, at: int) -> None:
@@ -191,7 +191,7 @@ class BudgetAccount:
         if delta > 0:
             self.settle(device_id, number, cost=delta, request_id=request_id, at=at)
         elif delta < 0:
-            self._put_lease(replace(lease, booked_nanos=lease.booked_nanos + delta))
+            self._put_lease(changed(lease, booked_nanos=lease.booked_nanos + delta))
             overrun = max(0, lease.booked_nanos - lease.amount_nanos)
             uncovered = -delta if lease.end is not LeaseEnd.OPEN else min(-delta, overrun)
             if uncovered:
@@ -222,7 +222,7 @@ class BudgetAccount:
             )
             final = full
         unconfirmed, released = final - lease.booked_nanos, full - final
-        self._put_lease(replace(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
+        self._put_lease(changed(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
         if unconfirmed:
             self._book(lease, LedgerKind.UNCONFIRMED, unconfirmed, unix_ms=at, note=note)
         if released:
@@ -240,7 +240,7 @@ class BudgetAccount:
             final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
         change = unexplained - lease.unconfirmed_nanos
-        lease = replace(
+        lease = changed(
             lease,
             end=LeaseEnd.CLOSED,
             unconfirmed_nanos=unexplained,
@@ -266,7 +266,7 @@ class BudgetAccount:
             rest = max(0, lease.amount_nanos - lease.booked_nanos)
             total += rest
             unconfirmed = 0 if assume_unspent else rest
-            self._put_lease(replace(lease, end=LeaseEnd.WRITTEN_OFF, unconfirmed_nanos=unconfirmed))
+            self._put_lease(changed(lease, end=LeaseEnd.WRITTEN_OFF, unconfirmed_nanos=unconfirmed))
             if rest:
                 self._book(lease, kind, rest, unix_ms=at, note=note)
             self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
@@ -274,7 +274,7 @@ class BudgetAccount:
                 window = self.window(lease.window_id)
                 said = f"{rest} nanos of {device_id}, lease {lease.number}: {note}"
                 alarms = "; ".join(filter(None, (window.alarms, said)))
-                self._put_window(replace(window, alarms=alarms))
+                self._put_window(changed(window, alarms=alarms))
         return total
 
     def adopt(self, lease: LeaseRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
@@ -32,6 +32,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
+from shared.rows import changed
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,12 @@ class Booking:
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:
-            self._book_one(record, booked, account=account, slots=slots, unix_ms=unix_ms)
+            body = record.body
+            if isinstance(body, Outcome):  # nearly all of them are
+                slot = slots.of(body.arrived_unix_ms)
+                self._book_outcome(body, record, booked, slot=slot)
+            else:
+                self._book_other(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
@@ -162,7 +168,7 @@ class Booking:
         booked.effects += after.moved_since(spool, device_id=device.id)
         return booked
 
-    def _book_one(
+    def _book_other(
         self,
         record: SpoolRecord,
         booked: Booked,
@@ -173,8 +179,6 @@ class Booking:
     ) -> None:
         device, body = booked.device, record.body
         match body:
-            case Outcome():
-                self._book_outcome(record, body, booked, slot=slots.of(body.arrived_unix_ms))
             case Feedback() if body.request_id in booked.graded:
                 pass
             case Feedback():
@@ -195,7 +199,7 @@ class Booking:
                     booked.learned.append(BookedCounts(self._next(), *where, *what))
 
     def _book_outcome(
-        self, record: SpoolRecord, outcome: Outcome, booked: Booked, *, slot: int
+        self, outcome: Outcome, record: SpoolRecord, booked: Booked, *, slot: int
     ) -> None:
         request_id = outcome.request_id
         if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
@@ -205,13 +209,9 @@ class Booking:
                 if attempt.cost_nanos > attempt.reserved_nanos:
                     booked.overran(attempt, attempt.cost_nanos, request_id)
                 booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
-        self.position += 1
-        device, sequence, encoded = booked.device, record.sequence, record.encoded
-        booked.learned.append(
-            BookedOutcome(
-                self.position, device.id, device.device_class, sequence, slot, outcome, encoded
-            )
-        )
+        device = booked.device
+        place = (self._next(), device.id, device.device_class, record.sequence, slot)
+        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -258,7 +258,7 @@ class Booking:
             booked.alarms[f"{AlertKind.CLOSE}:{device.id}"] = alarm
         if lease.end is LeaseEnd.OPEN:
             unclean = 0 if close.clean else device.unclean_closes + 1
-            booked.device = replace(device, unclean_closes=unclean)
+            booked.device = changed(device, unclean_closes=unclean)
 
     def _next(self) -> int:
         self.position += 1

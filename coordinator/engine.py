@@ -13,7 +13,6 @@ all three, `alerts.py` what an operator is told.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from coordinator.alerts import AlertKind
 from coordinator.booking import Named, named_in
@@ -49,6 +48,7 @@ from coordinator.sessions import LastWord, Reaction, Session
 from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import LeaseStatus, SpoolRecord
 from shared.errors import ProtocolError
+from shared.rows import changed
 
 LATE_OUTCOMES_MS = 400
 UP_WITHIN_MS = 60_000
@@ -186,7 +186,7 @@ class CoordinatorEngine(Operating):
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
         device = self.registry.put(
-            replace(
+            changed(
                 device,
                 incarnation=hello.incarnation,
                 # What it presents it has synced, even if its confirmation was lost on the way.
@@ -248,7 +248,7 @@ class CoordinatorEngine(Operating):
             raise ProtocolError("the resume token confirmed is not the one that was issued")
         session.may_spend = True
         device = self.registry.put(
-            replace(device, resume_digest=device.resume_digest_next, resume_digest_next="")
+            changed(device, resume_digest=device.resume_digest_next, resume_digest_next="")
         )
         return Reaction(effects=[device])
 
@@ -256,7 +256,7 @@ class CoordinatorEngine(Operating):
         """What to look up in the books before a batch: of its leases, the older ones."""
         named = named_in(records)
         older = (n for n in named.leases if self.account.lease(device_id, n) is None)
-        return replace(named, leases=tuple(older))
+        return changed(named, leases=tuple(older))
 
     def batch(
         self,
@@ -341,7 +341,7 @@ class CoordinatorEngine(Operating):
         self.last_words[device_id] = LastWord(leases, unix_ms)
         session.spooled_records = spooled_records
         session.table_version = table_version
-        self.registry.put(replace(self.registry.device(device_id), seen_unix_ms=unix_ms))
+        self.registry.put(changed(self.registry.device(device_id), seen_unix_ms=unix_ms))
 
     def disconnected(self, device_id: str, *, incarnation: str) -> None:
         """A session has ended; a newer one of the same device stays."""
@@ -443,4 +443,4 @@ class CoordinatorEngine(Operating):
         text = f"device {device.name} is quarantined: {reason}"
         self.alerts.raise_alarm(f"{AlertKind.QUARANTINE}:{device.id}", text)
         self.account.close_in_full(device.id, at=unix_ms, note="quarantined")
-        return replace(device, standing=DeviceStanding.QUARANTINED, standing_reason=reason)
+        return changed(device, standing=DeviceStanding.QUARANTINED, standing_reason=reason)

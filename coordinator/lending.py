@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from coordinator.account import BudgetAccount
 from coordinator.fleet_config import FleetConfig
@@ -12,6 +11,7 @@ from coordinator.messages import LeaseRefused, LeaseSent
 from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRow
 from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
+from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
 FROZEN_RETRY_AFTER_MS = 10_000
@@ -32,6 +32,7 @@ class Lending:
         self._account = account
         self._registry = registry
         self._sessions = sessions
+        self._unclean: dict[str, tuple[int, int]] = {}  # closes, and when their wait is over
 
     def request(
         self,
@@ -102,7 +103,7 @@ class Lending:
             granted_unix_ms=unix_ms,
         )
         self._account.grant(lease)
-        device = self._registry.put(replace(device, lease_number_max=lease.number))
+        device = self._registry.put(changed(device, lease_number_max=lease.number))
         sent = LeaseSent(
             incarnation=lease.incarnation,
             lease_number=lease.number,
@@ -126,13 +127,24 @@ class Lending:
             return reason, STANDING_RETRY_AFTER_MS
         if window is None or unix_ms >= window.end_unix_ms:
             return "the budget window is over and the next has not begun", RETRY_AFTER_MS
-        if device.unclean_closes and not session.unclean_until_ms:
-            wait_ms = UNCLEAN_BACKOFF_MS << (device.unclean_closes - 1)
-            session.unclean_until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
-        if unix_ms < session.unclean_until_ms:
+        wait_ms = self._unclean_until_ms(device, unix_ms=unix_ms) - unix_ms
+        if wait_ms > 0:
             reason = f"{device.unclean_closes} leases in a row were not closed cleanly"
-            return reason, session.unclean_until_ms - unix_ms
+            return reason, wait_ms
         return "", 0
+
+    def _unclean_until_ms(self, device: DeviceRow, *, unix_ms: int) -> int:
+        """Until when a device that did not close its leases cleanly gets none (rule L_4).
+
+        Each such close counts once: a link that breaks meanwhile does not begin the wait anew.
+        """
+        closes, until_ms = self._unclean.get(device.id, (0, 0))
+        if device.unclean_closes != closes:
+            closes = device.unclean_closes
+            wait_ms = UNCLEAN_BACKOFF_MS << (closes - 1) if closes else 0
+            until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
+            self._unclean[device.id] = closes, until_ms
+        return until_ms
 
 
 def _refusal(

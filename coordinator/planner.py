@@ -181,16 +181,24 @@ class Planner:
         self._follow_speeds()
 
     def close_slots(self, through: int) -> None:
-        """Give the forecaster the counts of every slot up to an absolute index."""
+        """Give the forecaster the counts of every slot up to an absolute index.
+
+        Where more than one is over since the last time, nobody was there to count: those in which
+        nothing has arrived are then unknown, not empty.
+        """
         if self.slot_closed < 0:
             self.slot_closed = min([through, *(slot - 1 for slot in self._counts)])
-        for slot in range(self.slot_closed + 1, through + 1):
+        if through <= self.slot_closed:
+            return
+        watched = through == self.slot_closed + 1
+        known = [through] if watched else sorted(s for s in self._counts if s <= through)
+        self._last_demand = dict(self._counts.get(through, {}))
+        for slot in known:
             counted = self._counts.pop(slot, {})
             counts = np.array([float(counted.get(c, 0)) for c in self._contexts])
             self._require_forecaster().update(slot, counts=counts)
             self.load.slot_closed()
-            self._last_demand = dict(counted)
-        self.slot_closed = max(self.slot_closed, through)
+        self.slot_closed = through
 
     def plan(
         self,

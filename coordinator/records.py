@@ -8,12 +8,13 @@ Rows that come by the ten thousand a second are named tuples, like the outcomes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from shared.decision.table import SelectionTable
 from shared.decision.types import Feedback, Outcome
+from shared.rows import changed
 
 
 class LedgerKind(StrEnum):
@@ -47,7 +48,7 @@ class WindowRow:
 
     def moved(self, settled: int, unconfirmed: int, outstanding: int) -> WindowRow:
         """The window after its balances have changed by so much."""
-        return replace(
+        return changed(
             self,
             settled_nanos=self.settled_nanos + settled,
             unconfirmed_nanos=self.unconfirmed_nanos + unconfirmed,

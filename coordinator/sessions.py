@@ -111,4 +111,3 @@ class Session:
     leases: tuple[LeaseStatus, ...] = ()
     local_arms: tuple[str, ...] = ()
     speeds: tuple[ArmSpeed, ...] = ()
-    unclean_until_ms: int = 0

@@ -68,9 +68,8 @@ class SpoolProgress:
         acked, marks = self.acked, dict(self.marks)
         fresh: list[SpoolRecord] = []
         for record in records:
-            first = sequence = record.sequence
-            if isinstance(record.body, SpoolSummary):
-                first = record.body.first_sequence
+            sequence, incarnation, body, _ = record
+            first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
             if sequence <= acked:
                 continue
             if first > acked + 1:
@@ -78,14 +77,14 @@ class SpoolProgress:
                 if missing is None:
                     raise ProtocolError(said)
                 missing.append(said)
-            if record.incarnation not in marks:
+            if incarnation not in marks:
                 raise ProtocolError(
                     f"device {device} sent sequence {sequence} of the incarnation "
-                    f"{record.incarnation!r}, which its hello did not name"
+                    f"{incarnation!r}, which its hello did not name"
                 )
             acked = sequence
-            if sequence > marks[record.incarnation]:
-                marks[record.incarnation] = sequence
+            if sequence > marks[incarnation]:
+                marks[incarnation] = sequence
                 fresh.append(record)
         return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
 

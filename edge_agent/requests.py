@@ -215,10 +215,10 @@ class AgentFacade(ABC):
     """What the HTTP face asks of the service."""
 
     @abstractmethod
-    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         """Answer a request; returns with the first chunk at hand, or with the whole response.
 
-        `gone` is set when the client disconnects while it waits. The caller takes the first
+        `gone` is done when the client disconnects while it waits. The caller takes the first
         chunk of a streamed answer in any case, so that closing its iterator reaches the service.
 
         Raises

@@ -144,7 +144,7 @@ class AgentService(AgentFacade):
         await self._local.stop()
         await self._cloud.close()
 
-    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         self._refuse_when_unable()
         facts = self._facts(request)
         keep: Callable[[Kept | None], None] | None = None
@@ -397,17 +397,14 @@ class AgentService(AgentFacade):
             log.error("request_crashed", request_id=task.get_name(), exc_info=error)
 
 
-async def _first(run: RequestRun, gone: asyncio.Event) -> AnswerHead:
+async def _first(run: RequestRun, gone: asyncio.Future[None]) -> AnswerHead:
     """Wait for the first chunk, or for the client to go."""
-    leaving = asyncio.create_task(gone.wait())
     try:
-        waiting: set[asyncio.Future[Any]] = {run.first, leaving}
+        waiting: set[asyncio.Future[Any]] = {run.first, gone}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         run.client_gone()
         raise
-    finally:
-        leaving.cancel()
     if not run.first.done():
         run.client_gone()
         run.first.add_done_callback(lambda first: first.cancelled() or first.exception())

@@ -73,15 +73,18 @@ def _ledger(row: LedgerRow) -> Row:
 
 def _outcome(booked: BookedOutcome) -> Row:
     position, device_id, device_class, sequence, slot, outcome, encoded = booked
+    request_id, task_class, arm = outcome.request_id, outcome.task_class, outcome.arm
+    if "\x00" in request_id or "\x00" in task_class or "\x00" in arm:
+        request_id, task_class, arm = map(_text, (request_id, task_class, arm))
     return (
         position,
         device_id,
         device_class,
         sequence,
         slot,
-        _text(outcome.request_id),
-        _text(outcome.task_class),
-        _text(outcome.arm),
+        request_id,
+        task_class,
+        arm,
         _STATUSES[outcome.status],
         outcome.cost_nanos,
         outcome.arrived_unix_ms,

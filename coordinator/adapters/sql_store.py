@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from heapq import merge
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,8 @@ class SqlStore(Store):
         by_type: defaultdict[type[StoreEffect], list[Any]] = defaultdict(list)
         for effect in effects:
             by_type[type(effect)].append(effect)
-        ledger_id_max = _last_id(by_type[LedgerRow], after=self._ledger_id_max)
+        ledger_ids = [row.id for row in by_type[LedgerRow]]
+        ledger_id_max = _last(ledger_ids, after=self._ledger_id_max, what="ledger row")
         position_max = _last_position(by_type, after=self._position_max)
         with translated("commit"), self._begin() as transaction:
             connection = transaction.connection
@@ -257,20 +257,16 @@ def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:
     return f"{statement} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
-def _last_id(ledger: Sequence[LedgerRow], *, after: int) -> int:
-    return _last([row.id for row in ledger], after=after, what="ledger row")
-
-
 def _last_position(by_type: Mapping[type[StoreEffect], Sequence[Any]], *, after: int) -> int:
-    """Outcomes, grades and counts share their numbers, each kind of them in rising order."""
+    """Outcomes, grades and counts share their numbers."""
     kinds = (BookedOutcome, BookedFeedback, BookedCounts)
-    rising = ([row.position for row in by_type.get(kind, ())] for kind in kinds)
-    return _last(list(merge(*rising)), after=after, what="position")
+    numbers = [row.position for kind in kinds for row in by_type.get(kind, ())]
+    return _last(sorted(numbers), after=after, what="position")
 
 
 def _last(numbers: Sequence[int], *, after: int, what: str) -> int:
     """The last of numbers that must rise by one."""
-    for number, expected in zip(numbers, count(after + 1)):
+    for number, expected in zip(numbers, count(after + 1), strict=False):
         if number != expected:
             raise StoreError(
                 f"{what} {number} does not follow the last one, {expected - 1}; load the books "

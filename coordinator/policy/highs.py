@@ -1,10 +1,11 @@
-"""The reduced fluid programme through HiGHS: for whatever the decomposition does not certify."""
+"""The reduced fluid programme through HiGHS: for whatever the decomposition does not certify.
+
+SciPy is imported when it is needed, which is hardly ever: it is half of what a start takes.
+"""
 
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 
 from coordinator.policy.base import FloatArray
 from coordinator.policy.decomposition import Scaled
@@ -21,6 +22,8 @@ def solve_with_highs(scaled: Scaled) -> tuple[FloatArray, FloatArray]:
     ArithmeticError
         When HiGHS does not end at an optimum; every programme has one.
     """
+    from scipy.sparse import csr_array  # noqa: PLC0415
+
     arms, contexts = np.nonzero(scaled.reward > -np.inf)
     covering = scaled.floor.size
     packing = scaled.coupling.shape[0] - covering
@@ -58,6 +61,8 @@ def solve_with_highs(scaled: Scaled) -> tuple[FloatArray, FloatArray]:
 
 def _solved(costs: FloatArray, *, matrix: Any, right: FloatArray) -> Any:
     """Solve to tight tolerances, or to its own where HiGHS cannot reach those."""
+    from scipy.optimize import linprog  # noqa: PLC0415
+
     solution: Any = None
     for tolerance in _TOLERANCES:
         solution = linprog(

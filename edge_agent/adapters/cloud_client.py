@@ -385,6 +385,8 @@ class _Attempt:
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """What has arrived, waiting for it up to the deadline; empty at the end."""
+        if response.content.at_eof() and response.content.exception() is None:
+            return b""
         try:
             async with asyncio.timeout_at(self._deadline):
                 read = await response.content.readany()

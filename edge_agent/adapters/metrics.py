@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +12,7 @@ from shared.decision.money import NANOS_PER_DOLLAR
 from shared.decision.types import Attempt, Outcome
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
 
+M = TypeVar("M", Counter, Histogram)
 OTHER: Final = "other"
 NONE: Final = "none"
 REASONS_MAX: Final = 64
@@ -60,6 +61,7 @@ class AgentMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._children: dict[tuple[object, ...], object] = {}
         self._arms = _Label(ARMS_MAX)
         self._task_classes = _Label(TASK_CLASSES_MAX)
         self._reasons = _Label(REASONS_MAX)
@@ -142,28 +144,37 @@ class AgentMetrics:
         """Count a request that has come to its end."""
         arm = self._arms.value(outcome.arm)
         task_class = self._task_classes.value(outcome.task_class)
-        self._requests.labels(task_class, arm, outcome.status.value).inc()
-        self._latency.labels(task_class, arm).observe(outcome.latency_ms / 1000)
+        self._one_of(self._requests, task_class, arm, outcome.status.value).inc()
+        self._one_of(self._latency, task_class, arm).observe(outcome.latency_ms / 1000)
         if outcome.ttft_ms > 0:
-            self._ttft.labels(task_class, arm).observe(outcome.ttft_ms / 1000)
+            self._one_of(self._ttft, task_class, arm).observe(outcome.ttft_ms / 1000)
         if outcome.hit:
-            self._deadline_hits.labels(task_class).inc()
-        self._tokens.labels(arm, "prompt").inc(outcome.prompt_tokens)
-        self._tokens.labels(arm, "completion").inc(outcome.completion_tokens)
+            self._one_of(self._deadline_hits, task_class).inc()
+        self._one_of(self._tokens, arm, "prompt").inc(outcome.prompt_tokens)
+        self._one_of(self._tokens, arm, "completion").inc(outcome.completion_tokens)
         for attempt in outcome.attempts:
             self._observe_attempt(attempt)
         for fallout in outcome.fallouts:
             reason = self._reasons.value(fallout.reason)
-            self._fallouts.labels(self._arms.value(fallout.arm), reason).inc()
+            self._one_of(self._fallouts, self._arms.value(fallout.arm), reason).inc()
+
+    def _one_of(self, metric: M, *labels: str) -> M:
+        """A metric's child with these labels; the library's own search takes longer."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast("M", child)
 
     def _observe_attempt(self, attempt: Attempt) -> None:
         """Count one try of one arm."""
         arm = self._arms.value(attempt.arm)
         result = self._reasons.value(attempt.error) if attempt.error else "ok"
-        self._attempts.labels(arm, result).inc()
+        self._one_of(self._attempts, arm, result).inc()
         if attempt.lease_number:
             # An overrun's correction may lower a cost; a counter can only rise.
-            self._spend.labels(arm).inc(max(0, attempt.cost_nanos) / NANOS_PER_DOLLAR)
+            dollars = max(0, attempt.cost_nanos) / NANOS_PER_DOLLAR
+            self._one_of(self._spend, arm).inc(dollars)
 
     def set_requests_in_flight(self, requests: int) -> None:
         """Show how many chat requests are being answered."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from shared.errors import LimitError
 
 DONE: Final = b"[DONE]"
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -77,14 +78,19 @@ class EventParser:
         return None
 
 
+def ascii_json(data: object) -> bytes:
+    """JSON in ASCII, which holds whatever text a model may have made."""
+    return _ENCODER.encode(data).encode("ascii")
+
+
 def event(data: Mapping[str, Any]) -> bytes:
     """One event that carries a JSON object."""
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
+    return b"data: " + ascii_json(data) + b"\n\n"
 
 
 def comment(data: Mapping[str, Any]) -> bytes:
     """A line that clients pass over and people can read."""
-    return b": " + json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n\n"
+    return b": " + ascii_json(data) + b"\n\n"
 
 
 LAST_EVENT: Final = b"data: " + DONE + b"\n\n"

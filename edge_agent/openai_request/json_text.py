@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from edge_agent.openai_request.checks import refusal
+
+
+def _no_constant(name: str) -> NoReturn:
+    """Refuse what Python's parser accepts and JSON does not have."""
+    raise ValueError(f"{name} is not a JSON number")
+
+
+# Made once: `json.loads` and `json.dumps` with settings of one's own make theirs at every call.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -17,7 +27,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         400 if they are no UTF-8, no JSON, or JSON of another type.
     """
     try:
-        parsed = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        parsed = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise refusal(
             "invalid_json",
@@ -32,14 +42,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _no_constant(name: str) -> NoReturn:
-    """Refuse what Python's parser accepts and JSON does not have."""
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def serialise(body: object) -> bytes:
     """JSON without spaces, as UTF-8: the form in which a body is measured and sent."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(body).encode()
 
 
 def measured(body: object) -> int:

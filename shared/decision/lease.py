@@ -8,11 +8,12 @@ bounds what a loss of power can hide and is *synced* ahead of the reservations.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
 from shared.errors import invariant
+from shared.rows import changed
 
 WATERMARK_CHUNKS = 4
 
@@ -356,7 +357,7 @@ class LeaseBook:
         self._forget(reservation)
         lease = self._leases[reservation.lease_number]
         overrun = max(0, cost - reservation.amount_nanos)
-        self._put(replace(lease, settled_nanos=lease.settled_nanos + cost))
+        self._put(changed(lease, settled_nanos=lease.settled_nanos + cost))
         return Settlement(
             lease_number=lease.number,
             reserved_nanos=reservation.amount_nanos,
@@ -370,7 +371,7 @@ class LeaseBook:
         for row in self._active():
             if number in (0, row.number):
                 self._put(
-                    replace(
+                    changed(
                         row,
                         state=LeaseState.CLOSING,
                         closing_since_boot_ms=boot_ms,
@@ -479,7 +480,7 @@ class LeaseBook:
             if ahead >= row.watermark_nanos:
                 raised = max(row.watermark_nanos, used + amount_nanos)
                 raised = min(row.amount_nanos, raised + self._chunk(row.amount_nanos))
-                self._put(replace(row, watermark_nanos=raised))
+                self._put(changed(row, watermark_nanos=raised))
             return
 
     def _forget(self, reservation: ReservationRow) -> None:
@@ -493,7 +494,7 @@ class LeaseBook:
         self._changed[row.number] = row
 
     def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
-        self._put(replace(row, state=LeaseState.CLOSED))
+        self._put(changed(row, state=LeaseState.CLOSED))
         return LeaseClose(
             lease_number=row.number, final_nanos=final_nanos, clean=clean, reason=reason
         )

@@ -20,6 +20,7 @@ from tests.bench.footprint import footprint
 from tests.bench.forecasting import chooser_on_traces
 from tests.bench.gate import reserve_and_settle, wait_and_durability
 from tests.bench.ingestion import ingestion
+from tests.bench.passthrough.compare import passthrough
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
 from tests.bench.recovery import recovery
 from tests.bench.replaying import REPLAYS, choice_figure
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
     "plan": (plan_of_a_large_fleet, programme_of_one_context),
     "choice": (choice_figure,),
     "gate": (reserve_and_settle, wait_and_durability),
+    "passthrough": (passthrough,),
     "serving": (
         serving.one_stream,
         serving.many_streams,

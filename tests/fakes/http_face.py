@@ -47,7 +47,7 @@ RESPONSE = {
     ],
 }
 
-Chat = Callable[[ClientRequest, asyncio.Event], Awaitable[Answer]]
+Chat = Callable[[ClientRequest, asyncio.Future[None]], Awaitable[Answer]]
 
 
 def chunk(text: str, **more: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class FixedAnswer(Answer):
         return 1_234_567
 
 
-async def whole(request: ClientRequest, gone: asyncio.Event) -> Answer:
+async def whole(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
     """Answer at once."""
     del gone
     return FixedAnswer(request, response=RESPONSE)
@@ -101,7 +101,7 @@ async def whole(request: ClientRequest, gone: asyncio.Event) -> Answer:
 def streaming(chunks: Callable[[], AsyncIterator[Mapping[str, Any]]]) -> Chat:
     """Answer with the chunks of a generator."""
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         del gone
         return FixedAnswer(request, chunks=chunks())
 
@@ -111,7 +111,7 @@ def streaming(chunks: Callable[[], AsyncIterator[Mapping[str, Any]]]) -> Chat:
 def failing(error: Exception) -> Chat:
     """Fail with an error."""
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         raise error
 
     return chat
@@ -132,7 +132,7 @@ class FakeAgent(AgentFacade):
         self.origin = TaskOrigin(TaskSource.HEADER)
         self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
 
-    async def answer(self, request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(self, request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         self.requests.append(request)
         return await self.play(request, gone)
 

@@ -39,7 +39,7 @@ anchor = 0
 name = "cloud"
 amount_usd = "{usd}"
 [policy]
-kind = "uniform"
+kind = "ad_ucb"
 forecaster = "mean_so_far"
 [link]
 lease_duration = "8s"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 ROUND_MS = 100
 """As `edge_agent.service.HOUSE_KEEPING_S`, and the link's `SEND_GAP_S`."""
+HEARTBEAT_MS = 5_000
 IDLE_ROUND_MS = 500
 """What a device does that has nothing to do can wait for so long."""
 ALONE = DeviceConfig(
@@ -163,7 +164,7 @@ class Device:
         self.alive = True
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
-        self._next_round(self.rng.randint(1, ROUND_MS))
+        self._next_round(1 + int(self.rng.random() * ROUND_MS))
 
     def kill(self, *, power: bool = False) -> None:
         """End the process, or cut the power: what was not synced is lost, but for some of it."""
@@ -212,7 +213,7 @@ class Device:
     def soon(self) -> None:
         """The next round is never further away than production's, while anything happens."""
         if self._round_at > self.world.now + ROUND_MS:
-            self._next_round(self.rng.randint(1, ROUND_MS))
+            self._next_round(1 + int(self.rng.random() * ROUND_MS))
 
     def _next_round(self, in_ms: int) -> None:
         self._round_at = self.world.now + in_ms
@@ -270,7 +271,7 @@ class Device:
         if wish is not None:
             world.network.up(line, "wish", wish)
         if world.now >= line.heartbeat_at:
-            line.heartbeat_at = world.now + 2_000
+            line.heartbeat_at = world.now + HEARTBEAT_MS
             world.network.up(line, "heartbeat", self.engine.gate.leases())
 
     def _send(self, line: Line) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
-BUDGET_SHARES = (150, 110, 80, 60)
+BUDGET_SHARES = (180, 140, 100, 70)
 RISE_WAIT_MS = 2_000
 
 
@@ -70,7 +70,7 @@ class Faults:
 
     def _partition(self, device: Device, rng: random.Random) -> bool:
         device.hang_up()
-        device.cut_off_until = self.world.now + rng.choice([1_000, 4_000, 12_000])
+        device.cut_off_until = self.world.now + rng.choice([500, 2_000, 4_000, 10_000])
         return True
 
     # Devices.
@@ -100,14 +100,14 @@ class Faults:
             return False
         device.fill_disk(True)
         self.world.at(
-            self.world.now + rng.randint(200, 2_500), None, lambda: device.fill_disk(False)
+            self.world.now + rng.randint(200, 1_500), None, lambda: device.fill_disk(False)
         )
         return True
 
     def _suspend(self, device: Device, rng: random.Random) -> bool:
         if not device.is_awake:
             return False
-        device.suspend(rng.choice([500, 3_000, 10_000]))
+        device.suspend(rng.choice([500, 500, 2_000, 10_000]))
         if rng.random() < 0.5 and device.line is not None:
             device.line.cut(self.world.now)
         return True
@@ -219,7 +219,7 @@ class Faults:
         centre = self.world.centre
         centre.stop()
         centre.zombie = None
-        self.world.at(self.world.now + rng.randint(500, 3_000), None, centre.start_again)
+        self.world.at(self.world.now + rng.randint(300, 2_000), None, centre.start_again)
         return True
 
     def _coordinator_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
@@ -259,7 +259,7 @@ class Faults:
             return False
         centre.restore(rng.choice(centre.backups)[0])
         self.world.at(self.world.now + rng.randint(100, 500), None, centre.start_again)
-        self.world.at(self.world.now + rng.randint(1_000, 3_000), None, self._recover)
+        self.world.at(self.world.now + rng.randint(800, 2_000), None, self._recover)
         return True
 
     def _recover(self) -> None:
@@ -307,7 +307,7 @@ class Faults:
 
     def _spend_paused(self, device: Device, rng: random.Random) -> bool:
         centre, world = self.world.centre, self.world
-        world.at(world.now + rng.randint(300, 1_500), None, lambda: self._pause(False))
+        world.at(world.now + rng.randint(200, 1_000), None, lambda: self._pause(False))
         return centre.operate(lambda e, now: e.set_spend_paused(True, actor="op", unix_ms=now))
 
     def _pause(self, paused: bool) -> None:
@@ -317,7 +317,7 @@ class Faults:
 
     def _arm_disabled(self, device: Device, rng: random.Random) -> bool:
         arm = rng.choice(["large", "small"])
-        self.world.at(self.world.now + rng.randint(300, 1_500), None, self._enable_arms)
+        self.world.at(self.world.now + rng.randint(200, 1_000), None, self._enable_arms)
         return self.world.centre.operate(
             lambda e, now: e.set_arm_enabled(arm, False, actor="op", unix_ms=now)
         )

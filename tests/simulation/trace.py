@@ -14,15 +14,15 @@ FAULTS: dict[str, float] = {
     "grant_repeated_late": 5,
     "line_cut": 10,
     "partition": 3,
-    "device_killed": 1.5,
-    "device_dies_in_commit": 1.5,
-    "power_lost": 1.5,
+    "device_killed": 1.2,
+    "device_dies_in_commit": 1.2,
+    "power_lost": 1.2,
     "device_reboots": 0.5,
     "disk_full": 2,
     "suspend": 3,
     "device_clock_steps": 3,
-    "coordinator_restarts": 2,
-    "coordinator_dies_in_commit": 3,
+    "coordinator_restarts": 1.2,
+    "coordinator_dies_in_commit": 2,
     "coordinator_away": 1,
     "coordinator_clock_steps": 1,
     "database_unwritable": 1,
@@ -45,8 +45,11 @@ DISK_FAULTS = {
     "clone_of_stopped": 0.5,
     "clone_of_running": 0.7,
 }
-DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.5}
-FAULT_SHARE = 0.42
+DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.0}
+FAULT_SHARE = 0.4
+BURSTS = (1, 1, 2, 3, 5)
+GAPS_MS = (5, 40, 100, 250, 450)
+GAPS_IN_BURST_MS = (0, 0, 5, 30)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,15 @@ def make_trace(seed: int, *, steps: int) -> list[Op]:
     weights = {**FAULTS, **(DATABASE_FAULTS if seed % 2 else DISK_FAULTS)}
     kinds, shares = list(weights), list(weights.values())
     ops: list[Op] = []
-    for _ in range(steps):
-        wait_ms = rng.choice([0, 0, 5, 30, 80, 250])
-        ops.append(Op(wait_ms, "ask", rng.randrange(DEVICES), rng.getrandbits(32)))
-        if rng.random() < FAULT_SHARE:
-            kind = rng.choices(kinds, shares)[0]
-            ops.append(Op(rng.randint(0, 60), kind, rng.randrange(DEVICES), rng.getrandbits(32)))
+    left = steps
+    while left:
+        burst = min(left, rng.choice(BURSTS))
+        left -= burst
+        device, wait_ms = rng.randrange(DEVICES), rng.choice(GAPS_MS)
+        for _ in range(burst):
+            ops.append(Op(wait_ms, "ask", device, rng.getrandbits(32)))
+            wait_ms = rng.choice(GAPS_IN_BURST_MS)
+            if rng.random() < FAULT_SHARE:
+                kind, at = rng.choices(kinds, shares)[0], rng.randrange(DEVICES)
+                ops.append(Op(rng.randint(0, 40), kind, at, rng.getrandbits(32)))
     return ops

@@ -34,8 +34,8 @@ EPOCH_MS = 1_000_000_000_000
 WINDOW_MS = 20_000
 SPOOL_MAX = 25
 TICK_MS = 500
-BUDGETS = (150, 110, 80)
-LARGE_SHARE, AUTO_SHARE, JUDGED_SHARE = 0.65, 0.05, 0.03
+BUDGET_WORST_CASES = 180
+LARGE_SHARE, AUTO_SHARE, JUDGED_SHARE = 0.65, 0.03, 0.03
 MAX_TOKENS = (None, None, 100, 40, 5)
 BODY_BYTES = (200, 200, 120)
 
@@ -61,7 +61,7 @@ class World:
         self.fates: list[Fate] = []
         self.paid_requests: set[str] = set()
         self.lossy = self.checker.lossy
-        self.budget_nanos = BUDGETS[0] * WORST_NANOS
+        self.budget_nanos = BUDGET_WORST_CASES * WORST_NANOS
         self.checker.ordered = {self.budget_nanos}
         self.price_usd = "2.50"
         self.toml_now = self.toml()
@@ -80,7 +80,7 @@ class World:
         """The fleet's configuration as it stands."""
         return FLEET.format(
             window_s=WINDOW_MS // 1000,
-            usd=f"{BUDGETS[0] * WORST_NANOS / 1e9:.9f}",
+            usd=f"{BUDGET_WORST_CASES * WORST_NANOS / 1e9:.9f}",
             price=self.price_usd,
             valid=f'valid_until = "{valid_until}"' if valid_until else "",
         )
@@ -118,7 +118,7 @@ class World:
         """An operator looks at the alarms from time to time."""
         if self.centre.up and not self.centre.cannot_write:
             self.faults.mend()
-        self.at(self.now + self.rng.randint(1_500, 4_000), None, self._supervise)
+        self.at(self.now + self.rng.randint(800, 2_000), None, self._supervise)
 
     def add(self, device: Device) -> None:
         """One more device: a clone."""

@@ -12,12 +12,10 @@ from http import HTTPStatus
 from struct import pack
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.adapters.http_api.bodies import read_chat, read_json
-from edge_agent.adapters.http_api.delivery import client_watch, head_headers, send_stream
-from edge_agent.adapters.http_api.errors import json_response
+from edge_agent.adapters.http_api.delivery import client_watch, send_stream, send_whole
 from edge_agent.adapters.http_api.gate import Arrival, arrival
 from edge_agent.adapters.http_api.texts import TextAnswer, abandon
 from edge_agent.adapters.metrics import AgentMetrics
@@ -29,7 +27,6 @@ from edge_agent.openai_request import (
 )
 from edge_agent.openai_request.headers import SteeringHeaders
 from edge_agent.requests import AgentFacade, Answer, ClientRequest, RequestKind, RequestRefused
-from shared.decision.money import dollars
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 
 
@@ -75,14 +72,6 @@ class _Endpoint(ABC):
         """Answer one request."""
 
 
-async def _send_whole(
-    answer: Answer, content: object, *, scope: Scope, receive: Receive, send: Send
-) -> None:
-    headers = head_headers(answer.head)
-    headers["x-tidegate-cost-usd"] = dollars(answer.cost_nanos)
-    await json_response(content, headers=headers)(scope, receive, send)
-
-
 class Chat(_Endpoint):
     """`POST /v1/chat/completions`."""
 
@@ -93,7 +82,7 @@ class Chat(_Endpoint):
             if request.stream:
                 await send_stream(answer, send=send, gone=gone)
                 return
-            await _send_whole(answer, answer.response, scope=scope, receive=receive, send=send)
+            await send_whole(answer, answer.response, send=send)
 
 
 class Completions(_Endpoint):
@@ -101,7 +90,8 @@ class Completions(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = parse_completion(await read_json(scope, receive))
-        steering, noted = parse_headers(Headers(scope=scope)), arrival(scope)
+        noted = arrival(scope)
+        steering = parse_headers(noted.headers)
         requests = [
             client_request(
                 chat, prompt=prompt, **_part(steering, noted, number=number, of=len(asked.chats))
@@ -116,7 +106,7 @@ class Completions(_Endpoint):
             if asked.chats[0].stream:
                 await send_stream(answer, send=send, gone=gone)
                 return
-            await _send_whole(answer, answer.response, scope=scope, receive=receive, send=send)
+            await send_whole(answer, answer.response, send=send)
 
 
 def _part(steering: SteeringHeaders, noted: Arrival, *, number: int, of: int) -> dict[str, Any]:
@@ -164,7 +154,7 @@ class Embeddings(_Endpoint):
         noted = arrival(scope)
         request: ClientRequest = client_request(
             asked.body,
-            steering=parse_headers(Headers(scope=scope)),
+            steering=parse_headers(noted.headers),
             request_id=noted.request_id,
             arrived_unix_ms=noted.unix_ms,
             arrived_monotonic_ms=noted.monotonic_ms,
@@ -175,7 +165,7 @@ class Embeddings(_Endpoint):
             content = answer.response or {}
             if asked.as_base64:
                 content = {**content, "data": [_as_base64(each) for each in content["data"]]}
-            await _send_whole(answer, content, scope=scope, receive=receive, send=send)
+            await send_whole(answer, content, send=send)
 
 
 def _as_base64(entry: Mapping[str, Any]) -> dict[str, Any]:

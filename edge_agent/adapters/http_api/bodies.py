@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
@@ -30,7 +29,7 @@ async def read_json(scope: Scope, receive: Receive) -> bytes:
     ClientDisconnect
         When the client goes away before the end.
     """
-    headers = Headers(scope=scope)
+    headers = arrival(scope).headers
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise RequestRefused(
@@ -64,7 +63,7 @@ async def read_chat(scope: Scope, receive: Receive) -> ClientRequest:
     noted = arrival(scope)
     return parse_request(
         await read_json(scope, receive),
-        headers=Headers(scope=scope),
+        headers=noted.headers,
         request_id=noted.request_id,
         arrived_unix_ms=noted.unix_ms,
         arrived_monotonic_ms=noted.monotonic_ms,

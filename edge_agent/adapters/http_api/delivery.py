@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from edge_agent.adapters.http_api.errors import error_object, header_safe, internal_error
 from edge_agent.adapters.http_api.gate import log_defect
-from edge_agent.adapters.sse import LAST_EVENT, comment, event
+from edge_agent.adapters.sse import LAST_EVENT, ascii_json, comment, event
 from edge_agent.requests import Answer, AnswerHead, RequestRefused, TaskOrigin, TaskSource
+from shared.decision.money import dollars
 
 WRITE_WAIT_S: Final = 60.0
 HEADERS_OUT: Final = (
@@ -32,20 +33,18 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def client_watch(receive: Receive) -> AsyncIterator[asyncio.Event]:
-    """An event that is set when the client disconnects."""
-    gone = asyncio.Event()
+async def client_watch(receive: Receive) -> AsyncIterator[asyncio.Future[None]]:
+    """A future that is done when the client disconnects."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             continue
-        gone.set()
 
-    watching = asyncio.create_task(watch())
+    gone = asyncio.create_task(watch())
     try:
         yield gone
     finally:
-        await _end(watching)
+        await _end(gone)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -63,19 +62,37 @@ def task_header(task_class: str, origin: TaskOrigin) -> str:
     return f"{said}{unsure};confidence={origin.confidence:.2f}"
 
 
-def head_headers(head: AnswerHead) -> dict[str, str]:
-    """The headers that tell how an answer was decided."""
-    return {
+def _start_message(head: AnswerHead, more: Mapping[str, str]) -> Message:
+    """The status of an answer and its headers, with those that tell how it was decided."""
+    headers = {
         "x-tidegate-task": header_safe(task_header(head.task_class, head.origin)),
         "x-tidegate-arm": header_safe(head.arm),
         "x-tidegate-reason": header_safe(head.reason),
         "x-tidegate-table-version": str(head.table_version),
         "x-tidegate-max-tokens": str(head.max_tokens),
+        **more,
+    }
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
     }
 
 
+async def send_whole(answer: Answer, content: object, *, send: Send) -> None:
+    """Send an answer in one piece."""
+    body = ascii_json(content)
+    more = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-tidegate-cost-usd": dollars(answer.cost_nanos),
+    }
+    await send(_start_message(answer.head, more))
+    await send({"type": "http.response.body", "body": body})
+
+
 async def send_stream(
-    answer: Answer, *, send: Send, gone: asyncio.Event, write_wait_s: float = WRITE_WAIT_S
+    answer: Answer, *, send: Send, gone: asyncio.Future[None], write_wait_s: float = WRITE_WAIT_S
 ) -> None:
     """Send a streamed answer, each chunk as soon as it is there.
 
@@ -95,11 +112,9 @@ async def send_stream(
             send, request_id=answer.head.request_id, gone=gone, write_wait_s=write_wait_s
         )
         sending = asyncio.create_task(outlet.run(answer, first, chunks))
-        leaving = asyncio.create_task(_until(gone))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _end(leaving)
             await _end(sending)
         if not sending.cancelled():
             sending.result()
@@ -109,16 +124,11 @@ async def send_stream(
             await close()
 
 
-async def _until(happened: asyncio.Event) -> None:
-    """Return when an event is set."""
-    await happened.wait()
-
-
 class _Outlet:
     """Writes one stream."""
 
     def __init__(
-        self, send: Send, *, request_id: str, gone: asyncio.Event, write_wait_s: float
+        self, send: Send, *, request_id: str, gone: asyncio.Future[None], write_wait_s: float
     ) -> None:
         self._send = send
         self._request_id = request_id
@@ -142,20 +152,13 @@ class _Outlet:
 
     async def _start(self, head: AnswerHead) -> None:
         """Write the status and the headers."""
-        headers = {
+        more = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
             # Keeps nginx and its like from collecting the chunks.
             "x-accel-buffering": "no",
-            **head_headers(head),
         }
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
-            }
-        )
+        await self._send(_start_message(head, more))
 
     async def _relay(
         self, first: Mapping[str, Any] | None, rest: AsyncIterator[Mapping[str, Any]]
@@ -170,7 +173,7 @@ class _Outlet:
         if first is not None:
             await self._write(event(first))
         # Looked at here too: chunks that are all at hand leave no moment for a cancellation.
-        while not self._gone.is_set():
+        while not self._gone.done():
             try:
                 chunk = await anext(rest, None)
             except RequestRefused as refused:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from edge_agent.adapters.sse import ascii_json
 from edge_agent.requests import RequestRefused
 from shared.errors import ConflictError, NotFoundError, StoreError, TidegateError
 
@@ -62,8 +62,8 @@ def error_response(refused: RequestRefused) -> Response:
 def json_response(
     content: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """A JSON reply in ASCII, which holds whatever text a model may have made."""
-    body = json.dumps(content, separators=(",", ":")).encode("ascii")
+    """A JSON reply."""
+    body = ascii_json(content)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,21 +20,29 @@ from shared.errors import TidegateError
 _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
 _GUARDED: Final = "/v1/"
+_ID_HEADER: Final = b"x-tidegate-request-id"
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """When a request came, and its id."""
+    """When a request came, its id, and its headers by their lower-case names."""
 
     request_id: str
     unix_ms: int
     monotonic_ms: float
+    headers: Mapping[str, str]
 
 
 def arrival(scope: Scope) -> Arrival:
     """What the gate noted of a request."""
     noted: Arrival = scope["state"][_STATE]
     return noted
+
+
+def _headers_of(scope: Scope) -> dict[str, str]:
+    """A request's headers; of several with one name the first counts."""
+    pairs = reversed(scope["headers"])
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
 class ApiKeys:
@@ -48,7 +55,7 @@ class ApiKeys:
         """From now on these keys count, and no others."""
         self._digests = tuple(_digest(key) for key in keys)
 
-    def check(self, headers: Headers) -> None:
+    def check(self, headers: Mapping[str, str]) -> None:
         """Refuse a request without a valid `Authorization: Bearer` header."""
         if not self._digests:
             return
@@ -85,28 +92,31 @@ class Gate:
             request_id=self._ids.new_id("req"),
             unix_ms=self._clock.unix_ms(),
             monotonic_ms=self._clock.monotonic_ms(),
+            headers=_headers_of(scope),
         )
         scope.setdefault("state", {})[_STATE] = noted
+        id_header = (_ID_HEADER, noted.request_id.encode())
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-tidegate-request-id"] = noted.request_id
+                message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
-        refused = await self._pass(scope, receive, send_with_id, request_id=noted.request_id)
+        refused = await self._pass(scope, receive, send_with_id, noted=noted)
         if refused is not None and not started:
             await error_response(refused)(scope, receive, send_with_id)
 
     async def _pass(
-        self, scope: Scope, receive: Receive, send: Send, *, request_id: str
+        self, scope: Scope, receive: Receive, send: Send, *, noted: Arrival
     ) -> RequestRefused | None:
         """Let the request through; what it ends with if it is refused."""
+        request_id = noted.request_id
         try:
             if scope["path"].startswith(_GUARDED):
-                self._api_keys.check(Headers(scope=scope))
+                self._api_keys.check(noted.headers)
             await self._app(scope, receive, send)
         except ClientDisconnect:
             _log.info("client_gone_while_sending", request_id=request_id)

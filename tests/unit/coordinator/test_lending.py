@@ -34,6 +34,7 @@ class Lender:
         progress = SpoolProgress(acked=0, last=0, marks={})
         session = Session("dev", "inc-9", progress, may_spend=True)
         self.sessions = {"dev": session}
+        self.lending = Lending(account=self.account, registry=self.registry, sessions=self.sessions)
 
     def ask(self, *, toml: str = FLEET, unix_ms: int = 50_000, **changes: Any) -> Reaction:
         """The device asks for a lease."""
@@ -48,8 +49,7 @@ class Lender:
             "needed_nanos": 0,
             "asked_boot_ms": 77,
         }
-        lending = Lending(account=self.account, registry=self.registry, sessions=self.sessions)
-        return lending.request(self.device, unix_ms=unix_ms, **{**values, **changes})
+        return self.lending.request(self.device, unix_ms=unix_ms, **{**values, **changes})
 
     def lease(self, **changes: Any) -> LeaseSent:
         """The lease that it gets."""
@@ -150,6 +150,18 @@ def test_unclean_closes_make_a_device_wait_longer_and_longer(unclean: int, wait_
     lender.window = replace(WINDOW, end_unix_ms=10**6)
     assert 1 == lender.refusal(unix_ms=999 + wait_ms).retry_after_ms
     lender.lease(unix_ms=1_000 + wait_ms)
+
+
+def test_a_wait_does_not_begin_anew_with_a_new_session() -> None:
+    """Or a device with a bad line would never get a lease; the next unclean close is another."""
+    lender = Lender(device=replace(DEVICE, unclean_closes=2))
+    assert 2_000 == lender.refusal(unix_ms=1_000).retry_after_ms
+    lender.sessions["dev"] = replace(lender.sessions["dev"], incarnation="inc-10")
+    assert 500 == lender.refusal(unix_ms=2_500).retry_after_ms
+    lender.device = replace(DEVICE, unclean_closes=3)
+    assert 4_000 == lender.refusal(unix_ms=2_600).retry_after_ms
+    lender.device = replace(DEVICE, unclean_closes=0)
+    assert 5 == lender.lease(unix_ms=2_700).lease_number
 
 
 def test_a_device_that_has_seen_no_request_is_lent_for_the_dearest_arm() -> None:

@@ -106,6 +106,20 @@ def test_demand_is_given_to_the_forecaster_slot_by_slot() -> None:
     assert (5, 0) == (one.slot_closed, one.demand_last_slot)
 
 
+def test_slots_that_nobody_watched_are_unknown() -> None:
+    """After months without a coordinator the forecast is what it was, and it is there at once."""
+    one = taught()
+    for slot in range(3, 60):
+        learn(one, outcome(), slot=slot)
+        one.close_slots(slot)
+    before = plan(one).forecast.mean
+    one.close_slots(800_000_000)
+    assert before == pytest.approx(plan(one).forecast.mean)
+    learn(one, outcome(), slot=800_000_003)
+    one.close_slots(800_000_004)
+    assert (800_000_004, 0) == (one.slot_closed, one.demand_last_slot)
+
+
 def test_closing_a_slot_twice_changes_nothing() -> None:
     """Time does not run backwards."""
     one = taught()

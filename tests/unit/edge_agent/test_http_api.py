@@ -222,9 +222,9 @@ async def test_a_stream_whose_client_has_gone_early_is_closed_too(bench: Bench) 
         finally:
             closed.set()
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         asked.set()
-        await gone.wait()
+        await asyncio.wait({gone})
         return FixedAnswer(request, chunks=chunks())
 
     bench.agent.play = chat
@@ -239,9 +239,9 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
     """A plain call's service sees `gone`, and decides itself what to do."""
     asked, noticed = asyncio.Event(), asyncio.Event()
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         asked.set()
-        await gone.wait()
+        await asyncio.wait({gone})
         noticed.set()
         return FixedAnswer(request, response=RESPONSE)
 
@@ -272,7 +272,7 @@ async def test_a_client_that_does_not_read_is_given_up(bench: Bench) -> None:
     request = ClientRequest("req-1", 0, 0.0, BODY, 0, "auto", True, False)
     answer = FixedAnswer(request, chunks=chunks())
     with capture_logs() as logs:
-        await delivery.send_stream(answer, send=send, gone=asyncio.Event(), write_wait_s=0.01)
+        await delivery.send_stream(answer, send=send, gone=asyncio.Future(), write_wait_s=0.01)
     assert closed.is_set()
     assert [each["event"] for each in logs] == ["client_too_slow"]
 
@@ -445,7 +445,7 @@ async def test_too_many_requests_at_once_are_turned_away(
     monkeypatch.setattr("edge_agent.adapters.http_api.answers.REQUESTS_IN_FLIGHT_MAX", 1)
     asked, go_on = asyncio.Event(), asyncio.Event()
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         asked.set()
         await go_on.wait()
         return await whole(request, gone)
@@ -630,7 +630,7 @@ async def test_running_answers_end_before_the_server_does() -> None:
     agent = FakeAgent()
     asked, go_on = asyncio.Event(), asyncio.Event()
 
-    async def chat(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         asked.set()
         await go_on.wait()
         return await whole(request, gone)

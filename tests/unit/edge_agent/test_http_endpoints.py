@@ -47,7 +47,7 @@ def choice(text: str, *, index: int = 0, **more: Any) -> dict[str, Any]:
     return {"index": index, "message": message, "finish_reason": "stop", **more}
 
 
-async def echoing(request: ClientRequest, gone: asyncio.Event) -> Answer:
+async def echoing(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
     """Answer each prompt with its own text, `n` times, in the order of their arrival or not."""
     del gone
     prompt = request.body["messages"][0]["content"]
@@ -128,7 +128,7 @@ async def test_log_probabilities_come_in_the_older_form(bench: Bench) -> None:
         for number, word in enumerate(("He", "llo"))
     ]
 
-    async def answer(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         del gone
         choices = [choice("Hello", logprobs={"content": tokens})]
         return FixedAnswer(request, response={"created": 1, "choices": choices})
@@ -156,7 +156,7 @@ async def test_one_prompt_that_is_refused_refuses_the_completion(bench: Bench) -
         finally:
             closed.set()
 
-    async def answer(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         del gone
         if request.body["messages"][0]["content"] == "bad":
             raise RequestRefused(429, "budget_exceeded", "no money")
@@ -179,7 +179,7 @@ async def test_an_error_in_the_middle_ends_the_stream_of_all(bench: Bench) -> No
         yield chunk("a")
         raise RequestRefused(502, "stream_broken", "the arm broke off")
 
-    async def answer(request: ClientRequest, gone: asyncio.Event) -> Answer:
+    async def answer(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         del gone
         return FixedAnswer(request, chunks=chunks())
 
@@ -207,7 +207,7 @@ async def test_steering_holds_for_all_prompts_together(bench: Bench) -> None:
 VECTORS = [[0.5, -2.0], [0.25, 3.0]]
 
 
-async def embedding(request: ClientRequest, gone: asyncio.Event) -> Answer:
+async def embedding(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
     """Two vectors."""
     del gone
     data = [

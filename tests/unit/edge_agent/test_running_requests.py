@@ -200,7 +200,7 @@ class Agent:
 
     async def chat(self, request: ClientRequest) -> Answer:
         """Ask, with a client that stays."""
-        return await self.service.answer(request, asyncio.Event())
+        return await self.service.answer(request, asyncio.Future())
 
     @property
     def settled_nanos(self) -> int:
@@ -476,10 +476,10 @@ async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -
     """The wait ends with 499, no fallback is tried, and the call is booked."""
     agent = await an_agent(cloud_arm(on_abort=OnAbort.CANCEL))
     agent.cloud.play = Play(words=(), until=asyncio.Event())
-    gone = asyncio.Event()
+    gone: asyncio.Future[None] = asyncio.Future()
     asking = asyncio.create_task(agent.service.answer(ask(), gone))
     await agent.cloud.called.wait()
-    gone.set()
+    gone.set_result(None)
     with pytest.raises(RequestRefused) as caught:
         await asking
     outcome = await agent.outcomes.get()

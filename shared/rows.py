@@ -1,0 +1,34 @@
+"""Rows that never change: the next state of one is a row of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    # So that the type checker knows every field's name and type.
+    from dataclasses import replace
+
+    changed = replace
+else:
+
+    def changed(row: T, /, **fields: object) -> T:
+        """A frozen dataclass's value with some fields other, as `dataclasses.replace` makes it.
+
+        It copies the fields in one go instead of calling the constructor with each of them, which
+        is five times as fast; so it is for plain rows, which compute nothing, neither when they
+        are made nor later to be kept.
+
+        Raises
+        ------
+        TypeError
+            If a field is not one of the row's.
+        """
+        if not fields.keys() <= row.__dict__.keys():
+            unknown = ", ".join(sorted(fields.keys() - row.__dict__.keys()))
+            raise TypeError(f"{type(row).__name__} has no field {unknown}")
+        twin = object.__new__(type(row))
+        twin.__dict__.update(row.__dict__)
+        twin.__dict__.update(fields)
+        return twin
