@@ -541,7 +541,7 @@ async def test_a_guessed_class_comes_with_its_confidence(bench: Bench) -> None:
         ),
     ],
 )
-def test_the_task_header_tells_class_and_source(
+async def test_the_task_header_tells_class_and_source(
     task_class: str, origin: TaskOrigin, header: str
 ) -> None:
     """In the form of a structured field with parameters."""
