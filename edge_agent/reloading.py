@@ -11,8 +11,8 @@ from edge_agent.adapters.reloader import Apply, Reloader
 from edge_agent.cli.parts import (
     api_key_secrets,
     fallback_config,
-    new_classifier,
     new_worker,
+    tried_classifier,
 )
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
@@ -55,7 +55,7 @@ def make_reloader(
         return apply
 
     def classifier_part(wanted: AgentConfig) -> Apply:
-        classifier = new_classifier(wanted)
+        classifier = tried_classifier(wanted)
 
         async def apply() -> None:
             await service.use_classifier(classifier)

@@ -75,7 +75,7 @@ class FeatureSettings:
 
     buckets: int = 32_768
     tokens_max: int = 2
-    edge_tokens: int = 32
+    edge_tokens: int = 12
     head_chars: int = 1_024
     tail_chars: int = 512
 

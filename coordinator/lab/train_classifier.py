@@ -81,7 +81,7 @@ def command(
     judged = _judge(model, held) if held.texts else None
     _write(out, data)
     if format_ is Format.TABLE and judged is not None:
-        for table in (_class_table(judged), _confusion_table(judged), _threshold_table(judged)):
+        for table in (_class_table(judged), confusion_table(judged), _threshold_table(judged)):
             Console().print(table)
     show(
         _payload(out, data=data, trained=trained, rows=rows, learn=learn, judged=judged),
@@ -179,18 +179,21 @@ def _class_table(judged: Judgement) -> Table:
     )
 
 
-def _confusion_table(judged: Judgement) -> Table:
-    """Numbered, so that many classes still fit a terminal."""
+def confusion_table(judged: Judgement) -> Table:
+    """Numbered and in percent, so that many classes fit a terminal."""
     names = list(judged.classes)
+    shares = judged.confusion / np.maximum(judged.confusion.sum(axis=1, keepdims=True), 1)
     table = make_table(
-        "rows by class (down) and by what they were taken for (across)",
+        "of 100 rows of a class (down), how many were taken for which (across)",
         columns=["class", *(str(at) for at in range(1, len(names) + 1))],
         rows=[
-            (f"{at} {name}", *("" if cell == 0 else int(cell) for cell in row))
-            for at, (name, row) in enumerate(zip(names, judged.confusion, strict=True), start=1)
+            (f"{at} {name}", *(f"{100 * share:.0f}" if share else "" for share in row))
+            for at, (name, row) in enumerate(zip(names, shares, strict=True), start=1)
         ],
     )
-    table.columns[0].no_wrap = True
+    table.box, table.padding = None, (0, 0, 0, 1)
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 

@@ -1,7 +1,7 @@
 """Task classes from a model in ONNX format, on the device itself (promise P7).
 
 numpy and onnxruntime, 45 MB and half a second at the start, are loaded as soon as the fleet has
-task classes to tell apart, and not before.
+task classes to tell apart, and not before, except to try out what an operator has set.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ class OnnxClassifier(Classifier):
         A guess that is less sure is `other`.
     renamed : mapping
         The model's class to the fleet's, where their names differ.
+    eager : bool
+        Load the model also for a fleet without task classes, so that a problem is known at once.
     """
 
-    def __init__(self, path: Path, *, threshold: float, renamed: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, *, threshold: float, renamed: Mapping[str, str], eager: bool = False
+    ) -> None:
+        self.eager = eager
         self._path = path
         self._threshold = threshold
         self._renamed = dict(renamed)
@@ -59,15 +64,14 @@ class OnnxClassifier(Classifier):
 
     async def prepare(self, classes: Collection[str]) -> None:
         wanted = frozenset(classes) - {OTHER_CLASS}
-        if self._problem or not wanted:
-            self._names = (OTHER_CLASS,)
-            return
-        if self._model is None:
+        if self._model is None and not self._problem and (wanted or self.eager):
             try:
-                self._model = await asyncio.to_thread(self._load)
+                await asyncio.to_thread(self.load)
             except ConfigError as error:
                 self._fail(str(error))
-                return
+        if self._model is None or not wanted:
+            self._names = (OTHER_CLASS,)
+            return
         becomes = [self._renamed.get(name, name) for name in self._model.classes]
         found = sorted(wanted.intersection(becomes))
         self._names = (OTHER_CLASS, *found)
@@ -92,7 +96,14 @@ class OnnxClassifier(Classifier):
         sure = sums[best] >= self._threshold
         return Guess(names[best] if sure else OTHER_CLASS, names[best], sums[best])
 
-    def _load(self) -> TaskModel:
+    def load(self) -> None:
+        """Read the model and try it out.
+
+        Raises
+        ------
+        ConfigError
+            When it cannot be used: naming the file, what is wrong and what to do.
+        """
         # Here, not above: devices without task classes do without it.
         from shared.task_model import load_task_model  # noqa: PLC0415
 
@@ -109,7 +120,7 @@ class OnnxClassifier(Classifier):
                 f"classifier.classes.{unknown[0]}",
                 f"{self._path} has no such class; it has {', '.join(model.classes)}",
             )
-        return model
+        self._model = model
 
     def _fail(self, problem: str) -> None:
         """Every request is `other` from here on; said once."""

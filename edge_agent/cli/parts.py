@@ -13,7 +13,8 @@ from edge_agent.ports import LocalModel
 from shared.clock import Clock
 from shared.decision.money import PPM
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
-from shared.settings import read_secret
+from shared.errors import ConfigError
+from shared.settings import Problem, read_secret
 
 
 def local_models(settings: AgentConfig) -> list[LocalModel]:
@@ -43,8 +44,35 @@ def new_classifier(settings: AgentConfig) -> OnnxClassifier | None:
     wanted = settings.classifier
     if not wanted.enabled:
         return None
-    path = Path(wanted.path) if wanted.path else SHIPPED_MODEL
-    return OnnxClassifier(path, threshold=wanted.threshold, renamed=wanted.classes)
+    return OnnxClassifier(
+        Path(wanted.path) if wanted.path else SHIPPED_MODEL,
+        threshold=wanted.threshold,
+        renamed=wanted.classes,
+        eager=bool(wanted.path or wanted.classes),
+    )
+
+
+def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """The same, after what the operator has set is known to work.
+
+    Raises
+    ------
+    ConfigError
+        When the model cannot be used.
+    """
+    classifier = new_classifier(settings)
+    if classifier is not None and classifier.eager:
+        classifier.load()
+    return classifier
+
+
+def classifier_problems(settings: AgentConfig) -> tuple[Problem, ...]:
+    """What is wrong with the classifier that the operator has set."""
+    try:
+        tried_classifier(settings)
+    except ConfigError as error:
+        return (Problem("classifier", str(error)),)
+    return ()
 
 
 def api_key_secrets(settings: AgentConfig) -> list[str]:

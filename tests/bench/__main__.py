@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import ConfigError
-from tests.bench import reproduction, serving, simulating
+from tests.bench import classifying, reproduction, serving, simulating
 from tests.bench.evaluating import off_policy_coverage
 from tests.bench.figures import Figure
 from tests.bench.footprint import footprint
@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Figure | Iterable[Figure]], ...]] = {
         serving.beside_a_long_prompt,
         serving.second_turn,
     ),
+    "classifier": (classifying.accuracy, classifying.duration),
     "footprint": (footprint,),
     "ingestion": (ingestion,),
     "recovery": (recovery,),

@@ -163,3 +163,13 @@ async def test_the_shipped_model_works_by_default() -> None:
     assert "code" == sure(made.classify("Write a Python function that reverses a string."))
     assert "translation" == sure(made.classify("Translate to German: the cat sleeps."))
     assert "other" == sure(made.classify("What is the capital of Peru?"))
+
+
+async def test_what_an_operator_has_set_is_tried_out_at_once(tmp_path: Path, model: Path) -> None:
+    """Also while the fleet has no classes: its problem is known before it is needed."""
+    broken = await classifier(tmp_path / "not there.onnx", "other", eager=True)
+    assert "cannot be read" in broken.problem
+    made = await classifier(model, "other", eager=True)
+    assert ("", None) == (made.problem, made.classify(CODE))
+    await made.prepare(FLEET)
+    assert "code" == sure(made.classify(CODE))

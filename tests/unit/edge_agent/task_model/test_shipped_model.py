@@ -72,12 +72,13 @@ def test_the_file_is_small() -> None:
 
 
 def test_instructions_decide_wherever_they_stand(model: TaskModel) -> None:
-    """Before a long text and after it."""
+    """Before a long text, after it, and behind a system message."""
     text = "The council met on Monday. It spoke about the bridge, the school and the budget. " * 40
     found = defaultdict(list)
     for prompt in (
         f"Summarise the following text in two sentences.\n\n{text}",
         f"{text}\n\nSummarise the text above in two sentences.",
+        f"You are a helpful assistant.\n\nSummarise this:\n\n{text}",
     ):
         found[model.classes[model.probabilities(prompt).argmax()]].append(prompt[:40])
     assert ["summarisation"] == list(found)
