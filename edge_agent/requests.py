@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.decision.types import Fallout
 from shared.errors import TidegateError
@@ -23,6 +23,34 @@ class RequestKind(StrEnum):
 
     CHAT = "chat"
     EMBEDDINGS = "embeddings"
+
+
+class TaskSource(StrEnum):
+    """Who said of what class a request is."""
+
+    HEADER = "header"
+    CLASSIFIER = "classifier"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class TaskOrigin:
+    """How a request came to its task class.
+
+    Attributes
+    ----------
+    likeliest : str
+        The classifier's first choice. Where it was not sure enough the request is `other`.
+    confidence : float
+        How sure the classifier was of it, 0 to 1.
+    """
+
+    source: TaskSource = TaskSource.DEFAULT
+    likeliest: str = ""
+    confidence: float = 0.0
+
+
+NO_ORIGIN: Final = TaskOrigin()
 
 
 @dataclass(frozen=True)
@@ -82,6 +110,8 @@ class AnswerHead:
     reason: str
     table_version: int
     max_tokens: int
+    task_class: str
+    origin: TaskOrigin = NO_ORIGIN
 
 
 class Answer(ABC):
@@ -166,6 +196,7 @@ class RouteDecision:
     reason: str
     table_version: int
     worst_case_nanos: int
+    origin: TaskOrigin = NO_ORIGIN
 
 
 @dataclass(frozen=True)
