@@ -29,6 +29,7 @@ class TaskSource(StrEnum):
     """Who said of what class a request is."""
 
     HEADER = "header"
+    KEY = "key"
     CLASSIFIER = "classifier"
     DEFAULT = "default"
 
@@ -66,7 +67,9 @@ class ClientRequest:
     model : str
         `auto`, or the arm that the client pins.
     task_class : str or None
-        From the header `x-tidegate-task`.
+        From the header `x-tidegate-task`, or else of the API key.
+    task_source : TaskSource
+        Which of them, if there is a class.
     deadline_ms : int or None
         From the header `x-tidegate-deadline-ms`; None means the class's own.
     max_cost_nanos : int or None
@@ -90,6 +93,7 @@ class ClientRequest:
     stream: bool
     include_usage: bool
     task_class: str | None = None
+    task_source: TaskSource = TaskSource.HEADER
     privacy_local: bool = False
     deadline_ms: int | None = None
     max_cost_nanos: int | None = None

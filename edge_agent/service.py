@@ -405,9 +405,9 @@ class AgentService(AgentFacade):
         return facts_of(request, task=task, origin=origin, only_embedder=embedder)
 
     def _class_of(self, request: ClientRequest) -> tuple[str | None, TaskOrigin]:
-        """The header's word, else the classifier's."""
+        """The client's word, else the classifier's."""
         if request.task_class is not None:
-            return request.task_class, TaskOrigin(TaskSource.HEADER)
+            return request.task_class, TaskOrigin(request.task_source)
         if self._classifier is None or request.kind is RequestKind.EMBEDDINGS:
             return None, NO_ORIGIN
         guess = self._classifier.classify(prompt_text(request.body["messages"]))

@@ -619,6 +619,7 @@ async def test_a_key_says_whose_request_it_is() -> None:
         ("lab", "lab", None),
         ("lab", "lab/x", None),
     ] == asked
+    assert ["key", "header"] == [each.task_source for each in agent.requests[:2]]
     assert "shop i" == agent.requests[1].idempotency_key
 
 
