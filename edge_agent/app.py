@@ -23,8 +23,7 @@ from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.device_metrics import DeviceCollector
-from edge_agent.adapters.http_api import build_app
-from edge_agent.adapters.http_api.gate import ApiKeys
+from edge_agent.adapters.http_api import ApiKeys, build_app
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from edge_agent.adapters.model_bench import known_speeds
 from edge_agent.adapters.reloadable_models import ReloadableModels
@@ -32,16 +31,16 @@ from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
-from edge_agent.cli import models
-from edge_agent.cli.bench import bench
-from edge_agent.cli.doctor import doctor
-from edge_agent.cli.init import init
-from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.on_demand import CommandsOnDemand
+from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.parts import (
-    api_key_secrets,
+    api_keys_of,
+    classifier_problems,
     fallback_config,
+    key_budgets_of,
     link_target,
     local_models,
+    new_classifier,
     new_worker,
 )
 from edge_agent.config import AgentConfig
@@ -59,15 +58,12 @@ from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 log = structlog.get_logger(__name__)
 cli = typer.Typer(
     name="tidegate-agent",
+    cls=CommandsOnDemand,
     help="Answer OpenAI requests on this device: with local models, and with paid ones when that "
     "pays off.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-cli.add_typer(models.app, name="models")
-cli.command()(init)
-cli.command()(doctor)
-cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
 
@@ -91,7 +87,7 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings, file=config)
+        problems = agent_config.check(settings, file=config) or classifier_problems(settings)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
@@ -129,7 +125,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
     registry = CollectorRegistry()
-    metrics = AgentMetrics(registry)
+    metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])
     async with AsyncExitStack() as stack:
         books = _open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
@@ -140,6 +136,8 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             snapshot=snapshot,
             fallback=fallback_config(settings),
             unix_ms=clock.unix_ms(),
+            key_budgets=key_budgets_of(settings),
+            observe_arm=settings.observe_arm if settings.mode == "observe" else "",
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
         keys, local = ProviderKeys(), ReloadableModels(new_worker(settings, clock=clock))
@@ -150,7 +148,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             local=local,
             cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
-            classifier=None,
+            classifier=new_classifier(settings),
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
@@ -177,7 +175,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             speeds=lambda: known_speeds(settings.state_dir, local_models(reloader.running)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
-        api_keys = ApiKeys(api_key_secrets(settings))
+        api_keys = ApiKeys(api_keys_of(settings))
         link = None
         if settings.coordinator.address is not None:
             link = CoordinatorLink(link_target(settings), session=session)
@@ -188,6 +186,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             service=service,
             local=local,
             api_keys=api_keys,
+            metrics=metrics,
             link=link,
             clock=clock,
         )
@@ -252,6 +251,7 @@ async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.
                 table_version=engine.table.version if engine.table else 0,
                 lease_available_nanos=engine.gate.available_nanos,
                 lease_reserved_nanos=sum(held.reserved_nanos for held in engine.gate.leases()),
+                key_budgets=engine.gate.key_budgets(),
             )
         )
         await asyncio.sleep(GAUGES_S)

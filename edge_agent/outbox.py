@@ -20,6 +20,7 @@ from shared.decision.types import (
     ContextCount,
     Feedback,
     IncarnationRange,
+    JudgeCall,
     Outcome,
     SpoolBody,
     SpoolRecord,
@@ -28,6 +29,7 @@ from shared.decision.types import (
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX, SPOOL_RECORDS_MAX
 
 Effects = list[BookEffect]
+_SUMMARISED = Outcome | Feedback | JudgeCall | SpoolSummary
 
 
 class Outbox:
@@ -114,12 +116,8 @@ class Outbox:
         return effects
 
     def _summarises(self, record: SpoolRecord) -> bool:
-        body = record.body
-        if isinstance(body, Outcome) and any(attempt.is_overrun for attempt in body.attempts):
-            return False
-        return record.sequence > self.sent_max and isinstance(
-            body, Outcome | Feedback | SpoolSummary
-        )
+        unsent = record.sequence > self.sent_max
+        return unsent and isinstance(record.body, _SUMMARISED) and not _tells_overrun(record.body)
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
@@ -143,6 +141,15 @@ class Outbox:
         return [TrimSpool(through)]
 
 
+def _tells_overrun(body: SpoolBody) -> bool:
+    match body:
+        case Outcome(attempts=attempts):
+            return any(attempt.is_overrun for attempt in attempts)
+        case JudgeCall(attempt=attempt):
+            return attempt.is_overrun
+    return False
+
+
 def _summarised(run: Sequence[SpoolRecord]) -> Effects:
     """One record for many that follow each other: what was spent and how much was asked."""
     if len(run) < 2:
@@ -157,6 +164,9 @@ def _summarised(run: Sequence[SpoolRecord]) -> Effects:
                 for attempt in outcome.attempts:
                     if attempt.is_booked:
                         costs[attempt.lease_number] += attempt.cost_nanos
+            case JudgeCall(attempt=attempt):
+                if attempt.is_booked:
+                    costs[attempt.lease_number] += attempt.cost_nanos
             case SpoolSummary() as summary:
                 first = min(first, summary.first_sequence)
                 costs.update(dict(summary.costs))

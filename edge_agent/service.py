@@ -18,7 +18,8 @@ from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
-from edge_agent.openai_request import facts_of
+from edge_agent.judging import JudgeRun, Order
+from edge_agent.openai_request import facts_of, prompt_text
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -30,6 +31,7 @@ from edge_agent.ports import (
 from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
+    NO_ORIGIN,
     AgentFacade,
     Answer,
     AnswerHead,
@@ -39,6 +41,8 @@ from edge_agent.requests import (
     RequestKind,
     RequestRefused,
     RouteDecision,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
@@ -61,6 +65,8 @@ class AgentService(AgentFacade):
         For the draws from the selection table.
     on_outcome : callable
         Told every outcome, for metrics.
+    on_grade : callable
+        Told the source of every grade of a client or a judge.
     limits : DeviceLimits
         What closes arms when the sensors say so.
 
@@ -87,6 +93,7 @@ class AgentService(AgentFacade):
         clock: Clock,
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
+        on_grade: Callable[[str], None] = lambda _: None,
         limits: DeviceLimits = NO_LIMITS,
         provider_keys: ProviderKeys | None = None,
     ) -> None:
@@ -99,6 +106,7 @@ class AgentService(AgentFacade):
         self._clock = clock
         self._rng = rng
         self._on_outcome = on_outcome
+        self._on_grade = on_grade
         self.watch = DeviceWatch(sensors, limits=limits)
         self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
@@ -113,10 +121,12 @@ class AgentService(AgentFacade):
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
+        await self.tidy()  # the budgets of keys open before the first request
         await self.watch.look()
         await self._local.start()
         self._note_capabilities()
         await self.follow_table()
+        await self.follow_classes()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
@@ -165,6 +175,7 @@ class AgentService(AgentFacade):
                 conditions=self.conditions(),
                 now_ms=now_ms,
                 uniform=self._rng.random(),
+                sample=self._rng.random(),
             )
         except RequestRefused:
             if keep is not None:
@@ -180,10 +191,9 @@ class AgentService(AgentFacade):
             on_outcome=self._on_outcome,
             lease_news=self.lease_news,
             keep=keep,
+            on_judge=self._judge,
         )
-        task = run.start()
-        self._runs.add(task)
-        task.add_done_callback(self._run_ended)
+        self._began(run.start())
         return RunningAnswer(run, await _first(run, gone))
 
     def models(self) -> Sequence[ListedModel]:
@@ -205,6 +215,30 @@ class AgentService(AgentFacade):
             now_ms=self._clock.monotonic_ms(),
             uniform=self._rng.random(),
         )
+
+    def _began(self, task: asyncio.Task[None]) -> None:
+        self._runs.add(task)
+        task.add_done_callback(self._run_ended)
+
+    def _judge(self, order: Order) -> None:
+        """Ask a judge about an answer, beside the requests of clients."""
+        if self._stopping:
+            return
+        run = JudgeRun(
+            order,
+            engine=self._engine,
+            bookkeeper=self._bookkeeper,
+            cloud=self._cloud,
+            clock=self._clock,
+            graded_already=self._is_graded,
+            grading=self._grading,
+            on_grade=self._on_grade,
+        )
+        self._began(asyncio.create_task(run.run(), name=run.call_id))
+
+    async def _is_graded(self, request_id: str) -> bool:
+        _, grade = await self._books.find(request_id)
+        return grade is not None
 
     async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
         async with self._grading:  # of two grades at once, the second must see the first
@@ -229,6 +263,8 @@ class AgentService(AgentFacade):
         )
         is_new, effects = self._engine.graded(given, earlier=earlier)
         await self._bookkeeper.commit(effects)
+        if is_new:
+            self._on_grade(source)
         return is_new
 
     def readiness(self) -> Readiness:
@@ -251,6 +287,13 @@ class AgentService(AgentFacade):
             f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
             for closed in self.watch.limits.fallouts
         ]
+        problems += [
+            f"task class {name}: its grader cannot be used here: {why}"
+            for name, why in self._engine.grading.problems.items()
+        ]
+        classifier = self._classifier
+        if classifier is not None and classifier.problem:
+            problems.append(f"requests without a task class are `other`: {classifier.problem}")
         table = self._engine.table
         usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
         return Readiness(
@@ -258,6 +301,7 @@ class AgentService(AgentFacade):
             problems=tuple(problems),
             details={
                 "arms": usable,
+                "classifier_classes": list(classifier.classes) if classifier else [],
                 "table_version": table.version if table else 0,
                 "config_version": self._engine.config.version,
                 "requests_in_flight": self._engine.requests_in_flight,
@@ -306,6 +350,16 @@ class AgentService(AgentFacade):
         """Load what the present table wants resident; without one, what there is."""
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
+
+    async def follow_classes(self) -> None:
+        """Let the classifier know the fleet's task classes."""
+        if self._classifier is not None:
+            await self._classifier.prepare([each.id for each in self._engine.config.task_classes])
+
+    async def use_classifier(self, classifier: Classifier | None) -> None:
+        """Another classifier from the next request on."""
+        self._classifier = classifier
+        await self.follow_classes()
 
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""
@@ -362,13 +416,23 @@ class AgentService(AgentFacade):
             self._untidy = True
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        name = request.task_class
-        if request.kind is RequestKind.EMBEDDINGS:
-            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
-            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
-        if name is None and self._classifier is not None:
-            name = self._classifier.classify(request.body["messages"])
-        return facts_of(request, task=self._engine.task_class(name))
+        name, origin = self._class_of(request)
+        task, embedder = self._engine.task_class(name), ""
+        if request.kind is RequestKind.EMBEDDINGS and request.model == MODEL_AUTO:
+            embedder = self._engine.embedder()
+        return facts_of(request, task=task, origin=origin, only_embedder=embedder)
+
+    def _class_of(self, request: ClientRequest) -> tuple[str | None, TaskOrigin]:
+        """The client's word, else the classifier's."""
+        if request.task_class is not None:
+            return request.task_class, TaskOrigin(request.task_source)
+        if self._classifier is None or request.kind is RequestKind.EMBEDDINGS:
+            return None, NO_ORIGIN
+        guess = self._classifier.classify(prompt_text(request.body["messages"]))
+        if guess is None:
+            return None, NO_ORIGIN
+        origin = TaskOrigin(TaskSource.CLASSIFIER, guess.likeliest, guess.confidence)
+        return guess.task_class, origin
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_agent.adapters.classifier import SHIPPED_MODEL, OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
+from edge_agent.adapters.http_api import ApiKey
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.candidates import OTHER_CLASS
 from edge_agent.config import AgentConfig
 from edge_agent.ports import LocalModel
 from shared.clock import Clock
+from shared.decision.key_budget import KeyBudget
 from shared.decision.money import PPM
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
-from shared.settings import read_secret
+from shared.errors import ConfigError
+from shared.settings import Problem, read_secret
 
 
 def local_models(settings: AgentConfig) -> list[LocalModel]:
@@ -37,15 +41,64 @@ def new_worker(settings: AgentConfig, *, clock: Clock) -> LlamaWorker:
     )
 
 
-def api_key_secrets(settings: AgentConfig) -> list[str]:
-    """The keys that clients must show. Never logged.
+def new_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """A classifier that has not read its model yet; None where none is wanted."""
+    wanted = settings.classifier
+    if not wanted.enabled:
+        return None
+    return OnnxClassifier(
+        Path(wanted.path) if wanted.path else SHIPPED_MODEL,
+        threshold=wanted.threshold,
+        renamed=wanted.classes,
+        eager=bool(wanted.path or wanted.classes),
+    )
+
+
+def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """The same, after what the operator has set is known to work.
 
     Raises
     ------
     ConfigError
-        When a reference leads nowhere.
+        When the model cannot be used.
     """
-    return [read_secret(ref, key="api_keys") for ref in settings.api_keys]
+    classifier = new_classifier(settings)
+    if classifier is not None and classifier.eager:
+        classifier.load()
+    return classifier
+
+
+def classifier_problems(settings: AgentConfig) -> tuple[Problem, ...]:
+    """What is wrong with the classifier that the operator has set."""
+    try:
+        tried_classifier(settings)
+    except ConfigError as error:
+        return (Problem("classifier", str(error)),)
+    return ()
+
+
+def api_keys_of(settings: AgentConfig) -> list[ApiKey]:
+    """The keys of which clients must show one, with their secrets. Never logged.
+
+    Raises
+    ------
+    ConfigError
+        When a reference leads nowhere, or two applications have the same secret.
+    """
+    keys: list[ApiKey] = []
+    for index, each in enumerate(settings.keys):
+        secret = read_secret(each.key, key=f"keys[{index}].key")
+        same = [key.tag for key in keys if key.secret == secret]
+        if same:
+            problem = f"is the secret of {same[0]!r} too; each application needs one of its own"
+            raise ConfigError(f"keys[{index}].key", problem)
+        keys.append(ApiKey(secret, each.tag, each.task_class, refine_tag=each.refine_tag))
+    return keys
+
+
+def key_budgets_of(settings: AgentConfig) -> list[KeyBudget]:
+    """The budgets of those keys that have one."""
+    return [key.budget for key in settings.keys if key.budget is not None]
 
 
 def fallback_config(settings: AgentConfig) -> DeviceConfig:

@@ -15,12 +15,15 @@ import pytest_asyncio
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from edge_agent.adapters.http_api import bodies, delivery
+from edge_agent.adapters.http_api import ApiKey, bodies, delivery
+from edge_agent.adapters.http_api.delivery import task_header
 from edge_agent.requests import (
     Answer,
     ClientRequest,
     Readiness,
     RequestRefused,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.decision.types import Fallout
 from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
@@ -43,6 +46,8 @@ from tests.fakes.http_face import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEYS = [ApiKey("one", "shop", task_class="sales"), ApiKey("two", "lab", refine_tag=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -75,6 +80,7 @@ async def test_the_official_client_gets_a_plain_answer(bench: Bench) -> None:
         "x-tidegate-arm": "llama",
         "x-tidegate-reason": "weighted",
         "x-tidegate-table-version": "7",
+        "x-tidegate-task": "code;source=header",
         "x-tidegate-max-tokens": "256",
         "x-tidegate-cost-usd": "0.001234567",
     }
@@ -502,6 +508,7 @@ async def test_a_route_is_told_without_the_call(bench: Bench) -> None:
     assert reply.json() == {
         "object": "tidegate.route",
         "task_class": "code",
+        "task": {"source": "header"},
         "arm": "llama",
         "propensity_ppm": 250_000,
         "fallbacks": ["tiny"],
@@ -510,6 +517,37 @@ async def test_a_route_is_told_without_the_call(bench: Bench) -> None:
         "table_version": 7,
         "worst_case_usd": "0.000001500",
     }
+
+
+async def test_a_guessed_class_comes_with_its_confidence(bench: Bench) -> None:
+    """Also the likeliest one that was not sure enough."""
+    bench.agent.origin = TaskOrigin(TaskSource.CLASSIFIER, "math", 0.41234567)
+    decision = (await bench.post(BODY, path="/v1/route")).json()
+    assert {"source": "classifier", "likeliest": "math", "confidence": 0.4123} == decision["task"]
+
+
+@pytest.mark.parametrize(
+    ("task_class", "origin", "header"),
+    [
+        ("other", TaskOrigin(), "other;source=default"),
+        ("code", TaskOrigin(TaskSource.HEADER), "code;source=header"),
+        (
+            "code",
+            TaskOrigin(TaskSource.CLASSIFIER, "code", 0.934),
+            "code;source=classifier;confidence=0.93",
+        ),
+        (
+            "other",
+            TaskOrigin(TaskSource.CLASSIFIER, "code", 0.4),
+            "other;source=classifier;likeliest=code;confidence=0.40",
+        ),
+    ],
+)
+async def test_the_task_header_tells_class_and_source(
+    task_class: str, origin: TaskOrigin, header: str
+) -> None:
+    """In the form of a structured field with parameters."""
+    assert header == task_header(task_class, origin)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +580,7 @@ async def test_metrics_are_prometheus_text(bench: Bench) -> None:
 
 async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
     """With keys set, `/v1` asks for one of them; probes and metrics need none."""
-    transport = httpx2.ASGITransport(app_of(FakeAgent(), api_keys=["one", "two"]))
+    transport = httpx2.ASGITransport(app_of(FakeAgent(), api_keys=KEYS))
     async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
         for header in ("", "Bearer", "Bearer three", "Basic one", "Bearer öne"):
             headers = {b"authorization": header.encode()}
@@ -553,6 +591,36 @@ async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
             assert reply.status_code == 200
         for path in ("/health", "/livez", "/readyz", "/metrics"):
             assert (await http.get(path)).status_code == 200
+
+
+async def test_a_key_says_whose_request_it_is() -> None:
+    """Its tag and task class; a header goes over the class, and the tag may only be refined."""
+    agent = FakeAgent()
+    transport = httpx2.ASGITransport(app_of(agent, api_keys=KEYS))
+    sent: list[tuple[str, dict[str, str]]] = [
+        ("one", {}),
+        ("one", {"x-tidegate-task": "code", "idempotency-key": "i"}),
+        ("two", {}),
+        ("two", {"x-tidegate-tag": "x"}),
+    ]
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
+        for key, more in sent:
+            headers = {"authorization": f"Bearer {key}", **more}
+            reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
+            assert 200 == reply.status_code
+        for key, tag, code in (("one", "x", "tag_not_allowed"), ("two", "x" * 61, "invalid_value")):
+            headers = {"authorization": f"Bearer {key}", "x-tidegate-tag": tag}
+            reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
+            assert (400, code) == (reply.status_code, error_of(reply)["code"])
+    asked = [(each.key_tag, each.tag, each.task_class) for each in agent.requests]
+    assert [
+        ("shop", "shop", "sales"),
+        ("shop", "shop", "code"),
+        ("lab", "lab", None),
+        ("lab", "lab/x", None),
+    ] == asked
+    assert ["key", "header"] == [each.task_source for each in agent.requests[:2]]
+    assert "shop i" == agent.requests[1].idempotency_key
 
 
 async def test_a_port_in_use_is_named(bench: Bench) -> None:
