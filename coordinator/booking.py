@@ -163,9 +163,8 @@ class Booking:
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
-        booked.effects += booked.learned
-        booked.effects += account.take_changes()
-        booked.effects += after.moved_since(spool, device_id=device.id)
+        moved = after.moved_since(spool, device_id=device.id)
+        booked.effects = [*booked.learned, *account.take_changes(), *moved]
         return booked
 
     def _book_other(
