@@ -273,8 +273,7 @@ def named_in(records: Iterable[SpoolRecord]) -> Named:
         match record.body:
             case Outcome() as outcome:
                 for attempt in outcome.attempts:
-                    if attempt.lease_number:
-                        leases.add(attempt.lease_number)
+                    leases.add(attempt.lease_number)
                 if outcome.status is RequestStatus.INTERRUPTED:
                     outcomes.append(outcome.request_id)
             case Feedback() as feedback:

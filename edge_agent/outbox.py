@@ -109,7 +109,7 @@ class Outbox:
         ):
             if summarises:
                 effects += _summarised(list(run))
-        self._compacted = max(self._compacted, max((r.sequence for r in records), default=0))
+        self._compacted = max([self._compacted, *(record.sequence for record in records)])
         return effects
 
     def _summarises(self, record: SpoolRecord) -> bool:

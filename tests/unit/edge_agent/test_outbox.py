@@ -18,6 +18,7 @@ from edge_agent.outbox import Outbox
 from shared.decision.types import (
     Attempt,
     ContextCount,
+    CostAdjustment,
     Feedback,
     IncarnationRange,
     LeaseClose,
@@ -64,7 +65,7 @@ def test_the_mark_of_what_was_sent_only_rises() -> None:
     assert [mark] == box.sending(3)
     assert [mark] == box.sending(3), "the first try was not synced"
     box.sent(3)
-    assert [] == box.sending(2)
+    assert ([], []) == (box.sending(2), box.sending(3))
     box.sent(2)
     assert 3 == box.sent_max
 
@@ -132,6 +133,20 @@ def test_a_summary_keeps_costs_and_counts() -> None:
     assert CompactSpool(2, SpoolRecord(5, "inc", summary)) == effect
 
 
+def test_what_may_be_booked_already_is_never_compacted() -> None:
+    """Nor are closes and corrections: each says something of its own lease."""
+    box = outbox()
+    bodies: list[SpoolBody] = [
+        paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
+        paid("b", lease=1, cost=30, settle=SettleKind.REPORTED),
+        CostAdjustment("a", 1, -3, "usage came late"),
+        LeaseClose(1, 36, clean=True, reason=""),
+    ]
+    records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
+    box.sent(2)
+    assert [] == box.compact(records)
+
+
 def test_summaries_are_compacted_again() -> None:
     """Costs and counts add up, and the range begins with the first one's."""
     first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))
@@ -155,16 +170,22 @@ def test_a_summary_is_of_one_incarnation() -> None:
 
 
 def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sent, or compacted before, does not count."""
+    """What was sent, or compacted before, does not count; nor what another disk brought."""
     monkeypatch.setattr("edge_agent.outbox.SPOOL_RECORDS_MAX", 3)
-    box = outbox()
-    records = [e.record for _ in range(6) for e in box.spool(BODY)]  # type: ignore[union-attr]
-    box.sent(2)
+    box = outbox(3)
+    assert None is box.overfull_after()
+    records = [e.record for _ in range(3) for e in box.spool(BODY)]  # type: ignore[union-attr]
+    assert 0 == box.overfull_after()
+    box.sent(1)
+    assert 1 == box.overfull_after()
+    box.ack(2, unix_ms=0)
     assert 2 == box.overfull_after()
-    box.compact(records[2:4])
+    box.compact(records[:1])
     assert None is box.overfull_after()
     box.spool(BODY)
     box.spool(BODY)
+    assert 4 == box.overfull_after()
+    box.compact([])
     assert 4 == box.overfull_after()
 
 
@@ -175,6 +196,14 @@ def test_acked_records_are_kept_for_a_day() -> None:
     assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
     assert [TrimSpool(4)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
     assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
+
+
+def test_what_was_acked_before_a_restart_is_kept_for_a_day_after_it() -> None:
+    """When it was acked is not known any more; it goes, also if nothing else is acked."""
+    meta = {MetaKey.SEQUENCE_ACKED: "5"}
+    box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=3, spool_last=9))
+    assert [] == box.trim(unix_ms=RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(5)] == box.trim(unix_ms=RETAIN_ACKED_MS)
 
 
 def test_the_last_record_always_stays() -> None:
