@@ -91,6 +91,7 @@ def test_a_presented_lease_is_in_the_books_at_once(fleet: Fleet) -> None:
     """Of its device's present process, at no price that is known, so that it is recalled soon."""
     old = backup(fleet)
     lost = fleet.lease()
+    fleet.records(paid("b", lease=1, cost=1))  # and not told yet
     restore(fleet, old)
     fleet.now += 1_000
     fleet.hello(leases=(status(2, amount=lost.amount_nanos),), number_max=2)

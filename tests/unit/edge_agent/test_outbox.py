@@ -121,16 +121,17 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
         paid("b", lease=1, cost=30, settle=SettleKind.REPORTED),
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
+        paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
         Feedback("b", "code", "cloud", 1, "user", 0),
-        LeaseClose(1, 39, clean=True, reason=""),
+        LeaseClose(1, 45, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
     ]
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 5, ((1, 30), (2, 5)), (ContextCount("code", "cloud", 3),))
-    assert CompactSpool(2, SpoolRecord(5, "inc", summary)) == effect
+    summary = SpoolSummary(2, 6, ((1, 36), (2, 5)), (ContextCount("code", "cloud", 4),))
+    assert CompactSpool(2, SpoolRecord(6, "inc", summary)) == effect
 
 
 def test_what_may_be_booked_already_is_never_compacted() -> None:
@@ -150,10 +151,11 @@ def test_what_may_be_booked_already_is_never_compacted() -> None:
 def test_summaries_are_compacted_again() -> None:
     """Costs and counts add up, and the range begins with the first one's."""
     first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))
-    second = SpoolSummary(6, 9, ((1, 4), (3, 1)), (ContextCount("code", "", 2),))
+    again = (ContextCount("code", "", 2), ContextCount("code", "cloud", 4))
+    second = SpoolSummary(6, 9, ((1, 4), (3, 1)), again)
     records = [SpoolRecord(5, "inc", first), SpoolRecord(9, "inc", second)]
     (effect,) = outbox().compact(records)
-    counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 3))
+    counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 7))
     both = SpoolSummary(2, 9, ((1, 34), (3, 1)), counts)
     assert CompactSpool(2, SpoolRecord(9, "inc", both)) == effect
 
@@ -192,8 +194,10 @@ def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPat
 def test_acked_records_are_kept_for_a_day() -> None:
     """A coordinator that was restored from a backup can be told again (rule C_5)."""
     box = outbox(5)
+    box.ack(2, unix_ms=500)
     box.ack(4, unix_ms=1_000)
-    assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
+    assert [] == box.trim(unix_ms=500 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(2)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
     assert [TrimSpool(4)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
     assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
 
@@ -220,6 +224,17 @@ def test_unacked_records_are_never_trimmed() -> None:
 
 
 def test_the_kept_records_are_bounded() -> None:
-    """Beyond the limit the oldest acked records go early."""
+    """Beyond the limit the oldest acked records go early, and the others in their time."""
     box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
-    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=0)[-1]
+    box.ack(3, unix_ms=1)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=5)[-1]
+    assert [] == box.trim(unix_ms=5)
+    last = box.ack(RETAIN_ACKED_RECORDS_MAX + 8, unix_ms=5 + RETAIN_ACKED_MS)[-1]
+    assert TrimSpool(RETAIN_ACKED_RECORDS_MAX + 7) == last
+
+
+def test_the_bound_holds_also_when_some_of_it_is_old() -> None:
+    """Whatever trims more."""
+    box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
+    box.ack(2, unix_ms=0)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=RETAIN_ACKED_MS)[-1]
