@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.messages import Acked, LeaseSent, Message
+from coordinator.messages import Acked, HelloReceived, LeaseSent, Message
 from coordinator.records import (
     BookedOutcome,
     LeaseEnd,
     LeaseRecord,
     LedgerRow,
+    SpoolMark,
     StoreEffect,
     WindowRow,
 )
@@ -42,7 +43,10 @@ class BooksSide(Facts):
     Attributes
     ----------
     unheard : set of str
-        Devices that have not said hello since the database was restored.
+        Devices that have not told all that they had to say since the database was restored.
+    owing : dict of str to (dict of str to int)
+        Of them, what those had spooled that have said hello and is not booked yet: the last
+        sequence of each incarnation.
     ordered : set of int
         What the operator may have set a window's budget to, in nano-dollars.
     cause : str
@@ -52,18 +56,29 @@ class BooksSide(Facts):
     """
 
     unheard: set[str] = field(default_factory=set)
+    owing: dict[str, dict[str, int]] = field(default_factory=dict)
     restored: bool = False
     ordered: set[int] = field(default_factory=set)
     assumed_unspent: bool = False
     cause: str = ""
     hears: str = ""
     hello_number_max: int = 0
+    hello_owes: dict[str, int] = field(default_factory=dict)
     lease_rows: dict[tuple[str, int], Counter[str]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
     ledger_id: int = 0
     booked: set[str] = field(default_factory=set)
     targets: dict[int, int] = field(default_factory=dict)
+
+    def hello(self, device: str, hello: HelloReceived, database: MemoryDatabase) -> None:
+        """A device is about to say hello: of what it names, what is not in the books yet."""
+        self.hello_number_max = hello.lease_number_max
+        self.hello_owes = {
+            each.incarnation: each.last
+            for each in hello.incarnations
+            if each.last > max(each.after, database.spool_marks.get((device, each.incarnation), 0))
+        }
 
     def told(self, device: str, message: Message, database: MemoryDatabase) -> None:
         """A message goes down: what it says must be in the books already."""
@@ -90,7 +105,8 @@ class BooksSide(Facts):
 
     def store_commit(self, effects: Sequence[StoreEffect]) -> None:
         """The coordinator's books have taken these rows."""
-        self.unheard.discard(self.hears)  # whether or not the coordinator lives to know it
+        if self.hears in self.unheard:
+            self.owing[self.hears] = self.hello_owes if self.cause == "hello" else {}
         windows: dict[int, WindowRow] = {}
         before: dict[int, int] = {}
         lent: set[int] = set()
@@ -109,6 +125,12 @@ class BooksSide(Facts):
                 request_id = effect.outcome.request_id
                 self.holds(request_id not in self.booked, "P5", "{} is booked twice", request_id)
                 self.booked.add(request_id)
+            elif isinstance(effect, SpoolMark) and effect.device_id in self.owing:
+                owed = self.owing[effect.device_id]
+                if effect.sequence >= owed.get(effect.incarnation, effect.sequence + 1):
+                    del owed[effect.incarnation]
+        if self.unheard:  # whether or not the coordinator lives to know it
+            self.unheard -= {device for device, owed in self.owing.items() if not owed}
         for window_id in before:
             known = window_id in windows
             self.holds(known, "C_2", "window {} has rows and no balances", window_id)
@@ -160,6 +182,7 @@ class BooksSide(Facts):
         """The books went back in time: so does what was read from them."""
         self.restored = True
         self.unheard = set(everybody)
+        self.owing.clear()
         self.sums.clear()
         self.lease_rows.clear()
         self.ledger_id = 0

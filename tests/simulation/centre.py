@@ -221,7 +221,7 @@ class Centre:
             self.lines[device_id] = line
             self.tokens += 1
             token = f"token-{self.tokens}"
-            checker.hello_number_max = body.lease_number_max
+            checker.hello(device_id, body, self.database)
             done = self.change(
                 kind,
                 lambda e: say_hello(

@@ -151,6 +151,10 @@ class DeviceSide(Facts):
         if disk.is_stale:
             return  # it knows less than was: quarantine settles it
         key = (disk.owner, close.lease_number)
+        if close.lease_number in disk.foreign:
+            seen = self.granted[key]
+            whole = close.final_nanos >= seen.amount_nanos
+            self.holds(whole, "D_2", "a copy of {} closes {} by {}", disk.owner, seen, close)
         billed = self.provider.on_lease[key] - self.provider.beyond_on_lease[key]
         covers = close.final_nanos >= billed
         self.holds(covers, "L_4", "{} of {}, but {} were billed", close, disk.owner, billed)

@@ -66,6 +66,8 @@ class SimDisk(MemoryDisk):
         The highest sequence that was ever put on the wire from this disk.
     is_stale : bool
         It is an older image of itself, and cannot know it.
+    foreign : frozenset of int
+        Leases that it has from another disk in another place, which may be spending on them.
     """
 
     def __init__(self, watch: Watch, *, fuse: Fuse, owner: str) -> None:
@@ -75,6 +77,7 @@ class SimDisk(MemoryDisk):
         self._loose: list[list[str]] = []
         self.sent_through = 0
         self.is_stale = False
+        self.foreign: frozenset[int] = frozenset()
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         if self.fuse.burns:
@@ -115,6 +118,8 @@ class SimDisk(MemoryDisk):
         copy.state, copy._synced = self.state.copy(), self.state.copy()
         copy.outcomes = dict(self.outcomes)
         copy.sent_through = self.sent_through
+        elsewhere = copy.place != self.place
+        copy.foreign = frozenset(self.state.leases) if elsewhere else self.foreign
         return copy
 
 

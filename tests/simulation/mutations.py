@@ -300,6 +300,16 @@ def _spend_before_the_watermark_is_synced() -> Patches:
     return [(LeaseBook, "grant", wrong)]
 
 
+@_defect("D_2, L_4")
+def _copy_closes_leases_at_its_own_figure() -> Patches:
+    close_earlier = LeaseBook.close_earlier
+
+    def wrong(self: LeaseBook, *, in_full: bool = False) -> list[Any]:
+        return close_earlier(self)
+
+    return [(LeaseBook, "close_earlier", wrong)]
+
+
 # The outbox.
 
 
@@ -328,6 +338,18 @@ def _batch_applied_twice() -> Patches:
 
     def wrong(self: SpoolProgress, records: Any, **more: Any) -> tuple[SpoolProgress, list[Any]]:
         return after(self, records, **more)[0], list(records)
+
+    return [(SpoolProgress, "after", wrong)]
+
+
+@_defect("D_1, O_1")
+def _records_told_by_sequence_alone() -> Patches:
+    after = SpoolProgress.after
+
+    def wrong(self: SpoolProgress, records: Any, **more: Any) -> tuple[SpoolProgress, list[Any]]:
+        booked = max(self.marks.values(), default=0)
+        progress, fresh = after(self, records, **more)
+        return progress, [record for record in fresh if record.sequence > booked]
 
     return [(SpoolProgress, "after", wrong)]
 
@@ -413,6 +435,17 @@ def _grant_from_a_restored_database() -> Patches:
         (Recovery, "from_json", classmethod(lambda cls, text, *, everybody: None)),
         (coordinator.engine, "restored_books", lambda device, hello, **more: ""),
     ]
+
+
+@_defect("C_5")
+def _device_is_heard_at_its_hello() -> Patches:
+    heard = CoordinatorEngine._heard
+
+    def wrong(self: CoordinatorEngine, reaction: Reaction, *, unix_ms: int) -> None:
+        with patch.object(SpoolProgress, "is_caught_up", True):
+            heard(self, reaction, unix_ms=unix_ms)
+
+    return [(CoordinatorEngine, "_heard", wrong)]
 
 
 @_defect("C_5")

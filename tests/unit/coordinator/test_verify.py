@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.records import (
+    MOVES,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    SpendRow,
+    WindowRow,
+)
+from coordinator.spend import SpendByDay
 from coordinator.verify import LedgerSums
 
 LEASE = LeaseRecord("d1", 1, "inc", 7, 300, 1, 0)
@@ -31,11 +40,18 @@ def books(made: BudgetAccount) -> tuple[list[LedgerRow], WindowRow, LeaseRecord]
 
 
 def differences(rows: list[LedgerRow], window: WindowRow, lease: LeaseRecord) -> list[str]:
-    """What a verification says."""
-    sums = LedgerSums()
+    """What a verification says; the lines of the days are as the rows are."""
+    sums, spend = LedgerSums(), SpendByDay()
     for row in rows:
         sums.take(row)
-    return sums.differences(windows=[window], leases=[lease])
+        settled, unconfirmed, _ = MOVES[row.kind]
+        spend.add(
+            ("large", "shop"),
+            settled=settled * row.amount_nanos,
+            unconfirmed=unconfirmed * row.amount_nanos,
+            unix_ms=row.at_unix_ms,
+        )
+    return sums.differences(windows=[window], leases=[lease], spend=spend.take())
 
 
 def test_true_books_verify() -> None:
@@ -107,7 +123,20 @@ def test_rows_without_a_record_and_records_without_rows_are_named() -> None:
         "lease 2 of d1: granted is 300 nanos, its rows add up to 0",
         "lease 2 of d1: outstanding is 300 nanos, its rows add up to 0",
         "lease 1 of d1 has ledger rows and no record",
-    ] == sums.differences(windows=[other], leases=[unheard])
+    ] == sums.differences(
+        windows=[other], leases=[unheard], spend=[SpendRow(0, "large", "shop", 40)]
+    )
+
+
+def test_money_that_no_day_has_is_named() -> None:
+    """What is exported must be what the ledger says."""
+    sums = LedgerSums()
+    for row in books(account())[0]:
+        sums.take(row)
+    lines = [SpendRow(0, "large", "shop", 30), SpendRow(0, "", "", 9, 1)]
+    said = sums.differences(windows=[], leases=[], spend=lines)
+    assert "spend by day: settled_nanos is 39, the rows of all windows add up to 40" in said
+    assert "spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0" in said
 
 
 def test_a_missing_row_is_named() -> None:
