@@ -29,6 +29,7 @@ class TaskSource(StrEnum):
     """Who said of what class a request is."""
 
     HEADER = "header"
+    KEY = "key"
     CLASSIFIER = "classifier"
     DEFAULT = "default"
 
@@ -66,7 +67,9 @@ class ClientRequest:
     model : str
         `auto`, or the arm that the client pins.
     task_class : str or None
-        From the header `x-tidegate-task`.
+        From the header `x-tidegate-task`, or else of the API key.
+    task_source : TaskSource
+        Which of them, if there is a class.
     deadline_ms : int or None
         From the header `x-tidegate-deadline-ms`; None means the class's own.
     max_cost_nanos : int or None
@@ -74,6 +77,11 @@ class ClientRequest:
     prompt : str or None
         Of a legacy completion: what an arm that lists `completions` continues as it is. To every
         other arm it is a user's message, as in `body`.
+    expected : str or None
+        From the header `x-tidegate-expected`.
+    tag, key_tag : str
+        Whose request it is: of the API key, perhaps refined by `x-tidegate-tag`; and the tag of
+        the key alone, empty without one.
     """
 
     request_id: str
@@ -85,10 +93,13 @@ class ClientRequest:
     stream: bool
     include_usage: bool
     task_class: str | None = None
+    task_source: TaskSource = TaskSource.HEADER
     privacy_local: bool = False
     deadline_ms: int | None = None
     max_cost_nanos: int | None = None
     tag: str = ""
+    key_tag: str = ""
+    expected: str | None = None
     idempotency_key: str = ""
     kind: RequestKind = RequestKind.CHAT
     prompt: str | None = None

@@ -71,6 +71,8 @@ def facts_of(
         "privacy_local": request.privacy_local or task.privacy_local,
         "fields": fields_of(request.body),
         "tag": request.tag,
+        "key_tag": request.key_tag,
+        "expected": request.expected,
         "max_cost_nanos": request.max_cost_nanos,
         "origin": origin,
     }
