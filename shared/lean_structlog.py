@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if "structlog" not in sys.modules and "rich" not in sys.modules:
-    sys.modules["rich"] = None  # type: ignore[assignment] - what makes an import fail
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes an import fail
     try:
         import structlog  # noqa: F401
     finally:
