@@ -23,6 +23,7 @@ from edge_agent.books import (
 from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.outbox import Outbox
 from shared.decision.lease import (
+    NO_CHANGES,
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
@@ -405,6 +406,8 @@ class Gate:
 
     def _changes(self) -> Effects:
         changes = self._leases.take_changes()
+        if changes is NO_CHANGES:
+            return []
         return [
             *(PutLease(row) for row in changes.leases),
             *(PutReservation(row) for row in changes.reservations),

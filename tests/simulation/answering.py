@@ -27,7 +27,7 @@ CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondi
 GRADED_SHARE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass
 class Wanted:
     """What a client asks for, and the dice of whatever becomes of it."""
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROUND_MS = 100
 """As `edge_agent.service.HOUSE_KEEPING_S`, and the link's `SEND_GAP_S`."""
 HEARTBEAT_MS = 5_000
-IDLE_ROUND_MS = 500
+IDLE_ROUND_MS = 1_000
 """What a device does that has nothing to do can wait for so long."""
 ALONE = DeviceConfig(
     version=0,

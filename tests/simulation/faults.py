@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
 BUDGET_SHARES = (180, 140, 100, 70)
 RISE_WAIT_MS = 2_000
+PRICE_ENDS_MS = 5_000
+"""Prices end at whole multiples of it, so that runs share texts that were parsed before."""
 
 
 class Faults:
@@ -282,9 +284,9 @@ class Faults:
         if self.rising or not centre.up:
             return False
         self.rising = True
-        self.rise_at = world.now + 4_000 + RISE_WAIT_MS
-        ends = centre.unix_ms() + 4_000
+        ends = -(-(centre.unix_ms() + 4_000) // PRICE_ENDS_MS) * PRICE_ENDS_MS
         until = datetime.fromtimestamp(ends // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.rise_at = ends - centre.wall_ms + RISE_WAIT_MS
         world.toml_now = world.toml(valid_until=until)
         centre.configure(world.toml_now)
         world.at(self.rise_at - RISE_WAIT_MS - 500, None, self._enter_new_price)

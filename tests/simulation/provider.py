@@ -31,7 +31,7 @@ KNOWN_FREE = (Fate.DEAD, Fate.REFUSED)
 UNKNOWN = (Fate.ABORTED, Fate.SILENT)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bill:
     """One line of the provider's account. Amounts in nano-dollars.
 
