@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from shared.garbage import collect_seldom
 from tests.simulation.mutations import MUTATIONS, Caught, catch
 from tests.simulation.report import Report
 from tests.simulation.result import Result
@@ -84,12 +84,8 @@ def _cpu_s() -> float:
 
 
 def _prepare() -> None:
-    """What the engines log of each fault is not what this program is for.
-
-    Nearly all garbage goes without the collector; a run's world is the one great cycle.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    """What the engines log of each fault is not what this program is for."""
+    collect_seldom()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
