@@ -165,6 +165,7 @@ class Device:
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
         self._next_round(1 + int(self.rng.random() * ROUND_MS))
+        self.world.at(self.redial_at, self, self.soon)
 
     def kill(self, *, power: bool = False) -> None:
         """End the process, or cut the power: what was not synced is lost, but for some of it."""
