@@ -16,14 +16,16 @@ from coordinator.records import (
     LeaseRecord,
     LedgerKind,
     LedgerRow,
+    SpendRow,
     StoreEffect,
     WindowRow,
 )
+from coordinator.spend import UNKNOWN, Label, SpendByDay
 from shared.errors import InvariantError, NotFoundError, invariant
 from shared.rows import changed
 
-AttemptCost = tuple[int, int, str]
-"""The lease's number, what the attempt cost in nano-dollars, and its request."""
+AttemptCost = tuple[int, int, str, Label]
+"""The lease's number, what the attempt cost in nano-dollars, its request, its arm and tag."""
 
 _lease_number = itemgetter(0)
 
@@ -44,10 +46,12 @@ class BudgetAccount:
         windows: Iterable[WindowRow] = (),
         leases: Iterable[LeaseRecord] = (),
         ledger_id_max: int = 0,
+        spend: Iterable[SpendRow] = (),
     ) -> None:
         self._windows = {window.id: window for window in windows}
         self._leases = {(lease.device_id, lease.number): lease for lease in leases}
         self._ledger_id = ledger_id_max
+        self._spend = SpendByDay(spend)
         self._rows: list[LedgerRow] = []
         self._moved: dict[int, list[int]] = {}  # what rows moved since the balances were put
         self._dirty_windows: dict[int, WindowRow] = {}
@@ -148,9 +152,18 @@ class BudgetAccount:
         self._put_lease(lease)
         self._book(lease, LedgerKind.GRANT, lease.amount_nanos, unix_ms=lease.granted_unix_ms)
 
-    def settle(self, device_id: str, number: int, *, cost: int, request_id: str, at: int) -> int:
+    def settle(
+        self,
+        device_id: str,
+        number: int,
+        *,
+        cost: int,
+        request_id: str,
+        at: int,
+        label: Label = UNKNOWN,
+    ) -> int:
         """Book the cost of one attempt; returns the part that the lease did not cover."""
-        return self.settle_all(device_id, [(number, cost, request_id)], at=at)
+        return self.settle_all(device_id, [(number, cost, request_id, label)], at=at)
 
     def settle_all(self, device_id: str, costs: Sequence[AttemptCost], *, at: int) -> int:
         """Book the costs of attempts, in order; returns the part that no lease covered.
@@ -161,7 +174,7 @@ class BudgetAccount:
         for number, run in groupby(costs, key=_lease_number):
             lease = self._known(device_id, number)
             booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
-            for _, cost, request_id in run:
+            for _, cost, request_id, label in run:
                 if cost < 0:
                     raise InvariantError(f"a cost cannot be negative: {cost}")
                 if lease.end is LeaseEnd.OPEN:
@@ -173,14 +186,24 @@ class BudgetAccount:
                     unconfirmed -= covered
                 booked += cost
                 if covered:
-                    self._book(lease, kind, covered, unix_ms=at, request_id=request_id)
+                    self._book(lease, kind, covered, unix_ms=at, request_id=request_id, label=label)
                 if cost > covered:
-                    over, overrun = cost - covered, overrun + cost - covered
-                    self._book(lease, LedgerKind.OVERRUN, over, unix_ms=at, request_id=request_id)
+                    kind, over = LedgerKind.OVERRUN, cost - covered
+                    self._book(lease, kind, over, unix_ms=at, request_id=request_id, label=label)
+                    overrun += over
             self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
         return overrun
 
-    def adjust(self, device_id: str, number: int, *, delta: int, request_id: str, at: int) -> None:
+    def adjust(
+        self,
+        device_id: str,
+        number: int,
+        *,
+        delta: int,
+        request_id: str,
+        at: int,
+        label: Label = UNKNOWN,
+    ) -> None:
         """Correct a settled cost after late usage (rule S_3).
 
         On an open lease a lower cost gives the money back to the lease, not to the budget: only
@@ -189,16 +212,15 @@ class BudgetAccount:
         lease = self._known(device_id, number)
         delta = max(delta, -lease.booked_nanos)
         if delta > 0:
-            self.settle(device_id, number, cost=delta, request_id=request_id, at=at)
+            self.settle(device_id, number, cost=delta, request_id=request_id, at=at, label=label)
         elif delta < 0:
             self._put_lease(changed(lease, booked_nanos=lease.booked_nanos + delta))
             overrun = max(0, lease.booked_nanos - lease.amount_nanos)
             uncovered = -delta if lease.end is not LeaseEnd.OPEN else min(-delta, overrun)
-            if uncovered:
-                self._book(lease, LedgerKind.ADJUST, -uncovered, unix_ms=at, request_id=request_id)
-            if uncovered < -delta:
-                returned = delta + uncovered
-                self._book(lease, LedgerKind.UNSETTLE, returned, unix_ms=at, request_id=request_id)
+            parts = ((LedgerKind.ADJUST, -uncovered), (LedgerKind.UNSETTLE, delta + uncovered))
+            for kind, part in parts:
+                if part:
+                    self._book(lease, kind, part, unix_ms=at, request_id=request_id, label=label)
 
     def close(self, device_id: str, number: int, *, final: int, at: int, note: str) -> str:
         """End a lease at its device's final figure (rules C_6, L_5); returns an alarm or "".
@@ -307,6 +329,7 @@ class BudgetAccount:
             *self._dirty_windows.values(),
             *self._dirty_leases.values(),
             *self._rows,
+            *self._spend.take(),
         ]
         self._dirty_windows, self._dirty_leases, self._rows = {}, {}, []
         return changes
@@ -326,6 +349,7 @@ class BudgetAccount:
         unix_ms: int,
         request_id: str = "",
         note: str = "",
+        label: Label = UNKNOWN,
     ) -> None:
         self._ledger_id += 1
         number, window_id, device_id = self._ledger_id, lease.window_id, lease.device_id
@@ -341,6 +365,10 @@ class BudgetAccount:
         moved[0] += settled * amount
         moved[1] += unconfirmed * amount
         moved[2] += outstanding * amount
+        if settled or unconfirmed:
+            self._spend.add(
+                label, settled=settled * amount, unconfirmed=unconfirmed * amount, unix_ms=unix_ms
+            )
 
     def _put_window(self, window: WindowRow) -> None:
         self._windows[window.id] = window

@@ -19,11 +19,13 @@ from coordinator.records import (
     LeaseEnd,
     StoreEffect,
 )
+from coordinator.spend import UNKNOWN, Label
 from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
     Feedback,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -46,7 +48,7 @@ class Named:
     leases : tuple of int
         Their numbers.
     outcomes : tuple of str
-        The requests whose cost it raises after the fact, and those that it reports as left
+        The requests whose cost it corrects after the fact, and those that it reports as left
         unfinished: their outcomes matter, if the books hold them.
     """
 
@@ -74,6 +76,16 @@ class Booked:
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
     outcomes: tuple[Outcome, ...] = ()
+    judge_calls: list[JudgeCall] = field(default_factory=list)
+
+    def note_cost(self, attempt: Attempt, request_id: str, *, tag: str = "") -> None:
+        """What an attempt cost is to be settled; above its worst case it closes its arm."""
+        if not attempt.is_booked:
+            return
+        if attempt.cost_nanos > attempt.reserved_nanos:
+            self.overran(attempt, attempt.cost_nanos, request_id)
+        label = (attempt.arm, tag)
+        self.costs.append((attempt.lease_number, attempt.cost_nanos, request_id, label))
 
     def overran(self, attempt: Attempt, cost_nanos: int, request_id: str) -> None:
         """A provider billed more than the worst case: its arm closes (rule S_4)."""
@@ -87,21 +99,28 @@ class Booked:
         """Whether the books held the outcome of a request before this batch."""
         return any(outcome.request_id == request_id for outcome in self.outcomes)
 
-    def attempt_of(self, late: CostAdjustment) -> Attempt | None:
-        """The paid attempt that a late cost belongs to, if its outcome is at hand.
+    def attempt_of(self, late: CostAdjustment) -> tuple[Attempt | None, Label]:
+        """The paid attempt that a late cost belongs to, if it is at hand, and its arm and tag.
 
         Usage comes late only for attempts that were settled without a report.
         """
         here = (row.outcome for row in self.learned if isinstance(row, BookedOutcome))
-        found = [
-            attempt
+        tried = [
+            (attempt, outcome.tag)
             for outcome in (*here, *self.outcomes)
             if outcome.request_id == late.request_id
             for attempt in outcome.attempts
+        ]
+        tried += [(c.attempt, "") for c in self.judge_calls if c.request_id == late.request_id]
+        found = [
+            (attempt, tag)
+            for attempt, tag in tried
             if attempt.lease_number == late.lease_number and attempt.is_booked
         ]
-        found.sort(key=lambda attempt: attempt.settle is not SettleKind.UNKNOWN)
-        return found[0] if found else None
+        if not found:
+            return None, UNKNOWN
+        attempt, tag = min(found, key=lambda each: each[0].settle is not SettleKind.UNKNOWN)
+        return attempt, (attempt.arm, tag)
 
 
 class Booking:
@@ -135,7 +154,7 @@ class Booking:
     ) -> Booked:
         """Book the records of a batch that are not in the books yet.
 
-        A second grade of a request is passed over: the first one counts. So is the word that a
+        A second full grade of a request is passed over: the first one counts. So is the word that a
         process has left a request unfinished which another has finished: the disk of the first was
         restored. The account must know every lease that the records name.
 
@@ -179,12 +198,16 @@ class Booking:
     ) -> None:
         device, body = booked.device, record.body
         match body:
-            case Feedback() if body.request_id in booked.graded:
+            case Feedback() if body.request_id in booked.graded and not body.is_weak:
                 pass
             case Feedback():
-                booked.graded.add(body.request_id)
+                if not body.is_weak:
+                    booked.graded.add(body.request_id)
                 place = (device.id, device.device_class, record.sequence)
                 booked.learned.append(BookedFeedback(self._next(), *place, body))
+            case JudgeCall():
+                booked.judge_calls.append(body)
+                booked.note_cost(body.attempt, body.request_id)
             case LeaseClose():
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_close(body, booked, account=account, unix_ms=unix_ms)
@@ -192,7 +215,7 @@ class Booking:
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
-                booked.costs += [(number, cost, "") for number, cost in body.costs]
+                booked.costs += [(number, cost, "", UNKNOWN) for number, cost in body.costs]
                 where = (device.id, device.device_class, record.sequence, slots.of(unix_ms))
                 for count in body.counts:
                     what = (count.task_class, count.arm, count.requests)
@@ -205,10 +228,8 @@ class Booking:
         if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
             return
         for attempt in outcome.attempts:
-            if attempt.lease_number and attempt.is_booked:
-                if attempt.cost_nanos > attempt.reserved_nanos:
-                    booked.overran(attempt, attempt.cost_nanos, request_id)
-                booked.costs.append((attempt.lease_number, attempt.cost_nanos, request_id))
+            if attempt.lease_number:
+                booked.note_cost(attempt, request_id, tag=outcome.tag)
         device = booked.device
         place = (self._next(), device.id, device.device_class, record.sequence, slot)
         booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
@@ -221,16 +242,17 @@ class Booking:
         self, late: CostAdjustment, booked: Booked, *, account: BudgetAccount, unix_ms: int
     ) -> None:
         """Correct a settled cost; above the reservation it is an overrun (rules S_3, S_4)."""
+        attempt, label = booked.attempt_of(late)
         account.adjust(
             booked.device.id,
             late.lease_number,
             delta=late.delta_nanos,
             request_id=late.request_id,
             at=unix_ms,
+            label=label,
         )
         if late.delta_nanos <= 0:
             return
-        attempt = booked.attempt_of(late)
         if attempt is None:
             booked.alarms[f"{AlertKind.OVERRUN}:{booked.device.id}/late"] = (
                 f"request {late.request_id} of device {booked.device.name} cost "
@@ -280,12 +302,13 @@ def named_in(records: Iterable[SpoolRecord]) -> Named:
                     outcomes.append(outcome.request_id)
             case Feedback() as feedback:
                 graded.add(feedback.request_id)
+            case JudgeCall() as call:
+                leases.add(call.attempt.lease_number)
             case LeaseClose() as close:
                 leases.add(close.lease_number)
             case CostAdjustment() as late:
                 leases.add(late.lease_number)
-                if late.delta_nanos > 0:
-                    outcomes.append(late.request_id)
+                outcomes.append(late.request_id)
             case SpoolSummary() as summary:
                 leases.update(number for number, _ in summary.costs)
     return Named(tuple(sorted(graded)), tuple(sorted(leases - {0})), tuple(outcomes))

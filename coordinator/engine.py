@@ -41,7 +41,6 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
-    TableRowStored,
 )
 from coordinator.registry import digest
 from coordinator.sessions import LastWord, Reaction, Session
@@ -131,22 +130,6 @@ class CoordinatorEngine(Operating):
         if noted is not self.retention:
             self.retention = noted
             reaction.effects.append(PutSetting(SettingKey.RETENTION_MARKS, noted.to_json()))
-
-    def _make_table(self, reaction: Reaction, *, device_class: str, unix_ms: int) -> None:
-        version = 1 + max((table.version for table in self.tables.values()), default=0)
-        table = self._require_planner().table(
-            device_class,
-            version=version,
-            config_version=self.config_version,
-            unix_ms=unix_ms,
-        )
-        before = self.tables.get(device_class)
-        if before is not None and before.same_choices(table):
-            return
-        self.tables[device_class] = table
-        reaction.effects.append(TableRowStored(table))
-        for session in self._sessions_of(device_class):
-            reaction.sends.append((session.device_id, TableSent(table)))
 
     def snapshot(self) -> Snapshot:
         """What was learned, up to the last booked position."""

@@ -167,7 +167,16 @@ class EstimateBook:
         said = (hit, latency_ms, None) if answered else UNANSWERED
         self.record([((device_class, task_class, arm), cost_nanos, *said)])
 
-    def record_reward(self, device_class: str, task_class: str, arm: str, *, reward: float) -> None:
+    def record_reward(
+        self,
+        device_class: str,
+        task_class: str,
+        arm: str,
+        *,
+        reward: float,
+        weight: float = 1.0,
+        chance: float = 1.0,
+    ) -> None:
         """Book one grade. O(1).
 
         Parameters
@@ -176,15 +185,23 @@ class EstimateBook:
             Where it belongs.
         reward : float
             In [0, 1].
+        weight : float
+            What it counts beside a full grade, in (0, 1].
+        chance : float
+            The probability with which it was asked for, in (0, 1].
 
         Raises
         ------
         ValueError
-            When ``reward`` is out of range.
+            When a value is out of range.
         """
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"reward is {reward}, expected 0 to 1")
-        self.record([((device_class, task_class, arm), None, None, None, reward)])
+        for name, value in (("weight", weight), ("chance", chance)):
+            if not 0.0 < value <= 1.0:
+                raise ValueError(f"{name} is {value}, expected more than 0 and at most 1")
+        grade = (reward, weight, chance)
+        self.record([((device_class, task_class, arm), None, None, None, grade)])
 
     def estimates(
         self,
@@ -269,7 +286,7 @@ class EstimateBook:
         booked = sums["booked"].astype(np.int64)
         return Estimates(
             feasible=np.ones(shape, dtype=np.bool_) if feasible is None else feasible,
-            reward=paper_bounds(sums["reward"], pulls=sums["graded"], delta=delta),
+            reward=paper_bounds(sums["reward"], pulls=sums["worth"], delta=delta),
             packing=(
                 paper_bounds(sums["cost"], pulls=sums["costed"], delta=delta, scale=cost_scale),
             ),

@@ -11,14 +11,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from coordinator.fleet_schema import (
-    NAME,
-    ArmTable,
-    CloudArmTable,
-    FleetFile,
-    is_loopback_host,
-    name_problem,
-)
+from coordinator.fleet_schema import ArmTable, CloudArmTable, FleetFile
+from coordinator.fleet_values import NAME, is_loopback_host, name_problem
 from coordinator.forecast import PathModel, make_forecaster
 from coordinator.policy import make_policy
 from shared.decision.types import COORDINATOR_KEY

@@ -15,6 +15,7 @@ from coordinator.fleet_checks import (
     policy_problems,
     window_problems,
 )
+from coordinator.fleet_grading import grader_of, grading_problems, judge_ppm_of, signals_of
 from coordinator.fleet_schema import (
     CloudArmTable,
     FleetFile,
@@ -24,8 +25,17 @@ from coordinator.fleet_schema import (
 )
 from coordinator.fleet_tables import arm_tables, effective_keys, validated
 from coordinator.forecast import PathModel
+from shared.decision.grading import NO_SIGNALS, Signals
 from shared.decision.money import Price, WorstCase
-from shared.decision.types import Arm, ArmKind, CloudSettings, DeviceConfig, OnAbort, TaskClass
+from shared.decision.types import (
+    Arm,
+    ArmKind,
+    CloudSettings,
+    DeviceConfig,
+    Judge,
+    OnAbort,
+    TaskClass,
+)
 from shared.errors import NotFoundError
 from shared.limits import CONFIG_BYTES_MAX
 from shared.settings import ConfigProblems, Problem, did_you_mean
@@ -202,6 +212,14 @@ class TaskClassConfig:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """The cloud arm that grades answers, and how long its reply may be."""
+
+    arm: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
 class LinkConfig:
     """Heartbeats and leases.
 
@@ -241,6 +259,8 @@ class FleetConfig:
     task_classes: Mapping[str, TaskClassConfig]
     link: LinkConfig
     retention: RetentionConfig = RetentionConfig()
+    judge: JudgeConfig | None = None
+    signals: Signals = NO_SIGNALS
     keys: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -280,21 +300,25 @@ class FleetConfig:
         if found is None:
             known = did_you_mean(device_class, self.device_classes)
             raise NotFoundError(f"no device class {device_class!r}{known}")
-        arms = []
-        for name in found.arms:
+
+        def arm_of(name: str) -> Arm:
             arm = self.arms[name].arm
             if arm.cloud is not None:
                 price = replace(arm.cloud.price, version=price_version)
                 arm = replace(arm, cloud=replace(arm.cloud, price=price))
-            arms.append(replace(arm, enabled=arm.enabled and name not in disabled_arms))
+            return replace(arm, enabled=arm.enabled and name not in disabled_arms)
+
+        judge = self.judge
         return DeviceConfig(
             version=version,
             device_class=device_class,
-            arms=tuple(arms),
+            arms=tuple(map(arm_of, found.arms)),
             task_classes=tuple(config.task for config in self.task_classes.values()),
             price_version=price_version,
             budget_name=self.budget.name,
             close_wait_ms=self.link.close_wait_ms,
+            judge=Judge(arm_of(judge.arm), judge.max_tokens) if judge is not None else None,
+            signals=self.signals,
         )
 
 
@@ -354,6 +378,7 @@ def parse_fleet(
         problems += window_problems(file, now_unix_ms=now_unix_ms)
         problems += policy_problems(file, demand_model=demand_model)
         problems += class_problems(file)
+        problems += grading_problems(file, arms=arms)
     for name, arm in arms.items():
         problems += arm_problems(name, arm=arm, now_unix_ms=now_unix_ms)
     if provider_keys is not None:
@@ -407,12 +432,20 @@ def _build(file: FleetFile, *, arms: Mapping[str, LocalArmTable | CloudArmTable]
             close_wait_ms=link.close_wait,
         ),
         retention=RetentionConfig(outcomes_days=file.retention.outcomes_days),
+        judge=JudgeConfig(file.judge.arm, file.judge.max_tokens) if file.judge else None,
+        signals=signals_of(file.signals),
         keys=effective_keys(file, arms=arms, task_classes=task_classes),
     )
 
 
 def _task_class(name: str, table: TaskClassTable) -> TaskClassConfig:
-    task = TaskClass(id=name, deadline_ms=table.deadline, privacy_local=table.privacy == "local")
+    task = TaskClass(
+        id=name,
+        deadline_ms=table.deadline,
+        privacy_local=table.privacy == "local",
+        grader=grader_of(table.grader) if table.grader else None,
+        judge_ppm=judge_ppm_of(table),
+    )
     return TaskClassConfig(task=task, demand_prior_per_slot=table.demand_prior)
 
 

@@ -56,9 +56,11 @@ def effective_keys(
     file: FleetFile, *, arms: Mapping[str, ArmTable], task_classes: Mapping[str, TaskClassTable]
 ) -> dict[str, str]:
     """Every key with its effective value as text, sorted."""
-    tables = file.model_dump()
-    tables["arms"] = {name: table.model_dump() for name, table in arms.items()}
-    tables["task_classes"] = {name: table.model_dump() for name, table in task_classes.items()}
+    tables = file.model_dump(by_alias=True)
+    tables["arms"] = {name: table.model_dump(by_alias=True) for name, table in arms.items()}
+    tables["task_classes"] = {
+        name: table.model_dump(by_alias=True) for name, table in task_classes.items()
+    }
     found: dict[str, str] = {}
     _flatten(tables, prefix="", found=found)
     return dict(sorted(found.items()))

@@ -16,6 +16,7 @@ from coordinator.planned import Context
 from coordinator.policy.cells import UNANSWERED, Key, Observation
 from coordinator.policy.service_times import Answer
 from coordinator.records import BookedCounts, BookedFeedback, BookedOutcome, Learned
+from shared.decision.money import PPM
 from shared.decision.reward import reward_from_ppm
 from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
 
@@ -49,7 +50,8 @@ class Lessons:
         Requests without details (rule O_2).
     costs : dict of arm to int
         Nano-dollars.
-    grades : list of (arm, reward)
+    grades : list of (arm, reward, weight)
+        Full ones; the weight is how many answers each stands for.
     observations : list of Observation
         Of arms, in order.
     answers : list of Answer
@@ -61,7 +63,7 @@ class Lessons:
     kinds: Mapping[Kind, int] = field(default_factory=dict)
     compacted: dict[tuple[Context, int], int] = field(default_factory=lambda: defaultdict(int))
     costs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    grades: list[tuple[str, float]] = field(default_factory=list)
+    grades: list[tuple[str, float, float]] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     calls: list[tuple[str, Attempt]] = field(default_factory=list)
@@ -120,9 +122,12 @@ class Lessons:
     def _read_grade(self, row: BookedFeedback) -> None:
         feedback = row.feedback
         reward = reward_from_ppm(feedback.reward_ppm)
-        self.grades.append((feedback.arm, reward))
+        chance = feedback.grading_ppm / PPM
+        if not feedback.is_weak:
+            self.grades.append((feedback.arm, reward, 1.0 / chance))
         key = (row.device_class, feedback.task_class, feedback.arm)
-        self.observations.append((key, None, None, None, reward))
+        grade = (reward, feedback.weight_ppm / PPM, chance)
+        self.observations.append((key, None, None, None, grade))
 
 
 def was_executed(attempt: Attempt) -> bool:

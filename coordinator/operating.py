@@ -17,6 +17,7 @@ from coordinator.price_rises import price_rises
 from coordinator.records import AuditRow, ConfigRow, DeviceStanding, PutSetting, SettingKey
 from coordinator.recovering import Recovering
 from coordinator.sessions import Reaction
+from shared.decision.table import SelectionTable
 from shared.errors import ConfigError, ConflictError, NotFoundError
 
 
@@ -128,6 +129,58 @@ class Operating(Recovering):
         for device in self.registry.devices:
             self._send_config(reaction, device=device)
         reaction.extend(self.tick(unix_ms=unix_ms))
+        return self._tell(reaction, unix_ms=unix_ms)
+
+    def pin_table(
+        self, device_class: str, *, table: SelectionTable | None, actor: str, unix_ms: int
+    ) -> Reaction:
+        """Keep the table of a device class as it is, or as it was; planning goes on.
+
+        Parameters
+        ----------
+        table : SelectionTable or None
+            An earlier one, to come into force again; None for the one in force.
+
+        Raises
+        ------
+        NotFoundError
+            If the class has no table yet.
+        """
+        present = self.table_of(device_class)
+        reaction = Reaction()
+        action = "table pin"
+        if table is not None and table.version != present.version:
+            action, present = "table rollback", table
+            reaction.effects += self.shelf.take_back(table)
+            self._send_table(reaction, table)
+        reaction.effects += [
+            self.shelf.pin(device_class, unix_ms=unix_ms, actor=actor),
+            AuditRow(unix_ms, actor, action, f"{device_class} at version {present.version}"),
+        ]
+        return self._tell(reaction, unix_ms=unix_ms)
+
+    def unpin_table(self, device_class: str, *, actor: str, unix_ms: int) -> Reaction:
+        """Let the latest plan decide again.
+
+        Raises
+        ------
+        ConflictError
+            If the table is not pinned.
+        """
+        if device_class not in self.shelf.pins:
+            pinned = ", ".join(sorted(self.shelf.pins)) or "none"
+            raise ConflictError(
+                f"the table of class {device_class!r} is not pinned; pinned: {pinned}"
+            )
+        reaction = Reaction(
+            effects=[
+                self.shelf.unpin(device_class),
+                AuditRow(unix_ms, actor, "table unpin", device_class),
+            ]
+        )
+        known = self.config is not None and device_class in self.config.device_classes
+        if known and self._require_planner().planned is not None:
+            self._make_table(reaction, device_class=device_class, unix_ms=unix_ms)
         return self._tell(reaction, unix_ms=unix_ms)
 
     def revoke(self, device_id: str, *, actor: str, unix_ms: int) -> Reaction:

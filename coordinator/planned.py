@@ -30,12 +30,24 @@ LATENCY_KNOWN_AFTER: Final = 20
 
 @dataclass
 class ArmTotals:
-    """What an arm did in the present window. Cost in nano-dollars."""
+    """What an arm did in the present window. Cost in nano-dollars.
+
+    Attributes
+    ----------
+    reward, weight : float
+        Sums over grades; one that was asked for with a probability p stands for 1 / p answers.
+    """
 
     requests: int = 0
     graded: int = 0
     reward: float = 0.0
+    weight: float = 0.0
     cost_nanos: int = 0
+
+    @property
+    def reward_mean(self) -> float:
+        """Mean grade; 0 without any."""
+        return self.reward / self.weight if self.weight else 0.0
 
 
 @dataclass
@@ -72,7 +84,8 @@ class WindowTotals:
     @property
     def reward_mean(self) -> float:
         """Mean grade; 0 without any."""
-        return sum(arm.reward for arm in self.arms.values()) / max(1, self.graded)
+        weight = sum(arm.weight for arm in self.arms.values())
+        return sum(arm.reward for arm in self.arms.values()) / weight if weight else 0.0
 
     def to_state(self) -> dict[str, Any]:
         """Plain data; `from_state` restores it exactly."""

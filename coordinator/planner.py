@@ -167,9 +167,10 @@ class Planner:
             self._count(context, slot=slot, requests=requests)
         for arm, cost_nanos in lessons.costs.items():
             self.totals.arms[arm].cost_nanos += cost_nanos
-        for arm, reward in lessons.grades:
+        for arm, reward, weight in lessons.grades:
             self.totals.arms[arm].graded += 1
-            self.totals.arms[arm].reward += reward
+            self.totals.arms[arm].reward += weight * reward
+            self.totals.arms[arm].weight += weight
         self.load.learn(lessons)
         self.estimates.record(lessons.observations)
 

@@ -12,10 +12,12 @@ from coordinator.records import (
     BookedOutcome,
     EarlierFacts,
     LedgerRow,
+    SpendRow,
     StoreEffect,
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 
 Progress = Callable[[int, int], None]
 """Told how many ledger rows of how many were read; what it raises ends the reading."""
@@ -93,7 +95,7 @@ class Store(ABC):
     def decisions(
         self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
-        """The latest booked decisions, newest first.
+        """The latest booked decisions with their full grades, newest first.
 
         With `after`, those at a higher position instead, rising: page by page, they are all.
         """
@@ -103,6 +105,17 @@ class Store(ABC):
         self, device_id: str, *, request_ids: Sequence[str], lease_numbers: Sequence[int]
     ) -> EarlierFacts:
         """Which of a device's requests are graded, and its leases with those numbers."""
+
+    @abstractmethod
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        """A selection table that is in force or kept; None if it is neither."""
+
+    @abstractmethod
+    def spend(self, *, from_unix_ms: int) -> Sequence[SpendRow]:
+        """What was spent on the first day, from a time on, that has any; empty after the last.
+
+        Sorted by arm and tag, in some order of the database's.
+        """
 
     @abstractmethod
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:

@@ -105,6 +105,25 @@ class LedgerRow(NamedTuple):
         return window.moved(*(factor * self.amount_nanos for factor in MOVES[self.kind]))
 
 
+@dataclass(frozen=True)
+class SpendRow:
+    """What was booked on one day for one arm and tag. Nano-dollars.
+
+    Attributes
+    ----------
+    day_unix_ms : int
+        Midnight UTC.
+    arm, tag : str
+        Empty where it is not known whose money it is: unconfirmed, or compacted on the device.
+    """
+
+    day_unix_ms: int
+    arm: str
+    tag: str
+    settled_nanos: int = 0
+    unconfirmed_nanos: int = 0
+
+
 class LeaseEnd(StrEnum):
     """Whether the coordinator still counts a lease as outstanding."""
 
@@ -283,6 +302,7 @@ class SettingKey(StrEnum):
     RECOVERY = "recovery"  # JSON, while one lasts
     PRICE_VERSION = "price_version"  # the configuration that last changed a price
     ALERTS = "alerts"  # JSON: the alarms that stand, and what the window has announced
+    TABLE_PINS = "table_pins"  # JSON: the device classes whose table stays, and who said so
     RETENTION_MARKS = "retention_marks"  # JSON: how far the books had come, day by day
 
 
@@ -296,14 +316,26 @@ class PutSetting:
 
 @dataclass(frozen=True)
 class TableRowStored:
-    """The selection table last made for a device class."""
+    """A selection table of a device class, in its place: 0 is in force, the others are earlier."""
 
     table: SelectionTable
+    place: int
+
+
+@dataclass(frozen=True)
+class EarlierTable:
+    """Which table is kept in a place."""
+
+    device_class: str
+    place: int
+    version: int
+    created_unix_ms: int
 
 
 StoreEffect = (
     LedgerRow
     | WindowRow
+    | SpendRow
     | LeaseRecord
     | DeviceRow
     | SpoolMark
@@ -350,6 +382,10 @@ class StoreSnapshot:
         Those with open leases, and the latest one.
     leases : tuple of LeaseRecord
         The open ones, and all of the windows above.
+    spend : tuple of SpendRow
+        Those of the last day that has any.
+    tables, earlier_tables : tuple
+        Those in force, and which ones are kept beside.
     learned_since : tuple
         Outcomes, grades and counts booked after `snapshot.position`, in order of position.
     """
@@ -360,9 +396,11 @@ class StoreSnapshot:
     admin_tokens: tuple[AdminTokenRow, ...] = ()
     windows: tuple[WindowRow, ...] = ()
     leases: tuple[LeaseRecord, ...] = ()
+    spend: tuple[SpendRow, ...] = ()
     settings: dict[SettingKey, str] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     learned_since: tuple[BookedOutcome | BookedFeedback | BookedCounts, ...] = ()
     tables: tuple[SelectionTable, ...] = ()
+    earlier_tables: tuple[EarlierTable, ...] = ()
     ledger_id_max: int = 0
     position_max: int = 0

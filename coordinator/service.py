@@ -25,17 +25,20 @@ from coordinator.records import (
     EarlierFacts,
     JoinTokenRow,
     LedgerRow,
+    SpendRow,
     StoreEffect,
     StoreSnapshot,
 )
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
 from shared.clock import Clock, IdSource
+from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceState, LeaseStatus, Outcome, SpoolRecord
 from shared.errors import (
     AuthenticationError,
     InvariantError,
     LostLeadershipError,
+    NotFoundError,
     StoreError,
     TidegateError,
 )
@@ -299,6 +302,40 @@ class CoordinatorService:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
         await self._change(lambda engine: change(engine, self._clock.unix_ms()))
 
+    async def pin_table(self, device_class: str, *, version: int, actor: str) -> None:
+        """Keep the table of a device class: the one in force, or an earlier version.
+
+        Raises
+        ------
+        NotFoundError
+            If the class has no table, or the version is not kept.
+        """
+
+        async def change(engine: CoordinatorEngine) -> Reaction:
+            table = await self.table(device_class, version=version) if version else None
+            return engine.pin_table(
+                device_class, table=table, actor=actor, unix_ms=self._clock.unix_ms()
+            )
+
+        await self._change(change)
+
+    async def table(self, device_class: str, *, version: int) -> SelectionTable:
+        """A table of a device class that is in force or kept.
+
+        Raises
+        ------
+        NotFoundError
+            If it is neither.
+        """
+        table = await self._read(lambda: self._store.table(device_class, version=version))
+        if table is None:
+            kept = ", ".join(str(each.version) for each in self.engine.shelf.earlier(device_class))
+            raise NotFoundError(
+                f"no version {version} of the table of class {device_class!r} is kept; "
+                f"earlier ones are: {kept or 'none'}"
+            )
+        return table
+
     async def create_join_token(
         self, *, device_class: str, valid_for_s: int, actor: str
     ) -> tuple[str, int]:
@@ -336,6 +373,10 @@ class CoordinatorService:
         return await self._read(
             lambda: list(self._store.ledger(after_id=after_id, limit=limit, device_id=device_id))
         )
+
+    async def spend(self, *, from_unix_ms: int) -> list[SpendRow]:
+        """What was spent on the first day, from a time on, that has any; empty after the last."""
+        return await self._read(lambda: list(self._store.spend(from_unix_ms=from_unix_ms)))
 
     async def differences(self, *, progress: Progress) -> tuple[str, ...]:
         """Where the ledger's rows and the balances disagree; `progress` is called in a thread."""

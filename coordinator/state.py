@@ -14,7 +14,7 @@ from coordinator.booking import Booking
 from coordinator.fleet_config import FleetConfig, parse_fleet
 from coordinator.forecast import PathModel
 from coordinator.lending import Lending
-from coordinator.messages import ConfigSent, LeaseRecalled, ProviderKeysSent
+from coordinator.messages import ConfigSent, LeaseRecalled, ProviderKeysSent, TableSent
 from coordinator.planner import Planner
 from coordinator.records import (
     ConfigRow,
@@ -29,6 +29,7 @@ from coordinator.recovery import Recovery
 from coordinator.registry import Registry
 from coordinator.retention import RetentionMarks
 from coordinator.sessions import LastWord, Reaction, Refusals, Session
+from coordinator.shelf import TableShelf
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig
 from shared.errors import ConfigError, NotFoundError
@@ -72,6 +73,7 @@ class FleetState:
             windows=snapshot.windows,
             leases=snapshot.leases,
             ledger_id_max=snapshot.ledger_id_max,
+            spend=snapshot.spend,
         )
         self.sessions: dict[str, Session] = {}
         self.last_words: dict[str, LastWord] = {}
@@ -79,7 +81,11 @@ class FleetState:
         self._lending = Lending(
             account=self.account, registry=self.registry, sessions=self.sessions
         )
-        self.tables = {table.device_class: table for table in snapshot.tables}
+        self.shelf = TableShelf(
+            in_force=snapshot.tables,
+            earlier=snapshot.earlier_tables,
+            pins=settings.get(SettingKey.TABLE_PINS, ""),
+        )
         self.alerts = AlertBoard.from_json(settings.get(SettingKey.ALERTS, ""))
         self.recovery = Recovery.from_json(
             settings.get(SettingKey.RECOVERY, ""), everybody=self._spenders()
@@ -180,18 +186,46 @@ class FleetState:
             )
         return found
 
-    def table_for(self, device: DeviceRow) -> SelectionTable:
-        """The table that a device decides by.
+    @property
+    def tables(self) -> dict[str, SelectionTable]:
+        """The table in force of each device class."""
+        return self.shelf.in_force
+
+    def table_of(self, device_class: str) -> SelectionTable:
+        """The table that the devices of a class decide by.
 
         Raises
         ------
         NotFoundError
-            If none has been made for its class yet.
+            If none has been made for it yet.
         """
-        table = self.tables.get(device.device_class)
+        table = self.tables.get(device_class)
         if table is None:
-            raise NotFoundError(f"no table has been made for class {device.device_class!r} yet")
+            known = ", ".join(sorted(self.tables)) or "none"
+            raise NotFoundError(
+                f"no table has been made for class {device_class!r} yet; classes with one: {known}"
+            )
         return table
+
+    def _make_table(self, reaction: Reaction, *, device_class: str, unix_ms: int) -> None:
+        """Make the table of the latest plan, and send it if a device would decide otherwise."""
+        if device_class in self.shelf.pins:
+            return
+        table = self._require_planner().table(
+            device_class,
+            version=self.shelf.next_version,
+            config_version=self.config_version,
+            unix_ms=unix_ms,
+        )
+        before = self.tables.get(device_class)
+        if before is not None and before.same_choices(table):
+            return
+        reaction.effects += self.shelf.put(table)
+        self._send_table(reaction, table)
+
+    def _send_table(self, reaction: Reaction, table: SelectionTable) -> None:
+        for session in self._sessions_of(table.device_class):
+            reaction.sends.append((session.device_id, TableSent(table)))
 
     def _spenders(self) -> tuple[str, ...]:
         """The devices that may hold leases."""

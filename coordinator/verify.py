@@ -12,6 +12,7 @@ from coordinator.records import (
     LeaseRecord,
     LedgerKind,
     LedgerRow,
+    SpendRow,
     WindowRow,
 )
 
@@ -22,7 +23,8 @@ _COSTS = (
     LedgerKind.OVERRUN,
     LedgerKind.ADJUST,
 )
-_BALANCES = ("settled_nanos", "unconfirmed_nanos", "outstanding_nanos")
+_BY_DAY = ("settled_nanos", "unconfirmed_nanos")
+_BALANCES = (*_BY_DAY, "outstanding_nanos")
 
 
 @dataclass
@@ -55,7 +57,11 @@ class LedgerSums:
         self._leases[row.device_id, row.lease_number][row.kind] += row.amount_nanos
 
     def differences(
-        self, *, windows: Iterable[WindowRow], leases: Iterable[LeaseRecord]
+        self,
+        *,
+        windows: Iterable[WindowRow],
+        leases: Iterable[LeaseRecord],
+        spend: Iterable[SpendRow],
     ) -> list[str]:
         """Where rows and running balances disagree, in words; empty if nowhere."""
         found = list(self.problems)
@@ -68,7 +74,22 @@ class LedgerSums:
             found += _lease_differences(lease, self._leases[lease.device_id, lease.number])
         for device_id, number in sorted(self._leases.keys() - seen):
             found.append(f"lease {number} of {device_id} has ledger rows and no record")
-        return found
+        return found + self._spend_differences(spend)
+
+    def _spend_differences(self, spend: Iterable[SpendRow]) -> list[str]:
+        """Where what was spent by day, arm and tag is not what the rows of all windows come to."""
+        by_day = Counter[str]()
+        for line in spend:
+            by_day.update({name: getattr(line, name) for name in _BY_DAY})
+        totals = {
+            name: sum(sums[place] for sums in self.windows.values())
+            for place, name in enumerate(_BY_DAY)
+        }
+        return [
+            f"spend by day: {name} is {by_day[name]}, the rows of all windows add up to {total}"
+            for name, total in totals.items()
+            if by_day[name] != total
+        ]
 
 
 def _window_differences(window: WindowRow | None, sums: list[int], window_id: int) -> list[str]:

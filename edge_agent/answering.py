@@ -14,10 +14,12 @@ from typing import Any, Final
 
 import structlog
 
+from edge_agent.answer_text import AnswerText
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
+from edge_agent.judging import Order
 from edge_agent.ports import (
     ArmFailed,
     ChatCall,
@@ -106,8 +108,11 @@ class RequestRun:
         on_outcome: Callable[[Outcome], None],
         lease_news: LeaseNews | None = None,
         keep: Callable[[Kept | None], None] | None = None,
+        on_judge: Callable[[Order], None] | None = None,
     ) -> None:
         self._request = request
+        self._on_judge = on_judge
+        self._text = AnswerText()
         self._keep = keep
         self._sent: list[Mapping[str, Any]] = []
         self._engine = engine
@@ -199,6 +204,7 @@ class RequestRun:
     async def _attempt(self, plan: AttemptPlan, *, reserved: list[Any]) -> bool:
         """Try one arm; True when the request has ended with it."""
         self._attempt_started_ms = self._clock.monotonic_ms()
+        self._text = AnswerText(self._engine.wants_text(self._request.request_id))
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
@@ -294,6 +300,8 @@ class RequestRun:
         self._send({**chunk.data, "model": plan.arm.id})
 
     def _send(self, chunk: Mapping[str, Any]) -> None:
+        if self._text.wanted:
+            self._text.take(chunk)
         if self._keep is not None:
             self._sent.append(chunk)
         if not self._gone:
@@ -308,7 +316,11 @@ class RequestRun:
         end = self._end(SettleKind.REPORTED if usage else SettleKind.UNKNOWN, usage=usage)
         head = self._head(plan)
         status = RequestStatus.ABORTED if self._gone else RequestStatus.OK
-        outcome = await self._finish(status, end=end)
+        judge = self._engine.judge_of(self._request.request_id)
+        text = self._text.of(finished.response)
+        outcome = await self._finish(status, end=end, text=text)
+        if judge is not None and text is not None and outcome.arm and self._on_judge is not None:
+            self._on_judge(Order(outcome, judge, self._request.body["messages"], text))
         counted = self.usage = _usage_json(usage, cost_nanos=outcome.cost_nanos)
         if finished.response is not None:
             self.response = {**finished.response, "model": plan.arm.id, "usage": counted}
@@ -354,7 +366,7 @@ class RequestRun:
         self._tell(refused)
 
     async def _refuse(self) -> None:
-        refused = self._engine.refusal(self._request.request_id)
+        refused = self._engine.refusal(self._request.request_id, unix_ms=self._clock.unix_ms())
         status = RequestStatus.ERROR if refused.status >= 500 else RequestStatus.REFUSED
         await self._finish(status, end=None)
         self._tell(refused)
@@ -375,13 +387,16 @@ class RequestRun:
             status = RequestStatus.ABORTED if self._gone else RequestStatus.INTERRUPTED
             await self._finish(status, end=end)
 
-    async def _finish(self, status: RequestStatus, *, end: AttemptEnd | None) -> Outcome:
+    async def _finish(
+        self, status: RequestStatus, *, end: AttemptEnd | None, text: str | None = None
+    ) -> Outcome:
         outcome, effects = self._engine.finish(
             self._request.request_id,
             status=status,
             end=end,
             ttft_ms=self._ttft_ms,
             latency_ms=self._elapsed_ms(),
+            text=text,
         )
         self._plan = None
         self.cost_nanos = outcome.cost_nanos

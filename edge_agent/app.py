@@ -23,8 +23,7 @@ from edge_agent import config as agent_config
 from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.device_metrics import DeviceCollector
-from edge_agent.adapters.http_api import build_app
-from edge_agent.adapters.http_api.gate import ApiKeys
+from edge_agent.adapters.http_api import ApiKeys, build_app
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from edge_agent.adapters.model_bench import known_speeds
 from edge_agent.adapters.reloadable_models import ReloadableModels
@@ -38,8 +37,9 @@ from edge_agent.cli.doctor import doctor
 from edge_agent.cli.init import init
 from edge_agent.cli.output import ConfigFile
 from edge_agent.cli.parts import (
-    api_key_secrets,
+    api_keys_of,
     fallback_config,
+    key_budgets_of,
     link_target,
     local_models,
     new_worker,
@@ -129,7 +129,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
     registry = CollectorRegistry()
-    metrics = AgentMetrics(registry)
+    metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])
     async with AsyncExitStack() as stack:
         books = _open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
@@ -140,6 +140,8 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             snapshot=snapshot,
             fallback=fallback_config(settings),
             unix_ms=clock.unix_ms(),
+            key_budgets=key_budgets_of(settings),
+            observe_arm=settings.observe_arm if settings.mode == "observe" else "",
         )
         bookkeeper = Bookkeeper(books, gate=engine.gate)
         keys, local = ProviderKeys(), ReloadableModels(new_worker(settings, clock=clock))
@@ -177,7 +179,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             speeds=lambda: known_speeds(settings.state_dir, local_models(reloader.running)),
         )
         tasks.append(asyncio.create_task(_show(metrics, engine=engine, link_up=link_up)))
-        api_keys = ApiKeys(api_key_secrets(settings))
+        api_keys = ApiKeys(api_keys_of(settings))
         link = None
         if settings.coordinator.address is not None:
             link = CoordinatorLink(link_target(settings), session=session)
@@ -188,6 +190,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             service=service,
             local=local,
             api_keys=api_keys,
+            metrics=metrics,
             link=link,
             clock=clock,
         )
@@ -252,6 +255,7 @@ async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.
                 table_version=engine.table.version if engine.table else 0,
                 lease_available_nanos=engine.gate.available_nanos,
                 lease_reserved_nanos=sum(held.reserved_nanos for held in engine.gate.leases()),
+                key_budgets=engine.gate.key_budgets(),
             )
         )
         await asyncio.sleep(GAUGES_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, SpoolRecord
@@ -61,6 +62,13 @@ class DropReservation:
 
 
 @dataclass(frozen=True)
+class PutKeyBudget:
+    """Insert or replace the present window of an API key's budget, by the key's tag."""
+
+    row: KeyBudgetRow
+
+
+@dataclass(frozen=True)
 class AppendSpool:
     """Append one record to the outbox; its sequence is one above the last."""
 
@@ -109,6 +117,7 @@ BookEffect = (
     | DropLease
     | PutReservation
     | DropReservation
+    | PutKeyBudget
     | AppendSpool
     | TrimSpool
     | CompactSpool
@@ -131,6 +140,7 @@ class BooksSnapshot:
     meta: dict[MetaKey, str] = field(default_factory=dict)
     leases: tuple[LeaseRow, ...] = ()
     reservations: tuple[ReservationRow, ...] = ()
+    key_budgets: tuple[KeyBudgetRow, ...] = ()
     table: SelectionTable | None = None
     config: DeviceConfig | None = None
     spool_first: int = 0

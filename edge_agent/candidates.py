@@ -36,6 +36,12 @@ class RequestFacts:
         What the client lets this request cost, all its attempts together; None for no cap.
     turn, goes_on_from : str
         Ids of this turn of a conversation and of the one before it; empty where there is none.
+    tag : str
+        Whose request it is, for the outcome.
+    expected : str or None
+        The answer that a grader is to find, as the client said; never leaves the device.
+    key_tag : str
+        The API key's own tag, by which its budget is known; empty without a key.
     """
 
     request_id: str
@@ -56,6 +62,8 @@ class RequestFacts:
     max_cost_nanos: int | None = None
     turn: str = ""
     goes_on_from: str = ""
+    key_tag: str = ""
+    expected: str | None = None
 
     def max_tokens_on(self, arm: Arm) -> int:
         """The limit that is sent to an arm."""
@@ -158,7 +166,10 @@ LOCAL_FIELDS = frozenset(
 asks, how the provider should cache, bill or file it). Tools and log probabilities also need the
 arm's capability."""
 CONTEXT_DOUBT = 2  # a prompt may take this many times fewer tokens than is typical
-BUDGET_REASONS = frozenset({"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused"})
+KEY_BUDGET_REASON = "key_budget"
+BUDGET_REASONS = frozenset(
+    {"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused", KEY_BUDGET_REASON}
+)
 
 
 def row_for(facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable | None) -> TableRow:

@@ -3,32 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.candidates import ArmCondition, Candidates, PreparedRow, RequestFacts, row_for
 from edge_agent.conversations import KEEP_SHARE_PPM_MIN, Conversations, Kept
 from edge_agent.gate import Gate
 from edge_agent.health import ArmHealth
 from edge_agent.requests import RequestRefused
+from shared.decision.money import PPM
 from shared.decision.table import Draw, SelectionTable
-from shared.decision.types import Arm, Candidate, DeviceConfig
+from shared.decision.types import Arm, Candidate, DeviceConfig, Fallout, Observation
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates of a request, and the draw between them or the one that it goes on with."""
+    """The candidates of a request, and the draw between them or the one that it goes on with.
+
+    Attributes
+    ----------
+    observed : Choice or None
+        What was decided and only logged, because a fixed arm is told to answer.
+    """
 
     candidates: Candidates
     draw: Draw | None
     kept: Kept | None = None
+    observed: Choice | None = None
 
     @property
     def between(self) -> tuple[Candidate, ...]:
-        """Between what the draw was made, for the log (promise P6)."""
-        return self.kept.between if self.kept else self.candidates.weights
+        """Between what the draw was made, for the log (promise P6).
+
+        Where the decision was only observed, the fixed arm was certain among its candidates.
+        """
+        if self.observed is None or self.draw is None:
+            return self.kept.between if self.kept else self.candidates.weights
+        fixed = self.draw.arm
+        others = (each.arm for each in self.observed.between if each.arm != fixed)
+        return (Candidate(fixed, PPM), *(Candidate(arm, 0) for arm in others))
+
+    @property
+    def decided(self) -> Choice:
+        """What was decided, acted upon or not."""
+        return self.observed or self
+
+    @property
+    def observation(self) -> Observation | None:
+        """What would have been drawn, had a fixed arm not been told to answer."""
+        if self.observed is None:
+            return None
+        draw = self.observed.draw
+        arm, chance = (draw.arm, draw.propensity_ppm) if draw else ("", 0)
+        return Observation(arm, chance, self.observed.between)
+
+    @property
+    def observed_fallouts(self) -> tuple[Fallout, ...]:
+        """Why arms were no candidates of a decision that was only observed."""
+        if self.observed is None:
+            return ()
+        own = {fallout.arm for fallout in self.candidates.fallouts}
+        return tuple(f for f in self.observed.candidates.fallouts if f.arm not in own)
 
     def reason(self, facts: RequestFacts, *, table_version: int, failed: Sequence[str] = ()) -> str:
         """Why an arm answers, for `x-tidegate-reason`; `failed` names arms that could not."""
+        if self.observed is not None:
+            return "observe"
         if facts.pinned_arm:
             return "pinned"
         if failed:
@@ -41,9 +80,17 @@ class Choice:
 
 
 class Chooser:
-    """Chooses arms for one request after the other; told of answers, it keeps conversations."""
+    """Chooses arms for one request after the other; told of answers, it keeps conversations.
 
-    def __init__(self, *, gate: Gate, health: ArmHealth) -> None:
+    Parameters
+    ----------
+    observe_arm : str
+        Answers every request that pins no arm, while what is decided is only logged; empty to
+        act on the decisions.
+    """
+
+    def __init__(self, *, gate: Gate, health: ArmHealth, observe_arm: str = "") -> None:
+        self._observe_arm = observe_arm
         self._conversations = Conversations()
         self._gate = gate
         self._health = health
@@ -68,8 +115,41 @@ class Chooser:
         Raises
         ------
         RequestRefused
-            404 if it pins an arm that the fleet does not have.
+            404 if it pins an arm that the fleet does not have, 503 if `observe_arm` is none.
         """
+
+        def decide(facts: RequestFacts) -> Choice:
+            return self._decide(
+                facts,
+                config=config,
+                table=table,
+                conditions=conditions,
+                now_ms=now_ms,
+                uniform=uniform,
+            )
+
+        if not self._observe_arm or facts.pinned_arm:
+            return decide(facts)
+        if config.arm(self._observe_arm) is None:
+            raise RequestRefused(
+                503,
+                "observe_arm_unknown",
+                f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
+                "has no such arm for this device: name one of "
+                + ", ".join(arm.id for arm in config.arms),
+            )
+        return replace(decide(replace(facts, pinned_arm=self._observe_arm)), observed=decide(facts))
+
+    def _decide(
+        self,
+        facts: RequestFacts,
+        *,
+        config: DeviceConfig,
+        table: SelectionTable | None,
+        conditions: Mapping[str, ArmCondition],
+        now_ms: float,
+        uniform: float,
+    ) -> Choice:
         if facts.pinned_arm and config.arm(facts.pinned_arm) is None:
             known = ", ".join(["auto", *(arm.id for arm in config.arms)])
             raise RequestRefused(
@@ -82,7 +162,7 @@ class Chooser:
         candidates = prepared.candidates(
             facts,
             conditions=self._rested(conditions, now_ms=now_ms),
-            allowance=self._gate.allowance(),
+            allowance=self._gate.allowance(facts.key_tag),
             money=self._money(facts, now_ms=now_ms),
         )
         kept = self._kept(facts, candidates=candidates, now_ms=now_ms)

@@ -9,12 +9,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from edge_agent.device_limits import DeviceLimits, KindLimits
 from edge_agent.model_source import file_name, parse_source
-from shared.limits import NAME_CHARS_MAX
+from shared.decision.key_budget import KeyBudget
+from shared.decision.money import dollars, nanos_from_dollars
+from shared.limits import AMOUNT_NANOS_MAX, API_KEYS_MAX, NAME_CHARS_MAX
 from shared.settings import (
     ByteSize,
     Duration,
@@ -31,6 +41,7 @@ from shared.settings import (
 )
 from shared.units import Address
 
+BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
 BOOKS_FILE: Final = "books.db"
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 _ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
@@ -86,6 +97,56 @@ class TlsConfig(_Section):
                 "key_file" if self.cert_file else "cert_file", "missing; both files or neither"
             )
         return self
+
+
+def _money(value: object) -> int | None:
+    """An exact amount of dollars in nano-dollars."""
+    if value is None:
+        return None
+    if type(value) not in (str, int):
+        raise ValueError('should be an amount of dollars in quotes, such as "2.50"')
+    nanos = nanos_from_dollars(str(value))
+    if not 0 <= nanos <= AMOUNT_NANOS_MAX:
+        raise ValueError(f"should be from 0 to {dollars(AMOUNT_NANOS_MAX, places=0)} dollars")
+    return nanos
+
+
+Nanos = Annotated[
+    int | None, BeforeValidator(_money), WithJsonSchema({"type": ["string", "integer"]})
+]
+
+
+class KeyConfig(_Section):
+    """One application: the key that it sends, and what its requests are."""
+
+    key: SecretRef = Field(description='reference to its key, "env:NAME" or "file:PATH"')
+    tag: Name = Field(description="names it in outcomes, metrics and the export")
+    task_class: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+        default="", description="of requests that name none; empty: as without a key"
+    )
+    refine_tag: bool = Field(
+        default=False, description="whether x-tidegate-tag may say more, as TAG/MORE"
+    )
+    budget_usd: Nanos = Field(
+        default=None, description="what its paid calls may cost in one window; default: no limit"
+    )
+    budget_window: Duration = Field(
+        default=timedelta(days=1), description="how long that is for, aligned to the Unix epoch"
+    )
+
+    @model_validator(mode="after")
+    def _window_is_some_time(self) -> KeyConfig:
+        if self.budget_window < BUDGET_WINDOW_MIN:
+            raise key_error("budget_window", f"should be {BUDGET_WINDOW_MIN.seconds} s or longer")
+        return self
+
+    @property
+    def budget(self) -> KeyBudget | None:
+        """Its budget, if it has one of its own."""
+        if self.budget_usd is None:
+            return None
+        window_ms = round(self.budget_window.total_seconds() * 1_000)
+        return KeyBudget(self.tag, self.budget_usd, window_ms)
 
 
 class CoordinatorLinkConfig(_Section):
@@ -245,13 +306,20 @@ class AgentConfig(FileSettings):
     listen: ListenAddress = Field(
         default=Address("127.0.0.1", 7480), description="the OpenAI-compatible HTTP face"
     )
-    api_keys: tuple[SecretRef, ...] = Field(
-        default=(), description="references to keys that clients must send; required off loopback"
+    keys: Annotated[tuple[KeyConfig, ...], Field(max_length=API_KEYS_MAX)] = Field(
+        default=(), description="keys of which clients must send one; required off loopback"
     )
     cors_origins: tuple[Origin, ...] = Field(
         default=(), description="origins whose pages may call the agent from a browser; * for all"
     )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
+    mode: Literal["route", "observe"] = Field(
+        default="route",
+        description="observe: log what would have been decided, while observe_arm answers",
+    )
+    observe_arm: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+        default="", description="the arm of the fleet that answers in the mode observe"
+    )
     state_dir: Path = Field(
         default=Path("tidegate-agent"), description="folder of the books and the credential"
     )
@@ -274,11 +342,11 @@ class AgentConfig(FileSettings):
 
     @model_validator(mode="after")
     def _guarded_off_loopback(self) -> AgentConfig:
-        if not self.listen.is_loopback and not (self.tls.enabled and self.api_keys):
+        if not self.listen.is_loopback and not (self.tls.enabled and self.keys):
             raise key_error(
                 "listen",
                 f"{self.listen} can be reached by other machines: set tls.cert_file, "
-                "tls.key_file and api_keys, or listen on 127.0.0.1",
+                "tls.key_file and a [[keys]] table, or listen on 127.0.0.1",
             )
         return self
 
@@ -303,6 +371,20 @@ class AgentConfig(FileSettings):
             )
             for model in self.models
         )
+
+    @model_validator(mode="after")
+    def _observes_with_an_arm(self) -> AgentConfig:
+        if self.mode == "observe" and not self.observe_arm:
+            raise key_error("observe_arm", 'missing; mode = "observe" needs the arm that answers')
+        return self
+
+    @model_validator(mode="after")
+    def _one_key_per_tag(self) -> AgentConfig:
+        tags = [key.tag for key in self.keys]
+        twice = sorted({tag for tag in tags if tags.count(tag) > 1})
+        if twice:
+            raise key_error("keys", f"more than one with the tag {twice[0]!r}")
+        return self
 
     @model_validator(mode="after")
     def _one_model_per_arm(self) -> AgentConfig:
@@ -334,8 +416,8 @@ def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ..
     """
     option = f" --config {file}" if file is not None else ""
     problems: list[Problem] = []
-    for index, ref in enumerate(config.api_keys):
-        problems += secret_problem(f"api_keys[{index}]", ref)
+    for index, each in enumerate(config.keys):
+        problems += secret_problem(f"keys[{index}].key", each.key)
     if config.coordinator.join_token:
         problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):

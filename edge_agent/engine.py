@@ -10,7 +10,7 @@ for the next candidate, `finish` settles and spools. `choosing.py` has the filte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
@@ -20,17 +20,25 @@ from edge_agent.candidates import (
     MAX_COST_REASON,
     OTHER_CLASS,
     ArmCondition,
+    Candidates,
     RequestFacts,
 )
 from edge_agent.choosing import Choice, Chooser
 from edge_agent.gate import WORTH_A_WAIT, Gate
+from edge_agent.grading import Grading
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
-from edge_agent.refusals import UNSUPPORTED, embedder_refusal, refusal_for
+from edge_agent.refusals import (
+    UNSUPPORTED,
+    embedder_refusal,
+    expectation_refusal,
+    refusal_for,
+)
 from edge_agent.requests import RequestRefused, RouteDecision
+from shared.decision.key_budget import KeyBudget
 from shared.decision.lease import LeaseRefusal, Settlement
 from shared.decision.money import PPM, Price
-from shared.decision.table import SelectionTable
+from shared.decision.table import SelectionTable, TableRow
 from shared.decision.types import (
     Arm,
     Attempt,
@@ -38,6 +46,8 @@ from shared.decision.types import (
     Fallout,
     Feedback,
     IncarnationRange,
+    Judge,
+    JudgeCall,
     LeaseStatus,
     Outcome,
     RequestStatus,
@@ -129,6 +139,9 @@ class _Request:
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
     overrun_arms: set[str] = field(default_factory=set)
+    judged: bool = False
+    asked_again: Feedback | None = None
+    judge: Judge | None = None
 
     @property
     def fallouts(self) -> tuple[Fallout, ...]:
@@ -159,6 +172,11 @@ class AgentEngine:
         What the books held at the start. `recover` must be called before anything else.
     fallback : DeviceConfig
         The device's own models, for as long as no coordinator has configured it (promise P2).
+    key_budgets : iterable of KeyBudget
+        What the calls of an API key may cost beside the fleet's budget.
+    observe_arm : str
+        Answers every request that pins no arm, while what would have been drawn is only logged;
+        empty to act on the decisions.
     """
 
     def __init__(
@@ -169,6 +187,8 @@ class AgentEngine:
         snapshot: BooksSnapshot,
         fallback: DeviceConfig,
         unix_ms: int,
+        key_budgets: Iterable[KeyBudget] = (),
+        observe_arm: str = "",
     ) -> None:
         self._incarnation = incarnation
         self._models_can: Mapping[str, frozenset[str]] = {}
@@ -176,10 +196,16 @@ class AgentEngine:
         self.table = snapshot.table
         self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
         self.gate = Gate(
-            incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=self.outbox
+            incarnation=incarnation,
+            boot_id=boot_id,
+            snapshot=snapshot,
+            outbox=self.outbox,
+            key_budgets=key_budgets,
+            unix_ms=unix_ms,
         )
         self.health = ArmHealth()
-        self._chooser = Chooser(gate=self.gate, health=self.health)
+        self.grading = Grading(self.config)
+        self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, _Request] = {}
 
@@ -237,17 +263,28 @@ class AgentEngine:
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
+        sample: float = 1.0,
     ) -> None:
         """Admit a request: filter its arms and draw one.
+
+        Parameters
+        ----------
+        uniform, sample : float
+            Random numbers in [0, 1): for the draw of the arm, and for whether a judge is asked.
 
         Raises
         ------
         RequestRefused
-            404 if it pins an arm that the fleet does not have. Such a request is not admitted.
+            400 if the answer that it expects is none that its class's grader could look for,
+            404 if it pins an arm that the fleet does not have, 503 if the observed mode's fixed
+            arm is none. Such a request is not admitted.
         """
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
+        expected = self.grading.problem(facts)
+        if expected:
+            raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
-        draw, alone = choice.draw, len(choice.candidates.arms) < 2
+        draw, alone = choice.draw, len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = _Request(
             facts=facts,
             choice=choice,
@@ -257,6 +294,8 @@ class AgentEngine:
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
+            judged=sample * PPM < self.grading.judge_ppm(facts),
+            asked_again=self.grading.asked_again(facts, now_ms=now_ms),
         )
 
     def next_attempt(self, request_id: str, *, boot_ms: int) -> tuple[AttemptPlan | None, Effects]:
@@ -269,7 +308,8 @@ class AgentEngine:
         request = self._requests[request_id]
         effects: Effects = []
         while request.queue and len(request.attempts) < ATTEMPTS_MAX:
-            arm = self.config.arm(request.queue.pop(0))
+            name = request.queue.pop(0)
+            arm = request.judge.arm if request.judge else self.config.arm(name)
             if arm is None:
                 continue
             max_tokens = request.facts.max_tokens_on(arm)
@@ -279,7 +319,9 @@ class AgentEngine:
             if self._beyond_cap(request, arm=arm):
                 request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
                 continue
-            row, problem, reserved = self.gate.reserve(request.facts, arm=arm, boot_ms=boot_ms)
+            row, problem, reserved = self.gate.reserve(
+                request.facts, arm=arm, boot_ms=boot_ms, judge=request.judge is not None
+            )
             effects += reserved
             waiting = request.patient and request.refusals_before == self.gate.refusals
             if row is None and waiting and problem in WORTH_A_WAIT:
@@ -339,9 +381,10 @@ class AgentEngine:
         """Why the present arm answers; becomes `x-tidegate-reason`."""
         return self._requests[request_id].reason
 
-    def refusal(self, request_id: str) -> RequestRefused:
+    def refusal(self, request_id: str, *, unix_ms: int) -> RequestRefused:
         """What a client is told when no candidate is left."""
         request = self._requests[request_id]
+        key_tag = request.facts.key_tag
         failed = [Fallout(tried.arm, tried.error) for tried in request.attempts if tried.error]
         return refusal_for(
             (*request.fallouts, *failed),
@@ -350,6 +393,8 @@ class AgentEngine:
             worst_case_nanos=self._cheapest_nanos(request),
             retry_after_s=request.retry_after_s,
             problem=request.problem,
+            key_tag=key_tag,
+            key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )
 
     def _cheapest_nanos(self, request: _Request) -> int:
@@ -366,9 +411,15 @@ class AgentEngine:
         end: AttemptEnd | None,
         ttft_ms: int,
         latency_ms: int,
+        text: str | None = None,
     ) -> tuple[Outcome, Effects]:
-        """Settle the last attempt and spool the outcome, in one transaction (rule O_1)."""
+        """Settle the last attempt and spool the outcome, in one transaction (rule O_1).
+
+        With it go the grades that follow at once: of the class's grader, which looks at `text`,
+        and what the client's doing says.
+        """
         request = self._requests.pop(request_id)
+        at_work = request.plan.arm.id if request.plan else ""
         self._stop_waiting(request)
         effects: Effects = []
         answered = status is RequestStatus.OK
@@ -393,7 +444,7 @@ class AgentEngine:
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
             attempts=tuple(request.attempts),
-            fallouts=request.fallouts,
+            fallouts=(*request.fallouts, *request.choice.observed_fallouts),
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
             ttft_ms=ttft_ms,
@@ -402,16 +453,68 @@ class AgentEngine:
             hit=answered and in_time,
             tag=facts.tag,
             candidates=request.choice.between,
+            observed=request.choice.observation,
+            grading_ppm=self.grading.grading_ppm(facts),
         )
-        if draw is not None and arm == draw.arm:
+        if draw is not None and arm == draw.arm and request.choice.observed is None:
             ended_ms = request.begun_ms + latency_ms
             self._chooser.answered(facts, request.choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
+        effects += self._corrected(request)
+        grades = [
+            request.asked_again,
+            self.grading.grade(facts, outcome, text=text if answered else None),
+            self.grading.ended(facts, outcome, arm=at_work, now_ms=request.begun_ms + latency_ms),
+        ]
+        for grade in grades:
+            effects += self.outbox.spool(grade) if grade is not None else []
+        return outcome, effects
+
+    def _corrected(self, request: _Request) -> Effects:
+        """What is to be said of costs after the record that told of them first."""
+        effects: Effects = []
         for settled, known in request.corrections:
-            effects += self.gate.correct(settled, request_id=request_id, cost_nanos=known)
+            effects += self.gate.correct(
+                settled, request_id=request.facts.request_id, cost_nanos=known
+            )
         for arm in sorted(request.overrun_arms):
             effects += self.gate.overran(arm, told=self.outbox.last)
-        return outcome, effects
+        return effects
+
+    def wants_text(self, request_id: str) -> bool:
+        """Whether somebody will look at the answer's text."""
+        request = self._requests[request_id]
+        return request.judged or self.grading.by_grader(request.facts)
+
+    def judge_of(self, request_id: str) -> Judge | None:
+        """Who is to be asked about the answer of a request; None if nobody is."""
+        request = self._requests[request_id]
+        return self.config.judge if request.judged else None
+
+    def begin_judging(self, facts: RequestFacts, judge: Judge, *, now_ms: float) -> None:
+        """Admit a judge's call: one attempt, through the gate like every paid one (rule S_1)."""
+        invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
+        nothing = Candidates(TableRow(facts.task_class, ()), ())
+        self._requests[facts.request_id] = _Request(
+            facts=facts,
+            choice=Choice(nothing, None),
+            begun_ms=now_ms,
+            table_version=0,
+            queue=[judge.arm.id],
+            forced=True,
+            judge=judge,
+        )
+
+    def finish_judging(
+        self, call_id: str, *, end: AttemptEnd | None, grade: Feedback | None
+    ) -> Effects:
+        """Settle a judge's call, and spool what it cost and what it said; None: it was refused."""
+        request = self._requests.pop(call_id)
+        effects = self._end_attempt(request, end) if request.plan and end else []
+        for attempt in request.attempts:
+            effects += self.outbox.spool(JudgeCall(call_id, attempt))
+        effects += self._corrected(request)
+        return effects + (self.outbox.spool(grade) if grade is not None else [])
 
     def graded(self, feedback: Feedback, *, earlier: Feedback | None) -> tuple[bool, Effects]:
         """Spool a grade; False if the same one is already there.
@@ -425,14 +528,14 @@ class AgentEngine:
             return True, self.outbox.spool(feedback)
         if earlier.reward_ppm != feedback.reward_ppm:
             raise ConflictError(
-                f"request {feedback.request_id} was already graded "
-                f"{earlier.reward_ppm / PPM:g}; the first grade counts"
+                f"request {feedback.request_id} was already graded {earlier.reward_ppm / PPM:g} "
+                f"by {earlier.source!r}; the first grade counts"
             )
         return False, []
 
     def tick(self, *, boot_ms: int, unix_ms: int) -> Effects:
         """Let leases expire and close; the effects must be synced if any lease closes."""
-        effects = self.gate.expire(boot_ms=boot_ms)
+        effects = self.gate.expire(boot_ms=boot_ms, unix_ms=unix_ms)
         late = self.gate.overdue(boot_ms=boot_ms, close_wait_ms=self.config.close_wait_ms)
         for request in self._requests.values():
             if request.plan and request.plan.reservation_id in late:
@@ -477,6 +580,7 @@ class AgentEngine:
         if config == self._fleet_config:
             return self.gate.configured()
         self._fleet_config = config
+        self.grading.configure(config)
         self._arms_changed()
         return [PutConfig(config), *self.gate.configured()]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edge_agent.books import (
     BookEffect,
@@ -16,12 +16,19 @@ from edge_agent.books import (
     DropLease,
     DropReservation,
     MetaKey,
+    PutKeyBudget,
     PutLease,
     PutMeta,
     PutReservation,
 )
 from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.outbox import Outbox
+from shared.decision.key_budget import (
+    KeyBudget,
+    KeyBudgetBook,
+    KeyBudgetRefusal,
+    KeyBudgetStatus,
+)
 from shared.decision.lease import (
     NO_CHANGES,
     LeaseBook,
@@ -35,6 +42,7 @@ from shared.decision.types import (
     Arm,
     Attempt,
     CostAdjustment,
+    JudgeCall,
     LeaseStatus,
     Outcome,
     RequestStatus,
@@ -59,6 +67,8 @@ class Gate:
     ----------
     incarnation, boot_id : str
         The present start of the process and of the machine (rules D_1, L_3).
+    key_budgets : iterable of KeyBudget
+        What the calls of an API key may cost beside.
 
     Attributes
     ----------
@@ -70,7 +80,14 @@ class Gate:
     """
 
     def __init__(
-        self, *, incarnation: str, boot_id: str, snapshot: BooksSnapshot, outbox: Outbox
+        self,
+        *,
+        incarnation: str,
+        boot_id: str,
+        snapshot: BooksSnapshot,
+        outbox: Outbox,
+        key_budgets: Iterable[KeyBudget] = (),
+        unix_ms: int = 0,
     ) -> None:
         self._incarnation = incarnation
         self._boot_id = boot_id
@@ -81,6 +98,9 @@ class Gate:
             reservations=snapshot.reservations,
             number_max=int(snapshot.meta.get(MetaKey.LEASE_NUMBER_MAX, "0")),
         )
+        self._began_unix_ms = unix_ms
+        self._keys = KeyBudgetBook(key_budgets)
+        self._keys.restore(rows=snapshot.key_budgets, reservations=snapshot.reservations)
         self._same_boot = bool(boot_id) and snapshot.meta.get(MetaKey.BOOT_ID) == boot_id
         self._place = snapshot.place
         was = snapshot.meta.get(MetaKey.PLACE, "")
@@ -113,7 +133,8 @@ class Gate:
 
         In the same boot each open reservation is settled at its amount and reported as an
         interrupted request; in another boot the watermark speaks for all of them. A copy of the
-        books speaks for none of the original's requests, and leaves its leases no money.
+        books speaks for none of the original's requests, and leaves neither its leases nor the
+        present windows of the keys any money.
         """
         effects: Effects = [
             *self._outbox.begin(),
@@ -124,16 +145,26 @@ class Gate:
         if self._same_boot and not self.copied:
             for row in self._leases.earlier_reservations():
                 settled = self._leases.settle(row.id, kind=SettleKind.UNKNOWN)
+                self._keys.settle(settled)
                 effects += self._outbox.spool(_interrupted(row, settled=settled))
+        else:
+            self._keys.close_earlier()
+        if self.copied:
+            self._keys.spend_windows(unix_ms=self._began_unix_ms)
         for close in self._leases.close_earlier(in_full=self.copied):
             effects += self._outbox.spool(close)
         effects += self._changes()
         return effects + [DropLease(number) for number in self._leases.forget_closed()]
 
-    def allowance(self) -> Allowance:
-        """What holds for all paid arms at this moment."""
+    def limit_keys(self, budgets: Iterable[KeyBudget]) -> None:
+        """From now on these are the budgets of the API keys; what is spent stays spent."""
+        self._keys.configure(budgets)
+
+    def allowance(self, key_tag: str) -> Allowance:
+        """What holds for all paid arms at this moment, for a request with this key."""
         room = -1 if self._overrun_arms else self._leases.room_nanos
-        return Allowance(self._standing_problem(), room)
+        of_key = self._keys.room_nanos(key_tag)
+        return Allowance(self._standing_problem(), room if of_key is None else min(room, of_key))
 
     def _standing_problem(self) -> str:
         if self.quarantined:
@@ -150,6 +181,11 @@ class Gate:
         if arm.id in self._overrun_arms:
             return "overrun"
         worst_case = facts.worst_case_nanos(arm)
+        of_key = self._keys.refusal(facts.key_tag, worst_case)
+        if of_key is not None:
+            if of_key is KeyBudgetRefusal.NOT_SYNCED:
+                self._keys.make_room(facts.key_tag, worst_case)
+            return str(of_key)
         self._worst_case_nanos = max(worst_case, self._worst_case_nanos * 99 // 100)
         risen = self._least_case_nanos * 101 // 100 or worst_case
         self._least_case_nanos = min(worst_case, risen)
@@ -160,7 +196,7 @@ class Gate:
         return str(refusal or "")
 
     def reserve(
-        self, facts: RequestFacts, *, arm: Arm, boot_ms: int
+        self, facts: RequestFacts, *, arm: Arm, boot_ms: int, judge: bool = False
     ) -> tuple[ReservationRow | None, str, Effects]:
         """Hold the worst case of one attempt, on a lease whose time is not over (rule L_3).
 
@@ -172,16 +208,23 @@ class Gate:
         """
         self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         problem = self.problem(facts, arm=arm)
-        if problem not in ("", LeaseRefusal.NOT_SYNCED):
-            return None, problem, []
+        worst_case = facts.worst_case_nanos(arm)
+        of_key = self._keys.refusal(facts.key_tag, worst_case)
+        if of_key is not None or problem not in ("", LeaseRefusal.NOT_SYNCED):
+            return None, problem, self._changes()
         row = self._leases.reserve(
             f"{self._incarnation}.{next(self._reservations)}",
             request_id=facts.request_id,
             arm=arm.id,
-            amount_nanos=facts.worst_case_nanos(arm),
+            amount_nanos=worst_case,
             task_class=facts.task_class,
             arrived_unix_ms=facts.arrived_unix_ms,
+            key_tag=facts.key_tag,
+            key_window=self._keys.window_of(facts.key_tag),
+            judge=judge,
         )
+        if isinstance(row, ReservationRow):
+            self._keys.hold(row)
         if self.on_demand:
             # Room for two more at once: whoever comes before the next sync goes without.
             self._leases.make_room(2 * self._worst_case_nanos)
@@ -195,6 +238,7 @@ class Gate:
     ) -> tuple[Settlement, Effects]:
         """End a reservation (rule S_2). Usage above it closes the arm (rule S_4)."""
         settled = self._leases.settle(reservation_id, kind=kind, cost_nanos=cost_nanos)
+        self._keys.settle(settled)
         effects = self.overran(arm) if settled.overrun_nanos else []
         return settled, effects + self._changes()
 
@@ -211,16 +255,17 @@ class Gate:
 
     def correct(self, settled: Settlement, *, request_id: str, cost_nanos: int) -> Effects:
         """Usage came after its reservation had been settled (rule S_3)."""
-        if cost_nanos == settled.cost_nanos:
+        delta = cost_nanos - settled.cost_nanos
+        if not delta:
             return []
-        return self._outbox.spool(
-            CostAdjustment(
-                request_id=request_id,
-                lease_number=settled.lease_number,
-                delta_nanos=cost_nanos - settled.cost_nanos,
-                reason="usage came late",
-            )
+        self._keys.correct(settled, delta_nanos=delta)
+        late = CostAdjustment(
+            request_id=request_id,
+            lease_number=settled.lease_number,
+            delta_nanos=delta,
+            reason="usage came late",
         )
+        return [*self._outbox.spool(late), *self._changes()]
 
     def copy_known(self) -> Effects:
         """The coordinator knows that these books are a copy (rule D_2)."""
@@ -267,8 +312,12 @@ class Gate:
         self._leases.recall(number, boot_ms=boot_ms, reason=reason)
         return self._changes()
 
-    def expire(self, *, boot_ms: int) -> Effects:
-        """Start giving back the leases whose time is over, or that are used up (L_3, L_6)."""
+    def expire(self, *, boot_ms: int, unix_ms: int) -> Effects:
+        """Start giving back the leases whose time is over, or that are used up (L_3, L_6).
+
+        The budgets of keys begin their next windows by the clock of the wall.
+        """
+        self._keys.open_windows(unix_ms=unix_ms)
         self._leases.expire(boot_ms=boot_ms)
         kept_ms = boot_ms - self._granted_boot_ms
         hoarding = self._asks_on_demand and not self._needs and kept_ms >= HOARD_MS_MAX
@@ -381,14 +430,19 @@ class Gate:
         self._unheard.clear()
 
     def raised_watermarks(self) -> Effects:
-        """Leases whose watermark a sync still has to cover (rule L_2)."""
-        return [PutLease(row) for row in self._leases.unsynced()]
+        """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
+        return [
+            *(PutLease(row) for row in self._leases.unsynced()),
+            *(PutKeyBudget(row) for row in self._keys.unsynced()),
+        ]
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""
         for effect in effects:
             if isinstance(effect, PutLease):
                 self._leases.watermark_synced(effect.row.number, effect.row.watermark_nanos)
+            elif isinstance(effect, PutKeyBudget):
+                self._keys.synced(effect.row)
 
     @property
     def number_max(self) -> int:
@@ -404,6 +458,14 @@ class Gate:
         """The leases that the device holds."""
         return self._leases.status()
 
+    def key_budgets(self) -> tuple[KeyBudgetStatus, ...]:
+        """How the budgets of the API keys stand."""
+        return self._keys.status()
+
+    def key_budget_ends_unix_ms(self, key_tag: str) -> int:
+        """When the present window of a key's budget ends; 0 without one."""
+        return self._keys.ends_unix_ms(key_tag)
+
     def _changes(self) -> Effects:
         changes = self._leases.take_changes()
         if changes is NO_CHANGES:
@@ -412,10 +474,11 @@ class Gate:
             *(PutLease(row) for row in changes.leases),
             *(PutReservation(row) for row in changes.reservations),
             *(DropReservation(row_id) for row_id in changes.dropped),
+            *(PutKeyBudget(row) for row in self._keys.take_changes()),
         ]
 
 
-def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome:
+def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | JudgeCall:
     attempt = Attempt(
         arm=row.arm,
         latency_ms=0,
@@ -425,6 +488,8 @@ def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome:
         cost_nanos=settled.cost_nanos,
         settle=settled.kind,
     )
+    if row.judge:
+        return JudgeCall(row.request_id, attempt)
     return Outcome(
         request_id=row.request_id,
         task_class=row.task_class,

@@ -20,6 +20,7 @@ from shared.decision.types import (
     ContextCount,
     Feedback,
     IncarnationRange,
+    JudgeCall,
     Outcome,
     SpoolBody,
     SpoolRecord,
@@ -28,6 +29,7 @@ from shared.decision.types import (
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX, SPOOL_RECORDS_MAX
 
 Effects = list[BookEffect]
+_SUMMARISED = Outcome | Feedback | JudgeCall | SpoolSummary
 
 
 class Outbox:
@@ -114,7 +116,7 @@ class Outbox:
 
     def _summarises(self, record: SpoolRecord) -> bool:
         unsent = record.sequence > self.sent_max
-        return unsent and isinstance(record.body, Outcome | Feedback | SpoolSummary)
+        return unsent and isinstance(record.body, _SUMMARISED)
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
@@ -152,6 +154,9 @@ def _summarised(run: Sequence[SpoolRecord]) -> Effects:
                 for attempt in outcome.attempts:
                     if attempt.is_booked:
                         costs[attempt.lease_number] += attempt.cost_nanos
+            case JudgeCall(attempt=attempt):
+                if attempt.is_booked:
+                    costs[attempt.lease_number] += attempt.cost_nanos
             case SpoolSummary() as summary:
                 first = min(first, summary.first_sequence)
                 costs.update(dict(summary.costs))

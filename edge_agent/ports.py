@@ -339,7 +339,7 @@ class Books(ABC):
 
     @abstractmethod
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
-        """The spooled outcome of a request and its grade, as far as they are still kept."""
+        """The spooled outcome of a request and its full grade, as far as they are still kept."""
 
     @abstractmethod
     async def size_bytes(self) -> int:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from edge_agent.candidates import BUDGET_REASONS, CONTEXT_REASON, MAX_COST_REASON
+from edge_agent.candidates import (
+    BUDGET_REASONS,
+    CONTEXT_REASON,
+    KEY_BUDGET_REASON,
+    MAX_COST_REASON,
+)
 from edge_agent.requests import RequestRefused
 from shared.decision.money import dollars
 from shared.decision.types import Fallout
 
 MAX_COST_HEADER: Final = "x-tidegate-max-cost-usd"
+EXPECTED_HEADER: Final = "x-tidegate-expected"
 UNSUPPORTED: Final = "unsupported"
 RATE_LIMITED: Final = "http_429"
 RETRY_AFTER_S: Final = 2
@@ -48,6 +54,8 @@ def refusal_for(
     worst_case_nanos: int = 0,
     retry_after_s: int = 0,
     problem: str = "",
+    key_tag: str = "",
+    key_ends_s: int = 0,
 ) -> RequestRefused:
     """The error for a request without a candidate.
 
@@ -68,17 +76,24 @@ def refusal_for(
         How long an endpoint wants to be left alone; 0 if none said so.
     problem : str
         What the arm said that was tried last.
+    key_tag : str
+        Of the client's API key; empty without one.
+    key_ends_s : int
+        How long the present window of that key's budget goes on.
     """
     named = "; ".join(f"{fallout.arm}: {fallout.reason}" for fallout in fallouts)
     passing = {each.reason for each in fallouts if not each.reason.startswith(_OWN_FAULT)}
     if fallouts and not passing:
         return _own_fault(fallouts, named=named, worst_case_nanos=worst_case_nanos, said=problem)
+    if passing == {KEY_BUDGET_REASON}:
+        return _key_budget(fallouts, named=named, tag=key_tag, ends_s=max(1, key_ends_s))
     if passing and passing <= BUDGET_REASONS:
+        keys = f" nor does the budget of key {key_tag}" if KEY_BUDGET_REASON in passing else ""
         return RequestRefused(
             429,
             "budget_exceeded",
             f"the budget {budget or 'of the fleet'!r} allows no paid call now "
-            f"({why or 'no lease with room for the worst case'}): {named}. Wait for the next "
+            f"({why or 'no lease with room for the worst case'}){keys}: {named}. Wait for the next "
             "window, raise the budget, or ask for a local model",
             retry_after_s=RETRY_AFTER_BUDGET_S,
             fallouts=fallouts,
@@ -152,4 +167,30 @@ def embedder_refusal(arms: Sequence[str]) -> RequestRefused:
         f"embeddings of different models cannot be compared, so 'auto' draws none of "
         f"{', '.join(arms)}: name one of them",
         param="model",
+    )
+
+
+def _key_budget(
+    fallouts: Sequence[Fallout], *, named: str, tag: str, ends_s: int
+) -> RequestRefused:
+    """An API key's own budget has no room."""
+    return RequestRefused(
+        429,
+        "budget_exceeded",
+        f"the budget of key {tag} has no room for the worst case of this request: {named}. Wait "
+        f"{ends_s} s for its next window, send a smaller `max_tokens`, raise `budget_usd` of the "
+        "key, or ask for a local model",
+        retry_after_s=ends_s,
+        fallouts=fallouts,
+    )
+
+
+def expectation_refusal(task_class: str, *, expected: str) -> RequestRefused:
+    """An expected answer that the class's grader could never find."""
+    return RequestRefused(
+        400,
+        "invalid_value",
+        f"{EXPECTED_HEADER!r} must be {expected}: the grader of task class {task_class!r} looks "
+        "for that",
+        param=EXPECTED_HEADER,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_agent.adapters.coordinator_link import CoordinatorLink
-from edge_agent.adapters.http_api.gate import ApiKeys
+from edge_agent.adapters.http_api import ApiKeys
+from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.reloader import Apply, Reloader
-from edge_agent.cli.parts import api_key_secrets, fallback_config, new_worker
+from edge_agent.cli.parts import api_keys_of, fallback_config, key_budgets_of, new_worker
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
 from edge_agent.service import AgentService
@@ -24,6 +25,7 @@ def make_reloader(
     service: AgentService,
     local: ReloadableModels,
     api_keys: ApiKeys,
+    metrics: AgentMetrics,
     link: CoordinatorLink | None,
     clock: Clock,
 ) -> Reloader:
@@ -36,10 +38,13 @@ def make_reloader(
         return apply
 
     def keys_part(wanted: AgentConfig) -> Apply:
-        secrets = api_key_secrets(wanted)
+        keys, budgets = api_keys_of(wanted), key_budgets_of(wanted)
 
         async def apply() -> None:
-            api_keys.replace(secrets)
+            engine.gate.limit_keys(budgets)
+            metrics.set_tags(key.tag for key in keys)
+            await service.tidy()  # new budgets open before they are asked for
+            api_keys.replace(keys)
 
         return apply
 
@@ -66,7 +71,7 @@ def make_reloader(
         read=read,
         parts={
             "log": log_part,
-            "api_keys": keys_part,
+            "keys": keys_part,
             "limits": limits_part,
             "library models": models_part,
         },

@@ -46,6 +46,11 @@ class ClientRequest:
     prompt : str or None
         Of a legacy completion: what an arm that lists `completions` continues as it is. To every
         other arm it is a user's message, as in `body`.
+    expected : str or None
+        From the header `x-tidegate-expected`.
+    tag, key_tag : str
+        Whose request it is: of the API key, perhaps refined by `x-tidegate-tag`; and the tag of
+        the key alone, empty without one.
     """
 
     request_id: str
@@ -61,6 +66,8 @@ class ClientRequest:
     deadline_ms: int | None = None
     max_cost_nanos: int | None = None
     tag: str = ""
+    key_tag: str = ""
+    expected: str | None = None
     idempotency_key: str = ""
     kind: RequestKind = RequestKind.CHAT
     prompt: str | None = None

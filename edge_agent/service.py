@@ -17,6 +17,7 @@ from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
+from edge_agent.judging import JudgeRun, Order
 from edge_agent.openai_request import facts_of
 from edge_agent.ports import (
     Books,
@@ -60,6 +61,8 @@ class AgentService(AgentFacade):
         For the draws from the selection table.
     on_outcome : callable
         Told every outcome, for metrics.
+    on_grade : callable
+        Told the source of every grade of a client or a judge.
     limits : DeviceLimits
         What closes arms when the sensors say so.
 
@@ -86,6 +89,7 @@ class AgentService(AgentFacade):
         clock: Clock,
         rng: random.Random,
         on_outcome: Callable[[Outcome], None],
+        on_grade: Callable[[str], None] = lambda _: None,
         limits: DeviceLimits = NO_LIMITS,
         provider_keys: ProviderKeys | None = None,
     ) -> None:
@@ -98,6 +102,7 @@ class AgentService(AgentFacade):
         self._clock = clock
         self._rng = rng
         self._on_outcome = on_outcome
+        self._on_grade = on_grade
         self.watch = DeviceWatch(sensors, limits=limits)
         self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
@@ -111,6 +116,7 @@ class AgentService(AgentFacade):
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
         await self._bookkeeper.commit_or_keep(self._engine.recover(), sync=True)
+        await self.tidy()  # the budgets of keys open before the first request
         await self.watch.look()
         await self._local.start()
         self._note_capabilities()
@@ -158,6 +164,7 @@ class AgentService(AgentFacade):
                 conditions=self.conditions(),
                 now_ms=now_ms,
                 uniform=self._rng.random(),
+                sample=self._rng.random(),
             )
         except RequestRefused:
             if keep is not None:
@@ -173,10 +180,9 @@ class AgentService(AgentFacade):
             on_outcome=self._on_outcome,
             lease_news=self.lease_news,
             keep=keep,
+            on_judge=self._judge,
         )
-        task = run.start()
-        self._runs.add(task)
-        task.add_done_callback(self._run_ended)
+        self._began(run.start())
         return RunningAnswer(run, await _first(run, gone))
 
     def models(self) -> Sequence[ListedModel]:
@@ -198,6 +204,30 @@ class AgentService(AgentFacade):
             now_ms=self._clock.monotonic_ms(),
             uniform=self._rng.random(),
         )
+
+    def _began(self, task: asyncio.Task[None]) -> None:
+        self._runs.add(task)
+        task.add_done_callback(self._run_ended)
+
+    def _judge(self, order: Order) -> None:
+        """Ask a judge about an answer, beside the requests of clients."""
+        if self._stopping:
+            return
+        run = JudgeRun(
+            order,
+            engine=self._engine,
+            bookkeeper=self._bookkeeper,
+            cloud=self._cloud,
+            clock=self._clock,
+            graded_already=self._is_graded,
+            grading=self._grading,
+            on_grade=self._on_grade,
+        )
+        self._began(asyncio.create_task(run.run(), name=run.call_id))
+
+    async def _is_graded(self, request_id: str) -> bool:
+        _, grade = await self._books.find(request_id)
+        return grade is not None
 
     async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
         async with self._grading:  # of two grades at once, the second must see the first
@@ -222,6 +252,8 @@ class AgentService(AgentFacade):
         )
         is_new, effects = self._engine.graded(given, earlier=earlier)
         await self._bookkeeper.commit(effects)
+        if is_new:
+            self._on_grade(source)
         return is_new
 
     def readiness(self) -> Readiness:
@@ -243,6 +275,10 @@ class AgentService(AgentFacade):
         problems += [
             f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
             for closed in self.watch.limits.fallouts
+        ]
+        problems += [
+            f"task class {name}: its grader cannot be used here: {why}"
+            for name, why in self._engine.grading.problems.items()
         ]
         table = self._engine.table
         usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]

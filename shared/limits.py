@@ -12,6 +12,9 @@ MESSAGES_MAX: Final = 2_048
 N_MAX: Final = 8
 MAX_TOKENS_MAX: Final = 131_072
 TAG_CHARS_MAX: Final = 64
+API_KEYS_MAX: Final = 256
+EXPECTED_CHARS_MAX: Final = 4_096
+GRADED_CHARS_MAX: Final = 1_000_000  # of an answer; a longer one is not graded
 REQUEST_ID_CHARS_MAX: Final = 64
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 IDEMPOTENCY_KEYS_MAX: Final = 10_000
@@ -47,6 +50,7 @@ NAME_CHARS_MAX: Final = 64
 TOKENS_PER_S_MAX: Final = 1e9
 SLOTS_PER_WINDOW_MAX: Final = 100_000
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+SPEND_LINES_PER_DAY_MAX: Final = 20_000  # beyond it, tags of a day are one
 
 # Money. The largest amount leaves room for sums of many in an int64.
 AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars

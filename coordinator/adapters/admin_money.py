@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -145,6 +146,18 @@ class MoneyServicer(admin_pb2_grpc.AdminServicer):
                 )
             finally:
                 reading.cancelled = True  # whoever asked may have gone
+
+    async def ExportSpend(
+        self, request: admin_pb2.ExportSpendRequest, context: Context
+    ) -> AsyncIterator[admin_pb2.SpendPage]:
+        """What was spent by day, arm and tag, a day after the other."""
+        async with translated(context):
+            self._admit(context)
+            until = request.until_unix_ms or sys.maxsize
+            rows = await self._service.spend(from_unix_ms=request.from_unix_ms)
+            while rows and rows[0].day_unix_ms < until:
+                yield admin_pb2.SpendPage(lines=[admin_pb2.SpendLine(**vars(row)) for row in rows])
+                rows = await self._service.spend(from_unix_ms=rows[0].day_unix_ms + 1)
 
     async def GetRecovery(
         self, request: admin_pb2.GetRecoveryRequest, context: Context

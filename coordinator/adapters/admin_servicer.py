@@ -127,11 +127,55 @@ class AdminServicer(MoneyServicer):
     async def GetTable(
         self, request: admin_pb2.GetTableRequest, context: Context
     ) -> types_pb2.SelectionTable:
-        """The table that a device decides by."""
+        """The table that a device decides by, or one of a class that is kept."""
         async with translated(context):
             self._admit(context)
             engine = self._service.engine
-            return wire.table_to_pb(engine.table_for(engine.registry.find(request.device)))
+            device_class = request.device_class
+            if not device_class:
+                device_class = engine.registry.find(request.device).device_class
+            if request.version:
+                found = await self._service.table(device_class, version=request.version)
+                return wire.table_to_pb(found)
+            return wire.table_to_pb(engine.table_of(device_class))
+
+    async def ListTables(
+        self, request: admin_pb2.ListTablesRequest, context: Context
+    ) -> admin_pb2.ListTablesReply:
+        """Which versions are in force, pinned and kept."""
+        async with translated(context):
+            self._admit(context)
+            engine = self._service.engine
+            names = [self._known_class(request.device_class)] if request.device_class else None
+            return admin_pb2.ListTablesReply(
+                classes=[
+                    admin_views.tables_of(engine, device_class=name)
+                    for name in names or sorted(engine.tables)
+                ]
+            )
+
+    async def PinTable(
+        self, request: admin_pb2.PinTableRequest, context: Context
+    ) -> admin_pb2.TablesOfClass:
+        """Keep a table as it is, or put an earlier one back."""
+        async with translated(context):
+            actor = actor_of(self._admit(context), said=request.actor)
+            await self._service.pin_table(
+                request.device_class, version=request.version, actor=actor
+            )
+            return admin_views.tables_of(self._service.engine, device_class=request.device_class)
+
+    async def UnpinTable(
+        self, request: admin_pb2.UnpinTableRequest, context: Context
+    ) -> admin_pb2.TablesOfClass:
+        """Let plans decide again."""
+        async with translated(context):
+            actor = actor_of(self._admit(context), said=request.actor)
+            name = request.device_class
+            await self._service.command(
+                lambda engine, now: engine.unpin_table(name, actor=actor, unix_ms=now)
+            )
+            return admin_views.tables_of(self._service.engine, device_class=name)
 
     async def GetForecast(
         self, request: admin_pb2.GetForecastRequest, context: Context

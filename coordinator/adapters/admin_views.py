@@ -11,6 +11,7 @@ from coordinator.policy.base import Bounds
 from coordinator.ports import DecisionRecord
 from coordinator.records import DeviceRow, LedgerRow
 from coordinator.service import CoordinatorService
+from coordinator.shelf import Pin
 from shared import wire
 from shared.decision.money import NANOS_PER_DOLLAR
 from shared.pb.v1 import admin_pb2
@@ -25,6 +26,7 @@ def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetSta
         devices_connected=len(engine.sessions),
         alarms=sorted(engine.alarms.values()),
         now_unix_ms=now_unix_ms,
+        pinned_tables=[pinned_table(*pinned) for pinned in sorted(engine.shelf.pins.items())],
     )
     if engine.config is None or engine.planner is None:
         return reply
@@ -41,7 +43,7 @@ def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetSta
         reply.arm_shares.add(
             arm=name,
             requests=arm.requests,
-            reward_mean=arm.reward / max(1, arm.graded),
+            reward_mean=arm.reward_mean,
             cost_nanos=arm.cost_nanos,
         )
     planned = engine.planner.planned
@@ -51,6 +53,29 @@ def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetSta
         reply.money_dual_per_dollar = float(planned.plan.packing_dual[0]) * NANOS_PER_DOLLAR
         reply.forecast_remaining = float(planned.forecast.mean.sum())
     reply.demand_last_slot = engine.planner.demand_last_slot
+    return reply
+
+
+def pinned_table(device_class: str, pin: Pin) -> admin_pb2.PinnedTable:
+    """A table that plans do not replace."""
+    return admin_pb2.PinnedTable(
+        device_class=device_class,
+        version=pin.version,
+        since_unix_ms=pin.since_unix_ms,
+        actor=pin.actor,
+    )
+
+
+def tables_of(engine: CoordinatorEngine, *, device_class: str) -> admin_pb2.TablesOfClass:
+    """Which version of a class's table is in force, and which ones are kept."""
+    shelf, reply = engine.shelf, admin_pb2.TablesOfClass(device_class=device_class)
+    present = engine.tables.get(device_class)
+    if present is not None:
+        reply.version, reply.created_unix_ms = present.version, present.created_unix_ms
+    if device_class in shelf.pins:
+        reply.pinned.CopyFrom(pinned_table(device_class, shelf.pins[device_class]))
+    for each in shelf.earlier(device_class):
+        reply.earlier.add(version=each.version, created_unix_ms=each.created_unix_ms)
     return reply
 
 

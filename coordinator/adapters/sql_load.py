@@ -18,6 +18,7 @@ from coordinator.records import (
     BookedOutcome,
     ConfigRow,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -25,9 +26,11 @@ from coordinator.records import (
     LedgerRow,
     SettingKey,
     Snapshot,
+    SpendRow,
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 from shared.errors import NotFoundError
 from shared.wire import decode_table
 
@@ -58,10 +61,12 @@ def load_all(connection: Connection) -> StoreSnapshot:
         admin_tokens=tuple(AdminTokenRow(**row) for row in admin_tokens),
         windows=windows,
         leases=leases,
+        spend=_last_spend(connection),
         settings=_settings(connection),
         snapshot=snapshot,
         learned_since=_learned(connection, after=snapshot.position if snapshot else 0),
-        tables=tuple(decode_table(row["record"]) for row in _all(connection, schema.TABLE)),
+        tables=_tables_in_force(connection),
+        earlier_tables=_earlier_tables(connection),
         ledger_id_max=ledger_id_max,
         position_max=position_max,
     )
@@ -70,6 +75,28 @@ def load_all(connection: Connection) -> StoreSnapshot:
 def _all(connection: Connection, table: Table) -> Sequence[RowMapping]:
     query = select(table).order_by(*table.primary_key)
     return connection.execute(query).mappings().all()
+
+
+def _tables_in_force(connection: Connection) -> tuple[SelectionTable, ...]:
+    table = schema.TABLE
+    query = select(table.c.record).where(table.c.place == 0).order_by(table.c.device_class)
+    return tuple(decode_table(record) for record in connection.execute(query).scalars())
+
+
+def _earlier_tables(connection: Connection) -> tuple[EarlierTable, ...]:
+    table = schema.TABLE
+    heads = (table.c.device_class, table.c.place, table.c.version, table.c.created_unix_ms)
+    query = select(*heads).where(table.c.place > 0).order_by(table.c.device_class, table.c.place)
+    return tuple(EarlierTable(*row) for row in connection.execute(query))
+
+
+def load_table(connection: Connection, device_class: str, *, version: int) -> SelectionTable | None:
+    """A selection table that is in force or kept."""
+    table = schema.TABLE
+    mine = (table.c.device_class == device_class) & (table.c.version == version)
+    query = select(table.c.record).where(mine).order_by(table.c.place).limit(1)
+    record = connection.execute(query).scalar_one_or_none()
+    return decode_table(record) if record is not None else None
 
 
 def _config(connection: Connection) -> ConfigRow | None:
@@ -125,6 +152,20 @@ def _learned(
     return tuple(sorted(booked, key=lambda row: row.position))
 
 
+def _last_spend(connection: Connection) -> tuple[SpendRow, ...]:
+    day = connection.scalar(select(func.max(schema.SPEND.c.day_unix_ms)))
+    return tuple(load_spend(connection, from_unix_ms=day)) if day is not None else ()
+
+
+def load_spend(connection: Connection, *, from_unix_ms: int) -> Sequence[SpendRow]:
+    """What was spent on the first day, from a time on, that has any."""
+    table = schema.SPEND
+    days = select(func.min(table.c.day_unix_ms)).where(table.c.day_unix_ms >= from_unix_ms)
+    query = select(table).where(table.c.day_unix_ms == days.scalar_subquery())
+    found = connection.execute(query.order_by(table.c.arm, table.c.tag)).mappings()
+    return [SpendRow(**row) for row in found]
+
+
 def load_ledger(
     connection: Connection, *, after_id: int, limit: int, device_id: str
 ) -> Sequence[LedgerRow]:
@@ -145,7 +186,7 @@ def load_decisions(
     same_request = grade.c.request_id == outcome.c.request_id
     query = (
         select(outcome, *(column.label(f"grade_{column.name}") for column in grade.c))
-        .select_from(outcome.outerjoin(grade, same_device & same_request))
+        .select_from(outcome.outerjoin(grade, same_device & same_request & schema.IS_FULL_GRADE))
         .order_by(outcome.c.position.desc() if after is None else outcome.c.position)
         .limit(limit)
     )
@@ -177,7 +218,8 @@ def load_earlier(
     grade, lease, window = schema.GRADE, schema.LEASE, schema.WINDOW
     graded: set[str] = set()
     if request_ids:
-        mine = (grade.c.device_id == device_id) & grade.c.request_id.in_(request_ids)
+        asked = grade.c.request_id.in_(request_ids)
+        mine = (grade.c.device_id == device_id) & asked & schema.IS_FULL_GRADE
         graded.update(connection.execute(select(grade.c.request_id).where(mine)).scalars())
     if not lease_numbers:
         return EarlierFacts(graded=frozenset(graded))

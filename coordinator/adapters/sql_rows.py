@@ -25,6 +25,7 @@ from coordinator.records import (
     LedgerRow,
     PutSetting,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     TableRowStored,
@@ -103,12 +104,14 @@ def _snapshot(snapshot: Snapshot) -> Row:
 
 def _table(stored: TableRowStored) -> Row:
     table = stored.table
-    return (table.device_class, table.version, encode_table(table))
+    place = (table.device_class, stored.place)
+    return (*place, table.version, table.created_unix_ms, encode_table(table))
 
 
 TABLES: Final[Mapping[type[StoreEffect], tuple[Table, Callable[[Any], Row]]]] = {
     LedgerRow: (schema.LEDGER, _ledger),
     WindowRow: (schema.WINDOW, _same_names),
+    SpendRow: (schema.SPEND, _same_names),
     LeaseRecord: (schema.LEASE, _same_names),
     DeviceRow: (schema.DEVICE, _same_names),
     SpoolMark: (schema.SPOOL_MARK, _same_names),
@@ -173,5 +176,7 @@ def booked_feedback(row: Mapping[str, Any] | RowMapping) -> BookedFeedback:
             reward_ppm=row["reward_ppm"],
             source=row["source"],
             at_unix_ms=row["at_unix_ms"],
+            weight_ppm=row["weight_ppm"],
+            grading_ppm=row["grading_ppm"],
         ),
     )

@@ -13,8 +13,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    UniqueConstraint,
+    literal_column,
 )
+
+from shared.decision.money import PPM
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -69,6 +71,16 @@ WINDOW: Final = Table(
     _big("unconfirmed_nanos"),
     _big("outstanding_nanos"),
     _text("alarms"),
+)
+
+SPEND: Final = Table(
+    "spend",
+    METADATA,
+    Column("day_unix_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("arm", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    _big("settled_nanos"),
+    _big("unconfirmed_nanos"),
 )
 
 LEASE: Final = Table(
@@ -170,7 +182,18 @@ GRADE: Final = Table(
     _big("reward_ppm"),
     _text("source"),
     _big("at_unix_ms"),
-    UniqueConstraint("device_id", "request_id"),
+    _big("weight_ppm"),
+    _big("grading_ppm"),
+)
+# A number in the statement's text, so that a database sees that the index below serves.
+IS_FULL_GRADE: Final = GRADE.c.weight_ppm == literal_column(str(PPM))
+Index(
+    "uq_grade_device_id_request_id",
+    GRADE.c.device_id,
+    GRADE.c.request_id,
+    unique=True,
+    sqlite_where=IS_FULL_GRADE,
+    postgresql_where=IS_FULL_GRADE,
 )
 
 COUNTS: Final = Table(
@@ -212,6 +235,8 @@ TABLE: Final = Table(
     "selection_table",
     METADATA,
     Column("device_class", Text, primary_key=True),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
     _big("version"),
+    _big("created_unix_ms"),
     Column("record", LargeBinary, nullable=False),
 )

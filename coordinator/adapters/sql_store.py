@@ -31,7 +31,9 @@ from coordinator.adapters.sql_load import (
     load_decisions,
     load_earlier,
     load_ledger,
+    load_spend,
     load_spool_marks,
+    load_table,
     maxima,
 )
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_learned
@@ -43,10 +45,12 @@ from coordinator.records import (
     EarlierFacts,
     LedgerRow,
     Snapshot,
+    SpendRow,
     StoreEffect,
     StoreSnapshot,
     WindowRow,
 )
+from shared.decision.table import SelectionTable
 from shared.errors import StoreError
 from shared.file_lock import FileLock
 
@@ -200,6 +204,16 @@ class SqlStore(Store):
                 request_ids=request_ids,
                 lease_numbers=lease_numbers,
             )
+
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        """A selection table that is in force or kept; None if it is neither."""
+        with translated("read a selection table"), self._begin() as transaction:
+            return load_table(transaction.connection, device_class, version=version)
+
+    def spend(self, *, from_unix_ms: int) -> Sequence[SpendRow]:
+        """What was spent on the first day, from a time on, that has any; empty after the last."""
+        with translated("add up what was spent"), self._begin() as transaction:
+            return load_spend(transaction.connection, from_unix_ms=from_unix_ms)
 
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
         """The highest booked sequence of each incarnation of a device that the books know."""

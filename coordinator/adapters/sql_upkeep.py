@@ -11,7 +11,7 @@ from coordinator.adapters import sql_rows as rows
 from coordinator.adapters import sql_schema as schema
 from coordinator.adapters.sql_load import load_ledger
 from coordinator.ports import Progress
-from coordinator.records import WindowRow
+from coordinator.records import SpendRow, WindowRow
 from coordinator.verify import LedgerSums
 
 PAGE_ROWS: Final = 10_000
@@ -32,9 +32,11 @@ def add_everything_up(connection: Connection, *, progress: Progress) -> Sequence
         progress(last, total)
     windows = connection.execute(select(schema.WINDOW)).mappings()
     leases = connection.execute(select(schema.LEASE)).mappings()
+    spend = connection.execute(select(schema.SPEND)).mappings()
     return sums.differences(
         windows=(WindowRow(**row) for row in windows),
         leases=(rows.lease_record(row) for row in leases),
+        spend=(SpendRow(**row) for row in spend),
     )
 
 

@@ -11,7 +11,18 @@ from typing import Annotated, Final
 
 import typer
 
-from coordinator.cli import alarm, arm, decisions, device, fleet, ledger, money, token
+from coordinator.cli import (
+    alarm,
+    arm,
+    decisions,
+    device,
+    fleet,
+    ledger,
+    money,
+    spend,
+    tables,
+    token,
+)
 from coordinator.cli.session import OutputFormat, Session
 
 EXIT_CODES = """
@@ -43,6 +54,7 @@ app.command()(fleet.status)
 app.command()(fleet.version)
 app.command()(fleet.diff)
 app.command()(fleet.apply)
+app.command()(spend.export)
 app.command("pause-spend")(money.pause_spend)
 app.command("resume-spend")(money.resume_spend)
 app.add_typer(device.app, name="device")
@@ -50,7 +62,7 @@ app.add_typer(arm.app, name="arm")
 app.add_typer(money.budget, name="budget")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(alarm.app, name="alarm")
-app.add_typer(decisions.tables, name="table")
+app.add_typer(tables.app, name="table")
 app.add_typer(forecast, name="forecast")
 forecast.command("show")(fleet.forecast_show)
 app.add_typer(decisions.decisions, name="decision")

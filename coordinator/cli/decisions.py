@@ -1,4 +1,4 @@
-"""What devices choose from and what they chose: selection tables and logged decisions."""
+"""`tidectl decision`: what devices chose, and why."""
 
 from __future__ import annotations
 
@@ -20,45 +20,7 @@ from shared.pb.v1 import admin_pb2, types_pb2
 
 PAGE_ROWS: Final = 1_000
 
-tables = typer.Typer(no_args_is_help=True, help="Read the selection table of a device.")
 decisions = typer.Typer(no_args_is_help=True, help="Read logged decisions.")
-
-
-@tables.command("show")
-def show_table(
-    ctx: typer.Context,
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id or name.")],
-) -> None:
-    """Show from which arms a device draws, per task class."""
-    session = session_of(ctx)
-    request = admin_pb2.GetTableRequest(device=device)
-    reply: types_pb2.SelectionTable = session.call("GetTable", request)
-    if session.format is OutputFormat.JSON:
-        show_json(reply)
-        return
-    out = console()
-    resident = ", ".join(reply.resident_arms) or "none"
-    out.print(
-        f"version {reply.version} of {instant(reply.created_unix_ms)} for class "
-        f"{reply.device_class}, configuration {reply.config_version}, resident: {resident}",
-        markup=False,
-    )
-    columns = ["TASK CLASS", "ARM", "WEIGHT", "REWARD", "COST", "P50", "P90", "P99"]
-    rows = [
-        [
-            row.task_class if place == 0 else "",
-            arm.arm,
-            ppm(arm.weight_ppm),
-            f"{arm.expected_reward_ppm / 1e6:.3f}",
-            usd(arm.expected_cost_nanos),
-            f"{arm.latency_p50_ms} ms",
-            f"{arm.latency_p90_ms} ms",
-            f"{arm.latency_p99_ms} ms",
-        ]
-        for row in reply.rows
-        for place, arm in enumerate(row.arms)
-    ]
-    out.print(table(columns, rows, right=columns[2:]))
 
 
 @decisions.command("list")
@@ -153,6 +115,9 @@ def _logged(decision: admin_pb2.Decision) -> LoggedDecision:
         latency_ms=outcome.latency_ms,
         hit=outcome.hit,
         table_version=outcome.table_version,
+        grading_ppm=outcome.grading_ppm or PPM,
+        observed_arm=outcome.observed.arm,
+        observed={each.arm: each.weight_ppm for each in outcome.observed.candidates},
     )
 
 
@@ -165,8 +130,17 @@ def _row(decision: admin_pb2.Decision) -> list[str]:
         outcome.task_class,
         outcome.arm or NONE,
         ppm(outcome.propensity_ppm),
-        outcome.reason or NONE,
+        _reason(outcome),
         usd(sum(attempt.cost_nanos for attempt in outcome.attempts)),
         str(outcome.latency_ms),
         f"{decision.reward_ppm / 1e6:.3f}" if decision.graded else NONE,
     ]
+
+
+def _reason(outcome: types_pb2.Outcome) -> str:
+    """Why an arm answered; where a fixed one was told to, also what would have been drawn."""
+    if not outcome.HasField("observed"):
+        return outcome.reason or NONE
+    observed = outcome.observed
+    would = f"{observed.arm} ({ppm(observed.propensity_ppm)})" if observed.arm else "none"
+    return f"{outcome.reason}, else {would}"

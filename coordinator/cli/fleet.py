@@ -76,6 +76,10 @@ def _status_facts(reply: admin_pb2.FleetStatus) -> list[tuple[str, str]]:
         ("within deadline", f"{within}, floor {share(reply.sla_floor)}"),
         ("reward", f"{reward}, {reply.graded_window} graded"),
         ("price of money", f"{reply.money_dual_per_dollar:.3f} reward per dollar"),
+        *(
+            (f"table {each.device_class}", f"pinned at version {each.version} by {each.actor}")
+            for each in reply.pinned_tables
+        ),
     ]
 
 

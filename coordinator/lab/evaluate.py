@@ -29,9 +29,11 @@ from coordinator.lab.output import (
 )
 from coordinator.lab.plots import Panel, Series, save_panels
 from coordinator.lab.target_policy import (
+    OBSERVED,
     PLANNED,
     Question,
     Target,
+    observed_target,
     planned_target,
     saved_target,
 )
@@ -45,6 +47,10 @@ LABELS = {
     "logged": "as logged",
     "difference": "less logged",
 }
+POLICY_HELP = (
+    f"{', '.join(PLANNED)}, a JSON file with selection tables, or {OBSERVED}: what agents with "
+    "mode = 'observe' would have drawn."
+)
 ESTIMATORS = ("dr", "snips", "ips", "logged", "difference")
 
 
@@ -64,7 +70,8 @@ def command(
         ),
     ],
     policy: Annotated[
-        str, typer.Option(help=f"{', '.join(PLANNED)}, or a JSON file with selection tables.")
+        str,
+        typer.Option(help=POLICY_HELP),
     ] = "lp_ucb",
     budget_usd: Annotated[
         float | None,
@@ -112,7 +119,10 @@ def command(
     units = clusters_of(arrays, by=cluster)
     fold = folds_of(units, folds=folds, rng=np.random.default_rng(seed))
     path = Path(policy)
-    if policy not in PLANNED and (path.suffix == ".json" or path.is_file()):
+    target: Target
+    if policy == OBSERVED:
+        target = observed_target(arrays)
+    elif policy not in PLANNED and (path.suffix == ".json" or path.is_file()):
         target = saved_target(path, log=arrays)
     else:
         target = planned_target(arrays, policy=policy, question=question, fold=fold, seed=seed)

@@ -272,6 +272,12 @@ def _warnings(
             f"{100 * grading.missing:.1f} % of the grades that were due did not come; they are "
             "taken to be missing at random within each context and arm"
         )
+    aside = int(log.observed.sum())
+    if aside:
+        found.append(
+            f"{aside} decisions were only observed while a fixed arm answered: of other arms they "
+            "tell nothing"
+        )
     aborted = log.requests - int(log.admitted.sum())
     if aborted:
         found.append(f"{aborted} requests that their clients aborted count in the spend only")

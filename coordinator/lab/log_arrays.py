@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class LogArrays:
     cost_nanos, latency_ms : ndarray, shape (n,)
     admitted : ndarray of bool, shape (n,)
         All but those that their client aborted: the denominator of reward and SLA.
+    decided : ndarray, shape (n, A)
+        The probabilities of the agent's own decision: those of the draw, or, where a fixed arm was
+        told to answer, those of the draw that was only observed.
+    observed : ndarray of bool, shape (n,)
+        A fixed arm was told to answer.
     """
 
     contexts: tuple[tuple[str, str], ...]
@@ -69,6 +74,8 @@ class LogArrays:
     cost_nanos: FloatArray
     latency_ms: FloatArray
     admitted: BoolArray
+    decided: FloatArray
+    observed: BoolArray
 
     @property
     def requests(self) -> int:
@@ -122,17 +129,19 @@ def arrays_of(decisions: Sequence[LoggedDecision]) -> LogArrays:
     if not decisions:
         raise ConfigError("log", "holds no decision")
     contexts = tuple(sorted({(d.device_class, d.task_class) for d in decisions}))
-    arms = tuple(sorted({arm for d in decisions for arm in d.candidates}))
+    arms = tuple(sorted({arm for d in decisions for arm in (*d.candidates, *d.observed)}))
     if not arms:
         raise ConfigError("log", "no decision has candidates; there was nothing to decide")
     row_of = {context: row for row, context in enumerate(contexts)}
     column_of = {arm: column for column, arm in enumerate(arms)}
-    weights = np.full((len(decisions), len(arms)), -1.0)
-    for row, decision in enumerate(decisions):
-        for arm, weight in decision.candidates.items():
-            weights[row, column_of[arm]] = weight
+    weights = _weights([d.candidates for d in decisions], column_of=column_of)
     drawn = np.array([column_of[d.drawn_arm] if d.drawn_arm else -1 for d in decisions])
     logged = _probabilities(weights, drawn=drawn)
+    observed = np.array([bool(d.observed) for d in decisions])
+    aside = _probabilities(
+        _weights([d.observed for d in decisions], column_of=column_of),
+        drawn=np.array([column_of[d.observed_arm] if d.observed_arm else -1 for d in decisions]),
+    )
     answered = np.array([d.status is RequestStatus.OK for d in decisions])
     known = np.array([d.reward is not None for d in decisions])
     arrays = LogArrays(
@@ -152,6 +161,8 @@ def arrays_of(decisions: Sequence[LoggedDecision]) -> LogArrays:
         cost_nanos=np.array([float(d.cost_nanos) for d in decisions]),
         latency_ms=np.array([float(d.latency_ms) for d in decisions]),
         admitted=np.array([d.status is not RequestStatus.ABORTED for d in decisions]),
+        decided=np.where(observed[:, None], aside, logged),
+        observed=observed,
     )
     _check_propensities(arrays, decisions=decisions)
     return arrays
@@ -220,6 +231,15 @@ def _response(log: LogArrays, *, group: BoolArray) -> FloatArray:
     overall = max(float(came.sum()), 0.5) / float(due.sum())
     share = (came + _RESPONSE_SHRINK * overall) / (due + _RESPONSE_SHRINK)
     return np.asarray(np.minimum(share, 1.0)[cells])
+
+
+def _weights(rows: Sequence[Mapping[str, int]], *, column_of: Mapping[str, int]) -> FloatArray:
+    """Weights as an array; -1 for what is no candidate."""
+    weights = np.full((len(rows), len(column_of)), -1.0)
+    for row, named in enumerate(rows):
+        for arm, weight in named.items():
+            weights[row, column_of[arm]] = weight
+    return weights
 
 
 def _probabilities(weights: FloatArray, *, drawn: IntArray) -> FloatArray:

@@ -20,6 +20,9 @@ from shared.errors import ConfigError
 PLANNED: Final = ("lp_ucb", "always_local", "always_cloud", "uniform", "greedy")
 """Policies whose plan follows from estimates alone. Others depend on their own past choices."""
 
+OBSERVED: Final = "observed"
+"""What the agents would have drawn themselves while a fixed arm answered."""
+
 PACED: Final = ("lp_ucb",)
 """Of these, the ones that plan within the budget; others stop when it is gone."""
 BUDGET_STEPS = 12
@@ -54,6 +57,18 @@ class Target:
             hoped = np.where(log.candidate, self.expected_reward[fold, log.context], -np.inf)
             chosen[unweighted, np.argmax(hoped[unweighted], axis=1)] = 1.0
         return np.asarray(chosen)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Observed(Target):
+    """The agent's own decisions, also those that it did not act upon.
+
+    `weights` are their means per context, for people to read.
+    """
+
+    def probabilities(self, log: LogArrays, *, fold: IntArray) -> FloatArray:
+        """What the agent has logged, request by request."""
+        return log.decided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +234,10 @@ def estimates_of(log: LogArrays, *, use: BoolArray) -> Estimates:
             latency_ms=None,
         )
         if graded[at]:
-            book.record_reward(device_class, task_class, arm, reward=float(log.reward[at]))
+            chance = float(log.grading[at])
+            book.record_reward(
+                device_class, task_class, arm, reward=float(log.reward[at]), chance=chance
+            )
     return book.estimates(log.contexts, arms=log.arms, feasible=log.feasible)
 
 
@@ -238,6 +256,26 @@ def demand_of(log: LogArrays) -> Forecast:
 def slots_of(log: LogArrays) -> int:
     """How many slots the log spans."""
     return int(log.slot.max() - log.slot.min()) + 1
+
+
+def observed_target(log: LogArrays) -> Observed:
+    """What would have been drawn while a fixed arm was told to answer.
+
+    Raises
+    ------
+    ConfigError
+        When every decision of the log was acted upon.
+    """
+    if not log.observed.any():
+        raise ConfigError(
+            "--policy",
+            f"{OBSERVED!r} asks for decisions that were only observed, and the log holds none; "
+            'an agent with mode = "observe" logs them',
+        )
+    mean = np.zeros((1, len(log.contexts), len(log.arms)))
+    for row in range(len(log.contexts)):
+        mean[0, row] = log.decided[log.context == row].mean(axis=0)
+    return Observed(weights=mean, expected_reward=np.zeros_like(mean))
 
 
 def saved_target(path: Path, *, log: LogArrays) -> Target:

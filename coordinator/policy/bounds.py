@@ -25,6 +25,7 @@ SUM_NAMES = (
     "timed",
     "hits",
     "graded",
+    "worth",
     "reward",
     "reward_squared",
 )
@@ -315,7 +316,7 @@ def make_bounds(
     answers, grades = booked.sum(axis=(0, 1)), graded.sum(axis=(0, 1))
     rate = np.where(answers >= _GRADING_KNOWN_AFTER, grades / np.maximum(answers, 1.0), 1.0)
     ungraded_yet = (booked + flying) * np.minimum(rate, 1.0) - graded
-    count = np.concatenate([graded, sums["timed"], sums["costed"]], axis=2)
+    count = np.concatenate([sums["worth"], sums["timed"], sums["costed"]], axis=2)
     raw = np.concatenate([sums["reward"], sums["hits"], sums["cost"]], axis=2)
     squares = np.concatenate([sums["reward_squared"], sums["hits"], sums["cost_squared"]], axis=2)
     offset = arrays.offset

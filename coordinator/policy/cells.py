@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from coordinator.policy.bounds import SUM_NAMES
 from coordinator.policy.detector import Stream, alarm_level
 from coordinator.policy.sketch import bucket_of
 
@@ -18,24 +17,53 @@ QUANTITIES: Final = ("reward", "hit", "cost")
 Key = tuple[str, str, str]
 """Device class, task class, arm."""
 
-Observation = tuple[Key, int | None, bool | None, float | None, float | None]
-"""What one attempt or grade says: cost in nano-dollars, whether in time, latency in ms, reward.
+Grade = tuple[float, float, float]
+"""A reward, what it counts beside a full grade, and the probability with which it was asked for."""
+
+Observation = tuple[Key, int | None, bool | None, float | None, Grade | None]
+"""What one attempt or grade says: cost in nano-dollars, whether in time, latency in ms, grade.
 
 None where nothing is known of it.
 """
 
-UNANSWERED: Final = (False, None, 0.0)
+UNANSWERED: Final = (False, None, (0.0, 1.0, 1.0))
 """An error or a refusal counts as a miss and as a grade of 0."""
 
+STATE_NAMES: Final = (
+    "booked",
+    "costed",
+    "cost",
+    "cost_squared",
+    "timed",
+    "hits",
+    "graded",
+    "weight",
+    "weight_squared",
+    "weighted",
+    "weighted_squared",
+)
 _RESIDUALS_AFTER = 2
 _SPREAD_MIN = 0.05
 """Variance of a share of 5 %: below it, a few rare events would look like a change."""
 
 
 class Cell:
-    """Sums of one (device class, task class, arm) since its quantities last changed."""
+    """Sums of one (device class, task class, arm) since its quantities last changed.
 
-    __slots__ = (*SUM_NAMES, "latency", "streams", "watch")
+    A grade that was asked for with a probability p stands for 1 / p answers (Hansen and Hurwitz,
+    1943), so that answers that are graded always and those that are sampled are mixed without
+    bias. What such weights are worth together is less than their number (Kish, 1965): `worth` is
+    the number of full grades of equal weight that would tell as much.
+
+    Attributes
+    ----------
+    weight, weight_squared : float
+        Sums of w = l / p and of w ** 2 / l, over grades that count l beside a full one.
+    weighted, weighted_squared : float
+        Sums of w r and of w r ** 2, over rewards r.
+    """
+
+    __slots__ = (*STATE_NAMES, "latency", "streams", "watch")
 
     def __init__(self, watch: "ArmWatch") -> None:
         self.watch = watch
@@ -45,11 +73,38 @@ class Cell:
         self.cost_squared: float = 0
         self.timed = 0
         self.hits: float = 0
-        self.graded = 0
-        self.reward = 0.0
-        self.reward_squared = 0.0
+        self.graded = 0.0
+        self.weight = 0.0
+        self.weight_squared = 0.0
+        self.weighted = 0.0
+        self.weighted_squared = 0.0
         self.latency: dict[int, int] = {}
         self.streams = {name: Stream() for name in QUANTITIES}
+
+    @property
+    def worth(self) -> float:
+        """How many full grades of equal weight would tell as much."""
+        return self.weight * self.weight / self.weight_squared if self.weight_squared else 0.0
+
+    @property
+    def reward(self) -> float:
+        """The sum of the rewards of `worth` grades."""
+        return self.worth / self.weight * self.weighted if self.weight else 0.0
+
+    @property
+    def reward_squared(self) -> float:
+        """The sum of their squares."""
+        return self.worth / self.weight * self.weighted_squared if self.weight else 0.0
+
+    def grade(self, grade: Grade) -> None:
+        """Count a grade."""
+        reward, counts, chance = grade
+        weight = counts / chance
+        self.graded += counts
+        self.weight += weight
+        self.weight_squared += weight * weight / counts
+        self.weighted += weight * reward
+        self.weighted_squared += weight * reward * reward
 
     def restart(self, quantity: str) -> None:
         """Forget what a quantity was; what others know of it is in the coarser levels.
@@ -59,7 +114,8 @@ class Cell:
         """
         self.streams[quantity].clear()
         if quantity == "reward":
-            self.graded, self.reward, self.reward_squared = 0, 0.0, 0.0
+            self.graded = self.weight = self.weight_squared = 0.0
+            self.weighted = self.weighted_squared = 0.0
         elif quantity == "hit":
             self.timed, self.hits = 0, 0
             self.latency = {}
@@ -78,7 +134,7 @@ class Cell:
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
         return [
-            *(getattr(self, name) for name in SUM_NAMES),
+            *(getattr(self, name) for name in STATE_NAMES),
             sorted(self.latency.items()),
             [self.streams[name].to_state() for name in QUANTITIES],
         ]
@@ -88,7 +144,7 @@ class Cell:
         """Restore a cell from ``to_state``'s data."""
         cell = cls(watch)
         *values, latency, streams = state
-        for name, value in zip(SUM_NAMES, values, strict=True):
+        for name, value in zip(STATE_NAMES, values, strict=True):
             setattr(cell, name, value)
         cell.latency = {int(bucket): int(count) for bucket, count in latency}
         for name, stream in zip(QUANTITIES, streams, strict=True):
@@ -157,7 +213,7 @@ class CellStore:
             What a request is expected to cost, in nano-dollars.
         """
         cells, changed = self.cells, self.changed
-        for key, cost_nanos, hit, latency_ms, reward in observations:
+        for key, cost_nanos, hit, latency_ms, grade in observations:
             cell = cells.get(key) or self._new_cell(key)
             changed.add(key)
             if cost_nanos is not None:
@@ -175,11 +231,11 @@ class CellStore:
             if latency_ms is not None:
                 bucket = bucket_of(latency_ms)
                 cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
-            if reward is not None:
-                cell.graded += 1
-                cell.reward += reward
-                cell.reward_squared += reward * reward
-                self._watch(cell, "reward", reward)
+            if grade is not None:
+                cell.grade(grade)
+                reward, counts, _ = grade
+                if counts == 1.0:  # a hint says too little to be taken for a change
+                    self._watch(cell, "reward", reward)
 
     def _new_cell(self, key: Key) -> Cell:
         watch = self.watches.setdefault(key[2], ArmWatch())

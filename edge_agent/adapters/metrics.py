@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from shared.decision.key_budget import KeyBudgetStatus
 from shared.decision.money import NANOS_PER_DOLLAR
 from shared.decision.types import Attempt, Outcome
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
@@ -29,6 +31,7 @@ class AgentGauges:
     table_version: int
     lease_available_nanos: int
     lease_reserved_nanos: int
+    key_budgets: tuple[KeyBudgetStatus, ...] = ()
 
 
 class _Label:
@@ -57,10 +60,13 @@ class AgentMetrics:
     ----------
     registry : CollectorRegistry
         Where the metrics are registered; a second instance needs another one.
+    tags : iterable of str
+        Of the configured API keys: what a client says beside them is no label.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, tags: Iterable[str] = ()) -> None:
         self._registry = registry
+        self.set_tags(tags)
         self._children: dict[tuple[object, ...], object] = {}
         self._arms = _Label(ARMS_MAX)
         self._task_classes = _Label(TASK_CLASSES_MAX)
@@ -105,8 +111,8 @@ class AgentMetrics:
         )
         self._spend = Counter(
             "tidegate_spend_dollars_total",
-            "Settled cost of paid attempts; the books hold the exact amounts.",
-            ["arm"],
+            "Settled cost of paid attempts, by the key's tag; the books hold the exact amounts.",
+            ["arm", "tag"],
             registry=registry,
         )
         self._tokens = Counter(
@@ -139,6 +145,16 @@ class AgentMetrics:
         self._lease_reserved = Gauge(
             "tidegate_lease_reserved_dollars", "Held by paid calls under way.", registry=registry
         )
+        self._key_budget = Gauge(
+            "tidegate_key_budget_dollars",
+            "A key's budget in its present window: its limit, and what is settled or reserved.",
+            ["tag", "part"],
+            registry=registry,
+        )
+
+    def set_tags(self, tags: Iterable[str]) -> None:
+        """From now on these are the configured keys' tags."""
+        self._tags = frozenset(tags)
 
     def observe(self, outcome: Outcome) -> None:
         """Count a request that has come to its end."""
@@ -152,8 +168,9 @@ class AgentMetrics:
             self._one_of(self._deadline_hits, task_class).inc()
         self._one_of(self._tokens, arm, "prompt").inc(outcome.prompt_tokens)
         self._one_of(self._tokens, arm, "completion").inc(outcome.completion_tokens)
+        tag = self._tag_of(outcome)
         for attempt in outcome.attempts:
-            self._observe_attempt(attempt)
+            self._observe_attempt(attempt, tag=tag)
         for fallout in outcome.fallouts:
             reason = self._reasons.value(fallout.reason)
             self._one_of(self._fallouts, self._arms.value(fallout.arm), reason).inc()
@@ -166,7 +183,12 @@ class AgentMetrics:
             child = self._children[key] = metric.labels(*labels)
         return cast("M", child)
 
-    def _observe_attempt(self, attempt: Attempt) -> None:
+    def _tag_of(self, outcome: Outcome) -> str:
+        """The key's tag, without what a client has added to it."""
+        tag = outcome.tag.partition("/")[0]
+        return tag if tag in self._tags else OTHER if tag else NONE
+
+    def _observe_attempt(self, attempt: Attempt, *, tag: str) -> None:
         """Count one try of one arm."""
         arm = self._arms.value(attempt.arm)
         result = self._reasons.value(attempt.error) if attempt.error else "ok"
@@ -174,7 +196,7 @@ class AgentMetrics:
         if attempt.lease_number:
             # An overrun's correction may lower a cost; a counter can only rise.
             dollars = max(0, attempt.cost_nanos) / NANOS_PER_DOLLAR
-            self._one_of(self._spend, arm).inc(dollars)
+            self._one_of(self._spend, arm, tag).inc(dollars)
 
     def set_requests_in_flight(self, requests: int) -> None:
         """Show how many chat requests are being answered."""
@@ -187,6 +209,14 @@ class AgentMetrics:
         self._table.set(gauges.table_version)
         self._lease_available.set(gauges.lease_available_nanos / NANOS_PER_DOLLAR)
         self._lease_reserved.set(gauges.lease_reserved_nanos / NANOS_PER_DOLLAR)
+        for each in gauges.key_budgets:
+            parts = (
+                ("limit", each.amount_nanos),
+                ("settled", each.settled_nanos),
+                ("reserved", each.reserved_nanos),
+            )
+            for part, nanos in parts:
+                self._key_budget.labels(each.tag, part).set(nanos / NANOS_PER_DOLLAR)
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from edge_agent.adapters.sqlite_books_file import connect, corrupt, lock, prepare, store_error
 from edge_agent.adapters.sqlite_books_file import set_aside as _set_aside
 from edge_agent.adapters.sqlite_books_group import (
+    KEY_BUDGET_COLUMNS,
     LEASE_COLUMNS,
     RESERVATION_COLUMNS,
     SPOOL_LAST,
@@ -23,6 +24,7 @@ from edge_agent.adapters.sqlite_books_writer import Job, Syncer, Writer, sync_fi
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey
 from edge_agent.ports import Books, Told, nobody
 from shared.clock import Clock
+from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, LeaseState, ReservationRow
 from shared.decision.types import Feedback, Outcome, SpoolRecord
 from shared.errors import ProtocolError, StoreError, TidegateError
@@ -205,11 +207,13 @@ class SqliteBooks(Books):
             reservations = execute(
                 f"SELECT {RESERVATION_COLUMNS} FROM reservation ORDER BY id"  # noqa: S608
             )
+            budgets = execute(f"SELECT {KEY_BUDGET_COLUMNS} FROM key_budget ORDER BY tag")  # noqa: S608
             (first,) = execute("SELECT min(sequence) FROM spool").fetchone()
             return BooksSnapshot(
                 meta=_meta(execute("SELECT key, value FROM meta").fetchall()),
                 leases=tuple(_lease(row) for row in leases.fetchall()),
-                reservations=tuple(ReservationRow(*row) for row in reservations.fetchall()),
+                reservations=tuple(_reservation(row) for row in reservations.fetchall()),
+                key_budgets=tuple(KeyBudgetRow(*row) for row in budgets.fetchall()),
                 table=decode_table(documents["table"]) if "table" in documents else None,
                 config=decode_config(documents["config"]) if "config" in documents else None,
                 spool_first=first or 0,
@@ -235,7 +239,7 @@ class SqliteBooks(Books):
             body = record_from_bytes(record).body
             if isinstance(body, Outcome):
                 outcome = outcome or body
-            elif isinstance(body, Feedback):
+            elif isinstance(body, Feedback) and not body.is_weak:
                 grade = grade or body
         return outcome, grade
 
@@ -260,3 +264,8 @@ def _meta(rows: Sequence[tuple[str, str]]) -> dict[MetaKey, str]:
 def _lease(row: tuple[Any, ...]) -> LeaseRow:
     *_, state, _, _ = row
     return replace(LeaseRow(*row), state=LeaseState(state))
+
+
+def _reservation(row: tuple[Any, ...]) -> ReservationRow:
+    *_, judge = row
+    return replace(ReservationRow(*row), judge=bool(judge))

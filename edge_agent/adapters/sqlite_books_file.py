@@ -41,7 +41,17 @@ CREATE TABLE reservation (
     lease_number INTEGER NOT NULL,
     amount_nanos INTEGER NOT NULL,
     task_class TEXT NOT NULL,
-    arrived_unix_ms INTEGER NOT NULL
+    arrived_unix_ms INTEGER NOT NULL,
+    key_tag TEXT NOT NULL,
+    key_window INTEGER NOT NULL,
+    judge INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE key_budget (
+    tag TEXT PRIMARY KEY,
+    start_unix_ms INTEGER NOT NULL,
+    end_unix_ms INTEGER NOT NULL,
+    settled_nanos INTEGER NOT NULL,
+    watermark_nanos INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE spool (
     sequence INTEGER PRIMARY KEY,

@@ -20,12 +20,14 @@ from edge_agent.books import (
     DropLease,
     DropReservation,
     PutConfig,
+    PutKeyBudget,
     PutLease,
     PutMeta,
     PutReservation,
     PutTable,
     TrimSpool,
 )
+from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.types import Feedback, Outcome, SpoolRecord
 from shared.errors import StoreError
@@ -39,8 +41,10 @@ LEASE_COLUMNS: Final = (
     "settled_nanos, watermark_nanos, state, closing_since_boot_ms, close_reason"
 )
 RESERVATION_COLUMNS: Final = (
-    "id, request_id, arm, lease_number, amount_nanos, task_class, arrived_unix_ms"
+    "id, request_id, arm, lease_number, amount_nanos, task_class, arrived_unix_ms, "
+    "key_tag, key_window, judge"
 )
+KEY_BUDGET_COLUMNS: Final = "tag, start_unix_ms, end_unix_ms, settled_nanos, watermark_nanos"
 _SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record)"
 _ROWS_MAX: Final = 64
 
@@ -59,6 +63,7 @@ class Change:
 
     leases: dict[int, Row | None] = field(default_factory=dict)
     reservations: list[tuple[str, Row | None]] = field(default_factory=list)
+    key_budgets: dict[str, Row] = field(default_factory=dict)
     spool: list[Row | int | Compacted] = field(default_factory=list)  # int: the end of a trim
     meta: dict[str, str] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
@@ -81,6 +86,8 @@ def change_of(effects: Iterable[BookEffect]) -> Change:
                 change.leases[effect.row.number] = _lease_row(effect.row)
             case DropReservation():
                 change.reservations.append((effect.reservation_id, None))
+            case PutKeyBudget():
+                change.key_budgets[effect.row.tag] = _key_budget_row(effect.row)
             case AppendSpool():
                 change.spool.append(_spool_row(effect.record))
             case TrimSpool():
@@ -124,7 +131,14 @@ def _reservation_row(row: ReservationRow) -> Row:
         row.amount_nanos,
         row.task_class,
         row.arrived_unix_ms,
+        row.key_tag,
+        row.key_window,
+        int(row.judge),
     )
+
+
+def _key_budget_row(row: KeyBudgetRow) -> Row:
+    return (row.tag, row.start_unix_ms, row.end_unix_ms, row.settled_nanos, row.watermark_nanos)
 
 
 def _spool_row(record: SpoolRecord) -> Row:
@@ -159,6 +173,7 @@ class Group:
         self._standing = standing
         self._leases: dict[int, Row | None] = {}
         self._reservations: dict[str, Row | None] = {}
+        self._key_budgets: dict[str, Row] = {}
         self._appends: list[Row] = []
         self._compacted: list[Compacted] = []
         self._spool_last = standing.spool_last
@@ -192,6 +207,7 @@ class Group:
                 case _:
                     self._appends.append(op)
         self._leases.update(change.leases)
+        self._key_budgets.update(change.key_budgets)
         self._meta.update(change.meta)
         self._documents.update(change.documents)
 
@@ -244,6 +260,8 @@ class Group:
         _delete(connection, "lease", "number", [n for n, row in self._leases.items() if not row])
         leases = [row for row in self._leases.values() if row]
         _put(connection, "INSERT OR REPLACE", f"lease ({LEASE_COLUMNS})", leases)
+        budgets = list(self._key_budgets.values())
+        _put(connection, "INSERT OR REPLACE", f"key_budget ({KEY_BUDGET_COLUMNS})", budgets)
         if self._trim:
             connection.execute("DELETE FROM spool WHERE sequence <= ?", (self._trim,))
             last = [(SPOOL_LAST, self._spool_last)]

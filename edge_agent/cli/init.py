@@ -221,7 +221,9 @@ state_dir = {state_dir}   # the books of what was spent, and this device's crede
 {keys}"""
 _OFF_LOOPBACK = """
 # Other machines can reach this address: it needs keys that clients send, and a certificate.
-# api_keys = ["file:/etc/tidegate/api_key"]
+# [[keys]]
+# key = "file:/etc/tidegate/api_key"
+# tag = "my-app"
 # [tls]
 # cert_file = "/etc/tidegate/agent.crt"
 # key_file = "/etc/tidegate/agent.key"

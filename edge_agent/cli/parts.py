@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.adapters.coordinator_link import LinkTarget
+from edge_agent.adapters.http_api import ApiKey
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.candidates import OTHER_CLASS
 from edge_agent.config import AgentConfig
 from edge_agent.ports import LocalModel
 from shared.clock import Clock
+from shared.decision.key_budget import KeyBudget
 from shared.decision.money import PPM
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
+from shared.errors import ConfigError
 from shared.settings import read_secret
 
 
@@ -37,15 +40,28 @@ def new_worker(settings: AgentConfig, *, clock: Clock) -> LlamaWorker:
     )
 
 
-def api_key_secrets(settings: AgentConfig) -> list[str]:
-    """The keys that clients must show. Never logged.
+def api_keys_of(settings: AgentConfig) -> list[ApiKey]:
+    """The keys of which clients must show one, with their secrets. Never logged.
 
     Raises
     ------
     ConfigError
-        When a reference leads nowhere.
+        When a reference leads nowhere, or two applications have the same secret.
     """
-    return [read_secret(ref, key="api_keys") for ref in settings.api_keys]
+    keys: list[ApiKey] = []
+    for index, each in enumerate(settings.keys):
+        secret = read_secret(each.key, key=f"keys[{index}].key")
+        same = [key.tag for key in keys if key.secret == secret]
+        if same:
+            problem = f"is the secret of {same[0]!r} too; each application needs one of its own"
+            raise ConfigError(f"keys[{index}].key", problem)
+        keys.append(ApiKey(secret, each.tag, each.task_class, refine_tag=each.refine_tag))
+    return keys
+
+
+def key_budgets_of(settings: AgentConfig) -> list[KeyBudget]:
+    """The budgets of those keys that have one."""
+    return [key.budget for key in settings.keys if key.budget is not None]
 
 
 def fallback_config(settings: AgentConfig) -> DeviceConfig:

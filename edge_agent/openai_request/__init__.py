@@ -97,6 +97,7 @@ def client_request(
         max_cost_nanos=steering.max_cost_nanos,
         tag=steering.tag,
         idempotency_key=steering.idempotency_key,
+        expected=steering.expected,
         kind=kind,
         prompt=prompt,
     )

@@ -58,6 +58,8 @@ def facts_of(request: ClientRequest, *, task: TaskClass, only_embedder: str = ""
         "privacy_local": request.privacy_local or task.privacy_local,
         "fields": fields_of(request.body),
         "tag": request.tag,
+        "key_tag": request.key_tag,
+        "expected": request.expected,
         "max_cost_nanos": request.max_cost_nanos,
     }
     if request.kind is RequestKind.EMBEDDINGS:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from edge_agent.openai_request.checks import refusal
-from edge_agent.refusals import MAX_COST_HEADER
+from edge_agent.refusals import EXPECTED_HEADER, MAX_COST_HEADER
 from shared.decision.money import nanos_from_dollars
 from shared.limits import (
     AMOUNT_NANOS_MAX,
     DEADLINE_MS_MAX,
+    EXPECTED_CHARS_MAX,
     IDEMPOTENCY_KEY_CHARS_MAX,
     NAME_CHARS_MAX,
     TAG_CHARS_MAX,
@@ -41,6 +43,7 @@ class SteeringHeaders:
     max_cost_nanos: int | None = None
     tag: str = ""
     idempotency_key: str = ""
+    expected: str | None = None
 
 
 def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
@@ -75,6 +78,7 @@ def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
             headers, IDEMPOTENCY_KEY, _KEY, shown.format(f"1 to {IDEMPOTENCY_KEY_CHARS_MAX}")
         )
         or "",
+        expected=_expected(headers),
     )
 
 
@@ -88,6 +92,22 @@ def _matching(
     if pattern.fullmatch(value.strip()) is None:
         raise refusal("invalid_value", f"'{name}' must be {expected}", param=name)
     return value.strip()
+
+
+def _expected(headers: Mapping[str, str]) -> str | None:
+    """The answer that is expected, percent-encoded as in a URL where it is more than ASCII."""
+    text = headers.get(EXPECTED_HEADER)
+    if text is None:
+        return None
+    decoded = unquote(text)
+    if len(decoded) > EXPECTED_CHARS_MAX or "\ufffd" in decoded:
+        raise refusal(
+            "invalid_value",
+            f"'{EXPECTED_HEADER}' must be up to {EXPECTED_CHARS_MAX} characters, percent-encoded "
+            "as UTF-8",
+            param=EXPECTED_HEADER,
+        )
+    return decoded
 
 
 def _deadline_ms(headers: Mapping[str, str]) -> int | None:

@@ -56,7 +56,16 @@ class LeaseRow:
 
 @dataclass(frozen=True)
 class ReservationRow:
-    """The worst case of one paid attempt, held until it is settled."""
+    """The worst case of one paid attempt, held until it is settled.
+
+    Attributes
+    ----------
+    key_tag, key_window : str, int
+        The API key on whose budget it is held too, and the window by its start in Unix
+        milliseconds; empty without one.
+    judge : bool
+        Of a call that grades an answer, not of a request.
+    """
 
     id: str
     request_id: str
@@ -65,6 +74,9 @@ class ReservationRow:
     amount_nanos: int
     task_class: str
     arrived_unix_ms: int
+    key_tag: str = ""
+    key_window: int = 0
+    judge: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,8 @@ class Settlement:
     cost_nanos: int
     overrun_nanos: int
     kind: SettleKind
+    key_tag: str = ""
+    key_window: int = 0
 
 
 class LeaseRefusal(StrEnum):
@@ -313,6 +327,9 @@ class LeaseBook:
         amount_nanos: int,
         task_class: str,
         arrived_unix_ms: int,
+        key_tag: str = "",
+        key_window: int = 0,
+        judge: bool = False,
     ) -> ReservationRow | LeaseRefusal:
         """Hold a worst case (rules S_1, L_2). The change must be committed before the call."""
         invariant(amount_nanos >= 0, f"a worst case cannot be negative: {amount_nanos}")
@@ -330,6 +347,9 @@ class LeaseBook:
             amount_nanos=amount_nanos,
             task_class=task_class,
             arrived_unix_ms=arrived_unix_ms,
+            key_tag=key_tag,
+            key_window=key_window,
+            judge=judge,
         )
         self._reservations[row.id] = row
         self._reserved[lease.number] += amount_nanos
@@ -369,6 +389,8 @@ class LeaseBook:
             cost_nanos=cost,
             overrun_nanos=overrun,
             kind=kind,
+            key_tag=reservation.key_tag,
+            key_window=reservation.key_window,
         )
 
     def recall(self, number: int, *, boot_ms: int, reason: str) -> None:

@@ -52,6 +52,11 @@ class LoggedDecision:
         Answered within its deadline.
     table_version : int
         The selection table it was decided by; 0 without one.
+    observed_arm : str
+        The arm that would have been drawn, where a fixed arm was told to answer; else empty.
+        `candidates`, `drawn_arm` and `propensity_ppm` then say that the fixed arm was certain.
+    observed : mapping of str to int
+        The candidates of that draw with their weights.
 
     Raises
     ------
@@ -76,6 +81,8 @@ class LoggedDecision:
     attempts: tuple[str, ...] = ()
     grading_ppm: int = PPM
     table_version: int = field(default=0)
+    observed_arm: str = ""
+    observed: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("cost_nanos", "latency_ms"):
@@ -83,8 +90,12 @@ class LoggedDecision:
         _demand(0 < self.grading_ppm <= PPM, "grading_ppm", self.grading_ppm, f"1 to {PPM}")
         if self.reward is not None:
             _demand(0.0 <= self.reward <= 1.0, "reward", self.reward, "0 to 1, or null")
-        for arm, weight in self.candidates.items():
-            _demand(0 <= weight <= PPM, f"candidates.{arm}", weight, f"0 to {PPM}")
+        for key in ("candidates", "observed"):
+            for arm, weight in getattr(self, key).items():
+                _demand(0 <= weight <= PPM, f"{key}.{arm}", weight, f"0 to {PPM}")
+        if self.observed_arm:
+            known = ", ".join(self.observed) or "none"
+            _demand(self.observed_arm in self.observed, "observed_arm", self.observed_arm, known)
         if not self.drawn_arm:
             _demand(not self.candidates, "drawn_arm", "", "one of the candidates")
             return
@@ -115,10 +126,17 @@ class LoggedDecision:
                 "latency_ms": self.latency_ms,
                 "hit": self.hit,
                 "table_version": self.table_version,
+                **self._observed_keys(),
             },
             ensure_ascii=False,
             separators=(",", ":"),
         )
+
+    def _observed_keys(self) -> dict[str, Any]:
+        """Left out where the draw was acted upon, as nearly everywhere."""
+        if not self.observed:
+            return {}
+        return {"observed_arm": self.observed_arm, "observed": dict(self.observed)}
 
     @classmethod
     def from_line(cls, line: str) -> LoggedDecision:
@@ -163,8 +181,14 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "latency_ms": (int,),
     "hit": (bool,),
     "table_version": (int,),
+    "observed_arm": (str,),
+    "observed": (dict,),
 }
-_REQUIRED: Final = tuple(each.name for each in fields(LoggedDecision) if each.default is MISSING)
+_REQUIRED: Final = tuple(
+    each.name
+    for each in fields(LoggedDecision)
+    if each.default is MISSING and each.default_factory is MISSING
+)
 _WORDS: Final[Mapping[tuple[type, ...], str]] = {
     (str,): "text",
     (int,): "an integer",
@@ -187,10 +211,10 @@ def _read(key: str, value: Any) -> Any:
             if value not in known:
                 _refuse(f"status is {value!r}, expected one of {', '.join(known)}")
             return RequestStatus(data)
-        case "candidates":
+        case "candidates" | "observed":
             for arm, weight in data.items():
                 if not isinstance(weight, int) or isinstance(weight, bool):
-                    _refuse(f"candidates.{arm} is {weight!r}, expected an integer")
+                    _refuse(f"{key}.{arm} is {weight!r}, expected an integer")
             return value
         case "attempts":
             return tuple(str(arm) for arm in data)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from shared.decision.grading import NO_SIGNALS, Grader, Signals
 from shared.decision.money import PPM, Price, WorstCase
 
 COORDINATOR_KEY: Final = "coordinator"
@@ -120,11 +121,29 @@ class Arm:
 
 @dataclass(frozen=True)
 class TaskClass:
-    """What kind of request it is, and what is promised for it."""
+    """What kind of request it is, and what is promised for it.
+
+    Attributes
+    ----------
+    grader : Grader or None
+        Grades its answers on the device.
+    judge_ppm : int
+        Share of its answers that the fleet's judge is asked about.
+    """
 
     id: str
     deadline_ms: int
     privacy_local: bool = False
+    grader: Grader | None = None
+    judge_ppm: int = 0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The paid arm that grades answers, and how long its reply may be."""
+
+    arm: Arm
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -138,6 +157,8 @@ class DeviceConfig:
     price_version: int
     budget_name: str
     close_wait_ms: int
+    judge: Judge | None = None
+    signals: Signals = NO_SIGNALS
 
     def arm(self, arm_id: str) -> Arm | None:
         """The arm of that id, if the fleet has it."""
@@ -145,8 +166,9 @@ class DeviceConfig:
 
     @property
     def provider_keys(self) -> frozenset[str]:
-        """The names of the keys that the coordinator delivers for these arms."""
-        named = (arm.cloud.provider_key for arm in self.arms if arm.cloud is not None)
+        """The names of the keys that the coordinator delivers for these arms and the judge."""
+        arms = (*self.arms, self.judge.arm) if self.judge else self.arms
+        named = (arm.cloud.provider_key for arm in arms if arm.cloud is not None)
         return frozenset(name for name in named if name)
 
     @cached_property
@@ -185,8 +207,25 @@ class Candidate(NamedTuple):
     weight_ppm: int
 
 
+class Observation(NamedTuple):
+    """The decision that an agent in the mode `observe` has taken and not acted upon."""
+
+    arm: str
+    propensity_ppm: int
+    candidates: tuple[Candidate, ...] = ()
+
+
 class Outcome(NamedTuple):
-    """What came of one request: everything needed to book, learn from and explain it (P6)."""
+    """What came of one request: everything needed to book, learn from and explain it (P6).
+
+    Attributes
+    ----------
+    observed : Observation or None
+        What would have been drawn, had a fixed arm not been told to answer. Then `drawn_arm` is
+        the fixed arm, certain among the candidates.
+    grading_ppm : int
+        The probability that the answer is graded, where that is sampled.
+    """
 
     request_id: str
     task_class: str
@@ -208,6 +247,8 @@ class Outcome(NamedTuple):
     hit: bool = False
     tag: str = ""
     candidates: tuple[Candidate, ...] = ()
+    observed: Observation | None = None
+    grading_ppm: int = PPM
 
     @property
     def cost_nanos(self) -> int:
@@ -220,7 +261,15 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Feedback:
-    """A grade for an answer, perhaps late; the first one for a request counts."""
+    """A grade for an answer, perhaps late; the first full one for a request counts.
+
+    Attributes
+    ----------
+    weight_ppm : int
+        What it counts in the estimates beside a full grade, which has a million.
+    grading_ppm : int
+        The probability with which it was asked for, where grading is sampled.
+    """
 
     request_id: str
     task_class: str
@@ -228,6 +277,21 @@ class Feedback:
     reward_ppm: int
     source: str
     at_unix_ms: int
+    weight_ppm: int = PPM
+    grading_ppm: int = PPM
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether it is a hint beside which a full grade may still come."""
+        return self.weight_ppm < PPM
+
+
+@dataclass(frozen=True)
+class JudgeCall:
+    """A paid call that graded an answer: its cost is booked, and it is no request of anybody's."""
+
+    request_id: str
+    attempt: Attempt
 
 
 @dataclass(frozen=True)
@@ -269,7 +333,7 @@ class SpoolSummary:
     counts: tuple[ContextCount, ...]
 
 
-SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary
+SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary | JudgeCall
 
 
 class SpoolRecord(NamedTuple):

@@ -69,6 +69,11 @@ def read_ppm(value: int, *, field: str) -> int:
     return value
 
 
+def read_chance(value: int, *, field: str) -> int:
+    """A share that cannot be nothing, from a peer: what was left out is a whole one."""
+    return read_ppm(value, field=field) or PPM
+
+
 def read_id(value: str, *, field: str) -> str:
     """A name from a peer that must be there."""
     if not value:
@@ -88,6 +93,13 @@ def write_ppm(value: int, *, field: str) -> int:
     if not 0 <= value <= PPM:
         raise LimitError(f"{field} must be from 0 to {PPM}, not {value}")
     return value
+
+
+def write_chance(value: int, *, field: str) -> int:
+    """A share that cannot be nothing, to be sent or stored: a whole one is left out."""
+    if value == 0:
+        raise LimitError(f"{field} must be more than 0")
+    return 0 if value == PPM else write_ppm(value, field=field)
 
 
 def write_id(value: str, *, field: str) -> str:

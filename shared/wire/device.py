@@ -10,7 +10,7 @@ from shared.errors import LimitError, ProtocolError
 from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
-from shared.wire.spool import fallout_from_pb, fallout_to_pb
+from shared.wire.outcome import fallout_from_pb, fallout_to_pb
 
 
 def grant_to_pb(granted: LeaseGranted, *, incarnation: str) -> fleet_pb2.LeaseGrant:

@@ -6,7 +6,15 @@ from typing import Final
 
 from shared.decision.money import Price, WorstCase
 from shared.decision.table import SelectionTable, TableArm, TableRow
-from shared.decision.types import Arm, ArmKind, CloudSettings, DeviceConfig, OnAbort, TaskClass
+from shared.decision.types import (
+    Arm,
+    ArmKind,
+    CloudSettings,
+    DeviceConfig,
+    Judge,
+    OnAbort,
+    TaskClass,
+)
 from shared.errors import InvariantError, LimitError, ProtocolError
 from shared.pb.v1 import fleet_pb2, types_pb2
 from shared.version import ProtocolVersion
@@ -21,6 +29,7 @@ from shared.wire.checks import (
     write_nanos,
     write_ppm,
 )
+from shared.wire.grading import grader_from_pb, grader_to_pb, signals_from_pb, signals_to_pb
 
 _KIND_TO_PB: Final = {
     ArmKind.LOCAL: types_pb2.ARM_KIND_LOCAL,
@@ -162,6 +171,8 @@ def task_class_to_pb(task_class: TaskClass) -> types_pb2.TaskClass:
         id=write_id(task_class.id, field="task_class.id"),
         deadline_ms=task_class.deadline_ms,
         privacy_local=task_class.privacy_local,
+        grader=grader_to_pb(task_class.grader) if task_class.grader is not None else None,
+        judge_ppm=write_ppm(task_class.judge_ppm, field="task_class.judge_ppm"),
     )
 
 
@@ -171,6 +182,8 @@ def task_class_from_pb(message: types_pb2.TaskClass) -> TaskClass:
         id=read_id(message.id, field="task_class.id"),
         deadline_ms=message.deadline_ms,
         privacy_local=message.privacy_local,
+        grader=grader_from_pb(message.grader) if message.HasField("grader") else None,
+        judge_ppm=read_ppm(message.judge_ppm, field="task_class.judge_ppm"),
     )
 
 
@@ -184,7 +197,19 @@ def config_to_pb(config: DeviceConfig) -> fleet_pb2.DeviceConfig:
         price_version=config.price_version,
         budget_name=config.budget_name,
         close_wait_ms=config.close_wait_ms,
+        judge=_judge_to_pb(config.judge) if config.judge is not None else None,
+        signals=signals_to_pb(config.signals),
     )
+
+
+def _judge_to_pb(judge: Judge) -> fleet_pb2.Judge:
+    return fleet_pb2.Judge(arm=arm_to_pb(judge.arm), max_tokens=judge.max_tokens)
+
+
+def _judge_from_pb(message: fleet_pb2.Judge) -> Judge:
+    if not message.HasField("arm"):
+        raise ProtocolError("config.judge.arm is missing")
+    return Judge(arm=arm_from_pb(message.arm), max_tokens=message.max_tokens)
 
 
 def config_from_pb(message: fleet_pb2.DeviceConfig) -> DeviceConfig:
@@ -197,6 +222,8 @@ def config_from_pb(message: fleet_pb2.DeviceConfig) -> DeviceConfig:
         price_version=message.price_version,
         budget_name=message.budget_name,
         close_wait_ms=message.close_wait_ms,
+        judge=_judge_from_pb(message.judge) if message.HasField("judge") else None,
+        signals=signals_from_pb(message.signals),
     )
 
 

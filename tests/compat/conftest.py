@@ -72,7 +72,7 @@ def start(fleet: Fleet, device_class: str) -> Agent:
         device_class,
         device_class=device_class,
         models=model_toml("local", path=MODEL),
-        head=f'api_keys = ["file:{key}"]\n',
+        head=f'[[keys]]\nkey = "file:{key}"\ntag = "compat"\n',
     )
 
 

@@ -18,6 +18,7 @@ from edge_agent.books import (
     DropReservation,
     MetaKey,
     PutConfig,
+    PutKeyBudget,
     PutLease,
     PutMeta,
     PutReservation,
@@ -25,6 +26,7 @@ from edge_agent.books import (
     TrimSpool,
 )
 from edge_agent.ports import Books
+from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, LeaseState, ReservationRow
 from shared.decision.money import Price, WorstCase
 from shared.decision.table import SelectionTable, TableArm, TableRow
@@ -68,6 +70,16 @@ RESERVATION = ReservationRow(
     amount_nanos=10**17,
     task_class="code",
     arrived_unix_ms=1_700_000_000_000,
+    key_tag="shop",
+    key_window=1_699_920_000_000,
+    judge=True,
+)
+KEY_BUDGET = KeyBudgetRow(
+    tag="shop",
+    start_unix_ms=1_699_920_000_000,
+    end_unix_ms=1_700_006_400_000,
+    settled_nanos=7,
+    watermark_nanos=10**17,
 )
 TABLE = SelectionTable(
     version=4,
@@ -174,6 +186,7 @@ class BooksSuite:
         effects: list[BookEffect] = [
             PutLease(LEASE),
             PutReservation(RESERVATION),
+            PutKeyBudget(KEY_BUDGET),
             PutTable(TABLE),
             PutConfig(CONFIG),
             append(1),
@@ -184,6 +197,7 @@ class BooksSuite:
             meta={key: f"value of {key}" for key in MetaKey},
             leases=(LEASE,),
             reservations=(RESERVATION,),
+            key_budgets=(KEY_BUDGET,),
             table=TABLE,
             config=CONFIG,
             spool_first=1,
@@ -207,6 +221,9 @@ class BooksSuite:
                 PutTable(table),
                 PutConfig(CONFIG),
                 PutConfig(replace(CONFIG, version=3)),
+                PutKeyBudget(KEY_BUDGET),
+                PutKeyBudget(replace(KEY_BUDGET, settled_nanos=8)),
+                PutKeyBudget(replace(KEY_BUDGET, tag="crawler")),
             ]
         )
         loaded = books.load()
@@ -214,6 +231,8 @@ class BooksSuite:
         assert {MetaKey.BOOT_ID: "b"} == loaded.meta
         assert table == loaded.table
         assert replace(CONFIG, version=3) == loaded.config
+        crawler, shop = replace(KEY_BUDGET, tag="crawler"), replace(KEY_BUDGET, settled_nanos=8)
+        assert (crawler, shop) == loaded.key_budgets
 
     async def test_dropped_rows_are_gone(self, books: Books) -> None:
         """Leases and reservations are removed; what is not there is no error."""

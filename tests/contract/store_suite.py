@@ -18,6 +18,7 @@ from coordinator.records import (
     DeviceRow,
     DeviceStanding,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -26,6 +27,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     StoreSnapshot,
@@ -205,10 +207,12 @@ class StoreSuite:
             admin,
             WINDOW,
             LEASE,
+            SpendRow(3, "gpt", "shop", 4, 5),
             *learned,
             ledger_row(1),
             PutSetting(SettingKey.SPEND_PAUSED, "1"),
-            TableRowStored(TABLE),
+            TableRowStored(TABLE, 0),
+            TableRowStored(replace(TABLE, version=1), 7),
             AuditRow(at_unix_ms=1, actor="ada", action="apply", detail="{}"),
         ]
         store.commit(effects)
@@ -219,9 +223,11 @@ class StoreSuite:
             admin_tokens=(admin,),
             windows=(WINDOW,),
             leases=(LEASE,),
+            spend=(SpendRow(3, "gpt", "shop", 4, 5),),
             settings={SettingKey.SPEND_PAUSED: "1"},
             learned_since=learned,
             tables=(TABLE,),
+            earlier_tables=(EarlierTable(TABLE.device_class, 7, 1, TABLE.created_unix_ms),),
             ledger_id_max=1,
             position_max=4,
         )
@@ -232,10 +238,11 @@ class StoreSuite:
         later = replace(DEVICE, standing=DeviceStanding.QUARANTINED, lease_number_max=2**62)
         window = replace(WINDOW, settled_nanos=2**62, alarms="overrun")
         lease = replace(LEASE, booked_nanos=4)
-        store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE)])
+        store.commit([DEVICE, WINDOW, LEASE, TableRowStored(TABLE, 0)])
         store.commit([replace(DEVICE, name="other"), later, window, lease])
         newer = replace(TABLE, version=5)
-        store.commit([TableRowStored(newer), PutSetting(SettingKey.DISABLED_ARMS, "[]")])
+        tables = [TableRowStored(newer, 0), TableRowStored(TABLE, 1)]
+        store.commit([*tables, PutSetting(SettingKey.DISABLED_ARMS, "[]")])
         store.commit([PutSetting(SettingKey.DISABLED_ARMS, '["gpt"]')])
         loaded = store.load()
         assert (later,) == loaded.devices
@@ -243,6 +250,29 @@ class StoreSuite:
         assert (lease,) == loaded.leases
         assert (newer,) == loaded.tables
         assert {SettingKey.DISABLED_ARMS: '["gpt"]'} == loaded.settings
+
+    def test_a_table_is_found_by_its_version_while_it_is_kept(self, store: Store) -> None:
+        """In force or earlier, of its own class alone; what was replaced is gone."""
+        first, second, third = (replace(TABLE, version=number) for number in (1, 2, 3))
+        store.commit([TableRowStored(first, 0)])
+        store.commit([TableRowStored(first, 1), TableRowStored(second, 0)])
+        name = TABLE.device_class
+        assert [first, second] == [store.table(name, version=number) for number in (1, 2)]
+        assert store.table("other", version=1) is None
+        store.commit([TableRowStored(second, 1), TableRowStored(third, 0)])
+        found = [store.table(name, version=number) for number in (1, 2, 3)]
+        assert [None, second, third] == found
+
+    def test_spend_is_read_a_day_at_a_time(self, store: Store) -> None:
+        """The last word on a day, an arm and a tag counts; a start goes on with the last day."""
+        first = [SpendRow(10, "gpt", "", 1), SpendRow(10, "gpt", "a", 2**62, -5)]
+        last = [SpendRow(20, "", "", 0, 4), SpendRow(20, "gpt", "a", 6)]
+        store.commit([*last, replace(first[0], settled_nanos=9), first[1]])
+        store.commit([first[0]])
+        assert first == list(store.spend(from_unix_ms=0))
+        assert last == list(store.spend(from_unix_ms=11))
+        assert [] == list(store.spend(from_unix_ms=21))
+        assert tuple(last) == store.load().spend
 
     def test_the_newest_configuration_is_loaded(self, store: Store) -> None:
         """Earlier versions stay in the books, the highest one holds."""
@@ -337,6 +367,23 @@ class StoreSuite:
         assert (booked(1), graded(3, request=1, sequence=3)) == (found.outcome, found.feedback)
         (other,) = store.decisions(limit=9, device_id="dev-2")
         assert elsewhere == other.outcome
+
+    def test_weak_grades_stand_beside_the_full_one(self, store: Store) -> None:
+        """They are learned again and are no decision's grade; of full ones there is one."""
+        full = graded(4, request=1, sequence=4)
+        hints = [
+            replace(graded(n, request=1, sequence=n), feedback=replace(full.feedback, weight_ppm=9))
+            for n in (2, 3)
+        ]
+        store.commit([booked(1), *hints])
+        facts = store.earlier("dev-1", request_ids=["req-1"], lease_numbers=[])
+        assert frozenset() == facts.graded
+        assert [None] == [record.feedback for record in store.decisions(limit=9)]
+        store.commit([full])
+        assert [full] == [record.feedback for record in store.decisions(limit=9)]
+        assert (booked(1), *hints, full) == store.load().learned_since
+        with pytest.raises(StoreError):
+            store.commit([graded(5, request=1, sequence=5)])
 
     def test_decisions_above_a_position_come_oldest_first(self, store: Store) -> None:
         """Page by page they are all; grades in between are passed over."""

@@ -147,7 +147,7 @@ def test_a_reload_takes_over_what_it_can(fleet: Fleet) -> None:
     agent = fleet.start_agent(
         "reloading",
         device_class="edge",
-        head=f'api_keys = ["file:{key_file}"]\n',
+        head=f'[[keys]]\nkey = "file:{key_file}"\ntag = "reloading"\n',
         models=model_toml("tiny"),
     )
 

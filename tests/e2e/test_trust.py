@@ -112,9 +112,8 @@ def test_tls_protects_every_connection(
     agent = fleet.start_agent(
         "edge-tls",
         device_class="edge",
-        head=f'api_keys = ["file:{key_file}"]\n',
         link=f'ca_file = "{ca_file}"\n',
-        models=model_toml("tiny") + tls,
+        models=model_toml("tiny") + f'[[keys]]\nkey = "file:{key_file}"\ntag = "trusted"\n' + tls,
     )
     wait_for(agent.may_spend, what="a lease over TLS")
     reply = agent.chat("over tls", headers={"authorization": "Bearer e2e-client-key"})

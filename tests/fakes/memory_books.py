@@ -15,6 +15,7 @@ from edge_agent.books import (
     DropReservation,
     MetaKey,
     PutConfig,
+    PutKeyBudget,
     PutLease,
     PutMeta,
     PutReservation,
@@ -22,6 +23,7 @@ from edge_agent.books import (
     TrimSpool,
 )
 from edge_agent.ports import Books, Told, nobody
+from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, Feedback, Outcome, SpoolRecord
@@ -36,6 +38,7 @@ class BooksState:
     meta: dict[MetaKey, str] = field(default_factory=dict)
     leases: dict[int, LeaseRow] = field(default_factory=dict)
     reservations: dict[str, ReservationRow] = field(default_factory=dict)
+    key_budgets: dict[str, KeyBudgetRow] = field(default_factory=dict)
     spool: dict[int, SpoolRecord] = field(default_factory=dict)
     spool_last: int = 0
     table: SelectionTable | None = None
@@ -48,6 +51,7 @@ class BooksState:
             meta=dict(self.meta),
             leases=dict(self.leases),
             reservations=dict(self.reservations),
+            key_budgets=dict(self.key_budgets),
             spool=dict(self.spool),
         )
 
@@ -107,6 +111,8 @@ class BooksState:
 
     def _apply_rarer(self, effect: BookEffect) -> None:
         match effect:
+            case PutKeyBudget(budget):
+                self.key_budgets[budget.tag] = budget
             case DropLease(number):
                 self.leases.pop(number, None)
             case TrimSpool(through):
@@ -184,6 +190,7 @@ class MemoryBooks(Books):
             meta=dict(state.meta),
             leases=tuple(row for _, row in sorted(state.leases.items())),
             reservations=tuple(row for _, row in sorted(state.reservations.items())),
+            key_budgets=tuple(row for _, row in sorted(state.key_budgets.items())),
             table=state.table,
             config=state.config,
             spool_first=min(state.spool, default=0),
@@ -230,7 +237,7 @@ class MemoryBooks(Books):
         bodies = [spool[number].body for number in sorted(spool)]
         outcomes = (b for b in bodies if isinstance(b, Outcome) and b.request_id == request_id)
         grades = (b for b in bodies if isinstance(b, Feedback) and b.request_id == request_id)
-        return next(outcomes, None), next(grades, None)
+        return next(outcomes, None), next((b for b in grades if not b.is_weak), None)
 
     async def size_bytes(self) -> int:
         self._refuse_if_closed()

@@ -17,6 +17,7 @@ from coordinator.records import (
     ConfigRow,
     DeviceRow,
     EarlierFacts,
+    EarlierTable,
     JoinTokenRow,
     LeaseEnd,
     LeaseRecord,
@@ -25,6 +26,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
     Snapshot,
+    SpendRow,
     SpoolMark,
     StoreEffect,
     StoreSnapshot,
@@ -53,12 +55,13 @@ class MemoryDatabase:
     spool_marks: dict[tuple[str, str], int] = field(default_factory=dict)
     configs: dict[int, ConfigRow] = field(default_factory=dict)
     windows: dict[int, WindowRow] = field(default_factory=dict)
+    spend: dict[tuple[int, str, str], SpendRow] = field(default_factory=dict)
     leases: dict[tuple[str, int], LeaseRecord] = field(default_factory=dict)
     devices: dict[str, DeviceRow] = field(default_factory=dict)
     join_tokens: dict[str, JoinTokenRow] = field(default_factory=dict)
     admin_tokens: dict[str, AdminTokenRow] = field(default_factory=dict)
     settings: dict[SettingKey, str] = field(default_factory=dict)
-    tables: dict[str, SelectionTable] = field(default_factory=dict)
+    tables: dict[tuple[str, int], SelectionTable] = field(default_factory=dict)
     audit: list[AuditRow] = field(default_factory=list)
     snapshot: Snapshot | None = None
     position_max: int = 0
@@ -96,7 +99,8 @@ class MemoryDatabase:
                 self._learn(effect)
             case BookedFeedback():
                 self._learn(effect)
-                self.grade_keys.add((effect.device_id, effect.feedback.request_id))
+                if not effect.feedback.is_weak:
+                    self.grade_keys.add((effect.device_id, effect.feedback.request_id))
             case BookedCounts():
                 self._learn(effect)
             case AuditRow():
@@ -111,7 +115,8 @@ class MemoryDatabase:
     def forget(self, gone: set[int]) -> None:
         """Let learned records go, by their positions."""
         for row in self.learned:
-            if row.position in gone and isinstance(row, BookedFeedback):
+            is_gone = row.position in gone
+            if is_gone and isinstance(row, BookedFeedback) and not row.feedback.is_weak:
                 self.grade_keys.discard((row.device_id, row.feedback.request_id))
         self.learned = [row for row in self.learned if row.position not in gone]
 
@@ -119,6 +124,8 @@ class MemoryDatabase:
         match effect:
             case WindowRow():
                 self.windows[effect.id] = effect
+            case SpendRow(day, arm, tag):
+                self.spend[day, arm, tag] = effect
             case LeaseRecord():
                 self.leases[effect.device_id, effect.number] = effect
             case DeviceRow():
@@ -136,7 +143,7 @@ class MemoryDatabase:
             case PutSetting():
                 self.settings[effect.key] = effect.value
             case TableRowStored():
-                self.tables[effect.table.device_class] = effect.table
+                self.tables[effect.table.device_class, effect.place] = effect.table
 
 
 def say_hello(
@@ -182,7 +189,7 @@ def book_batch(
 
 
 def _unique_key(effect: StoreEffect) -> tuple[str, str, int | str] | None:
-    if isinstance(effect, BookedFeedback):
+    if isinstance(effect, BookedFeedback) and not effect.feedback.is_weak:
         return "grade", effect.device_id, effect.feedback.request_id
     return ("config", "", effect.version) if isinstance(effect, ConfigRow) else None
 
@@ -234,10 +241,20 @@ class MemoryStore(Store):
             leases=tuple(
                 row for _, row in sorted(database.leases.items()) if row.window_id in wanted
             ),
+            spend=tuple(self._spend_of(max(day for day, _, _ in database.spend)))
+            if database.spend
+            else (),
             settings=dict(database.settings),
             snapshot=database.snapshot,
             learned_since=tuple(row for row in database.learned if row.position > after),
-            tables=tuple(table for _, table in sorted(database.tables.items())),
+            tables=tuple(
+                table for (_, place), table in sorted(database.tables.items()) if place == 0
+            ),
+            earlier_tables=tuple(
+                EarlierTable(name, place, table.version, table.created_unix_ms)
+                for (name, place), table in sorted(database.tables.items())
+                if place > 0
+            ),
             ledger_id_max=len(database.ledger),
             position_max=database.position_max,
         )
@@ -262,7 +279,7 @@ class MemoryStore(Store):
         grades = {
             (row.device_id, row.feedback.request_id): row
             for row in learned
-            if isinstance(row, BookedFeedback)
+            if isinstance(row, BookedFeedback) and not row.feedback.is_weak
         }
         return [
             DecisionRecord(row, grades.get((row.device_id, row.outcome.request_id)))
@@ -285,6 +302,20 @@ class MemoryStore(Store):
             leases=leases,
             windows=tuple(database.windows[key] for key in {row.window_id for row in leases}),
         )
+
+    def table(self, device_class: str, *, version: int) -> SelectionTable | None:
+        found = sorted(self._open_database().tables.items())
+        return next(
+            (t for (name, _), t in found if (name, t.version) == (device_class, version)), None
+        )
+
+    def spend(self, *, from_unix_ms: int) -> Sequence[SpendRow]:
+        days = [day for day, _, _ in self._open_database().spend if day >= from_unix_ms]
+        return self._spend_of(min(days)) if days else []
+
+    def _spend_of(self, day: int) -> list[SpendRow]:
+        found = sorted(self._open_database().spend.items())
+        return [row for (its_day, _, _), row in found if its_day == day]
 
     def spool_marks(self, device_id: str, incarnations: Sequence[str]) -> dict[str, int]:
         marks = self._open_database().spool_marks
@@ -330,7 +361,11 @@ class MemoryStore(Store):
         for row in database.ledger:
             sums.take(row)
         progress(sums.rows, len(database.ledger))
-        return sums.differences(windows=database.windows.values(), leases=database.leases.values())
+        return sums.differences(
+            windows=database.windows.values(),
+            leases=database.leases.values(),
+            spend=database.spend.values(),
+        )
 
     def prune(self, *, position: int, limit: int) -> int:
         database = self._open_database()

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from coordinator.account import BudgetAccount
-from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.records import (
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    SpendRow,
+    WindowRow,
+)
+from coordinator.spend import DAY_MS
 from coordinator.verify import LedgerSums
 from shared.errors import InvariantError, NotFoundError
 
@@ -20,6 +28,8 @@ DEVICES = ("dev-a", "dev-b")
 amounts = st.integers(1, 400)
 costs = st.integers(0, 300)
 picks = st.integers(0, 10_000)
+ARMS = ("large", "larger")
+times = st.integers(0, 3).map(lambda day: day * DAY_MS + 1)
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Account(RuleBasedStateMachine):
         self.target_max = BUDGET
         self.overruns = 0
         self.rows: list[LedgerRow] = []
+        self.spend: dict[tuple[int, str, str], SpendRow] = {}
         self.known: dict[tuple[str, int], Known] = {}
 
     @property
@@ -77,28 +88,28 @@ class Account(RuleBasedStateMachine):
         assert before == self.window
 
     @precondition(lambda self: self.known)
-    @rule(pick=picks, cost=costs)
-    def settle(self, pick: int, cost: int) -> None:
+    @rule(pick=picks, cost=costs, arm=st.sampled_from(ARMS), at=times)
+    def settle(self, pick: int, cost: int, arm: str, at: int) -> None:
         """Every cost is booked in full; what the lease does not cover is told."""
         key = self.pick(pick)
         settled = self.window.settled_nanos
 
-        overrun = self.account.settle(*key, cost=cost, request_id="r", at=1)
+        overrun = self.account.settle(*key, cost=cost, request_id="r", at=at, label=(arm, "shop"))
 
         assert settled + cost == self.window.settled_nanos
         self.overruns += overrun
         self.known[key].costs += cost
 
     @precondition(lambda self: self.known)
-    @rule(pick=picks, delta=st.integers(-200, 200))
-    def adjust(self, pick: int, delta: int) -> None:
+    @rule(pick=picks, delta=st.integers(-200, 200), at=times)
+    def adjust(self, pick: int, delta: int, at: int) -> None:
         """A correction moves what is settled by itself, but never below nothing."""
         key = self.pick(pick)
         moved = max(delta, -self.known[key].costs)
         settled = self.window.settled_nanos
         committed = self.window.committed_nanos
 
-        self.account.adjust(*key, delta=delta, request_id="r", at=1)
+        self.account.adjust(*key, delta=delta, request_id="r", at=at)
 
         assert settled + moved == self.window.settled_nanos
         self.known[key].costs += moved
@@ -206,7 +217,11 @@ class Account(RuleBasedStateMachine):
     @invariant()
     def rows_add_up_to_the_balances(self) -> None:
         """The running balances can be had from the append-only rows alone (rule C_2)."""
-        self.rows += [row for row in self.account.take_changes() if isinstance(row, LedgerRow)]
+        for row in self.account.take_changes():
+            if isinstance(row, LedgerRow):
+                self.rows.append(row)
+            elif isinstance(row, SpendRow):
+                self.spend[row.day_unix_ms, row.arm, row.tag] = row
         again = WindowRow(WINDOW, 0, 10, self.window.target_nanos)
         for row in self.rows:
             again = row.applied_to(again)
@@ -220,7 +235,8 @@ class Account(RuleBasedStateMachine):
         for row in self.rows:
             sums.take(row)
         leases = [lease for key in self.known if (lease := self.account.lease(*key)) is not None]
-        assert [] == sums.differences(windows=[self.window], leases=leases)
+        spend = self.spend.values()
+        assert [] == sums.differences(windows=[self.window], leases=leases, spend=spend)
 
     @invariant()
     def money_is_where_the_costs_say(self) -> None:

@@ -56,7 +56,12 @@ RIGHT: dict[str, Any] = {
         },
     },
     "device_classes": {"d": {"arms": ["here", "there"]}},
-    "task_classes": {"t": {"deadline": "1s", "privacy": "local", "demand_prior": 1.0}},
+    "task_classes": {
+        "t": {"deadline": "1s", "privacy": "local", "demand_prior": 1.0},
+        "j": {"judge": True, "judge_share": 0.5, "grader": {"kind": "regex", "pattern": "a"}},
+    },
+    "judge": {"arm": "there", "max_tokens": 16},
+    "signals": {"retry": {"within": "1s"}, "abandon": {"reward": 0.5, "weight": 0.5}},
 }
 SCALARS = st.one_of(
     st.booleans(),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import wire
+from shared.decision.grading import Grader, GraderKind, Signals, WeakSignal
 from shared.decision.lease import LeaseGranted
 from shared.decision.money import PPM, Price, WorstCase
 from shared.decision.table import SelectionTable, TableArm, TableRow
@@ -27,8 +28,11 @@ from shared.decision.types import (
     DeviceState,
     Fallout,
     Feedback,
+    Judge,
+    JudgeCall,
     LeaseClose,
     LeaseStatus,
+    Observation,
     OnAbort,
     Outcome,
     RequestStatus,
@@ -49,6 +53,7 @@ U64 = st.integers(0, 2**64 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
 NANOS = st.integers(0, AMOUNT_NANOS_MAX)
 SHARE = st.integers(0, PPM)
+CHANCE = st.integers(1, PPM)
 NAMES = st.frozensets(NAME, max_size=4)
 FLOAT = st.floats(allow_nan=False)
 
@@ -86,6 +91,14 @@ OUTCOMES = st.builds(
     deadline_ms=U32,
     hit=st.booleans(),
     tag=TEXT,
+    observed=st.none()
+    | st.builds(
+        Observation,
+        arm=TEXT,
+        propensity_ppm=SHARE,
+        candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
+    ),
+    grading_ppm=CHANCE,
 )
 FEEDBACK = st.builds(
     Feedback,
@@ -95,7 +108,10 @@ FEEDBACK = st.builds(
     reward_ppm=SHARE,
     source=TEXT,
     at_unix_ms=I64,
+    weight_ppm=CHANCE,
+    grading_ppm=CHANCE,
 )
+JUDGE_CALLS = st.builds(JudgeCall, request_id=NAME, attempt=ATTEMPTS)
 CLOSES = st.builds(
     LeaseClose, lease_number=U64, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
 )
@@ -118,7 +134,7 @@ RECORDS = st.builds(
     SpoolRecord,
     sequence=st.integers(1, 2**64 - 1),
     incarnation=TEXT,
-    body=OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES,
+    body=OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES | JUDGE_CALLS,
 )
 STATUSES = st.builds(
     LeaseStatus,
@@ -193,7 +209,28 @@ def arms(kind: ArmKind) -> st.SearchStrategy[Arm]:
 
 
 ARMS = arms(ArmKind.LOCAL) | arms(ArmKind.CLOUD)
-TASK_CLASSES = st.builds(TaskClass, id=NAME, deadline_ms=U32, privacy_local=st.booleans())
+GRADERS = st.builds(
+    Grader,
+    name=NAME,
+    kind=st.sampled_from(GraderKind),
+    pattern=TEXT,
+    schema=TEXT,
+    ignore_case=st.booleans(),
+    tolerance=st.floats(0.0, 1e9),
+    relative_tolerance=st.floats(0.0, 1e9),
+)
+WEAK_SIGNALS = st.builds(WeakSignal, reward_ppm=SHARE, weight_ppm=SHARE)
+SIGNALS = st.builds(
+    Signals, retry=st.none() | WEAK_SIGNALS, abandon=st.none() | WEAK_SIGNALS, retry_within_ms=U32
+)
+TASK_CLASSES = st.builds(
+    TaskClass,
+    id=NAME,
+    deadline_ms=U32,
+    privacy_local=st.booleans(),
+    grader=st.none() | GRADERS,
+    judge_ppm=SHARE,
+)
 CONFIGS = st.builds(
     DeviceConfig,
     version=U64,
@@ -203,6 +240,8 @@ CONFIGS = st.builds(
     price_version=U32,
     budget_name=TEXT,
     close_wait_ms=U32,
+    judge=st.none() | st.builds(Judge, arm=ARMS, max_tokens=U32),
+    signals=SIGNALS,
 )
 TABLE_ARMS = st.builds(
     TableArm,
@@ -245,6 +284,7 @@ VERSIONS = st.builds(ProtocolVersion, U32, U32)
         ("attempt", ATTEMPTS),
         ("fallout", FALLOUTS),
         ("feedback", FEEDBACK),
+        ("judge_call", JUDGE_CALLS),
         ("lease_close", CLOSES),
         ("adjustment", ADJUSTMENTS),
         ("summary", SUMMARIES),
@@ -254,6 +294,8 @@ VERSIONS = st.builds(ProtocolVersion, U32, U32)
         ("price", PRICES),
         ("arm", ARMS),
         ("task_class", TASK_CLASSES),
+        ("grader", GRADERS),
+        ("signals", SIGNALS),
         ("config", CONFIGS),
         ("table", TABLES),
         ("version", VERSIONS),

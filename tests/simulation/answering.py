@@ -150,7 +150,7 @@ class Answering:
             self.waiting.pop(request_id, None)
             if plan is None:
                 self.keep(effects)
-                refused = self._engine.refusal(request_id)
+                refused = self._engine.refusal(request_id, unix_ms=0)
                 status = RequestStatus.ERROR if refused.status >= 500 else RequestStatus.REFUSED
                 self._finish(request_id, status=status, end=None)
                 return
@@ -232,6 +232,7 @@ class Answering:
         )
         self.heard_of_lease()
         self.keep(effects)
+        self._device.soon()
         wanted = self.wanted.pop(request_id)
         self.clients.ended(request_id)
         if outcome.arm and wanted.dice.random() < GRADED_SHARE:

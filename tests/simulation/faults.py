@@ -362,7 +362,6 @@ class Faults:
         world.centre.zombie = None
         for device in world.devices:
             device.cut_off_until = 0
-            device.asleep_until = min(device.asleep_until, world.now)
             device.fuse.put_out()
             if device.alive:
                 device.fill_disk(False)

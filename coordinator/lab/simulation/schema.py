@@ -13,20 +13,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from coordinator.fleet_schema import (
-    Amount,
     BudgetTable,
-    DeadlineMs,
-    DurationMs,
     LinkTable,
-    Name,
-    Names,
     PriceTable,
-    Share,
     SlaTable,
     Table,
-    Tokens,
     WindowTable,
 )
+from coordinator.fleet_values import Amount, DeadlineMs, DurationMs, Name, Names, Share, Tokens
 from shared.errors import ConfigError
 from shared.settings import ConfigProblems, Problem, problems_of
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from edge_agent.adapters.http_api.bodies import read_chat, read_json
+from edge_agent.adapters.http_api.bodies import asked_with_key, read_chat, read_json
 from edge_agent.adapters.http_api.delivery import client_watch, send_stream, send_whole
 from edge_agent.adapters.http_api.gate import Arrival, arrival
 from edge_agent.adapters.http_api.texts import TextAnswer, abandon
@@ -93,8 +93,13 @@ class Completions(_Endpoint):
         noted = arrival(scope)
         steering = parse_headers(noted.headers)
         requests = [
-            client_request(
-                chat, prompt=prompt, **_part(steering, noted, number=number, of=len(asked.chats))
+            asked_with_key(
+                scope,
+                client_request(
+                    chat,
+                    prompt=prompt,
+                    **_part(steering, noted, number=number, of=len(asked.chats)),
+                ),
             )
             for number, (chat, prompt) in enumerate(
                 zip(asked.chats, asked.prompts, strict=True), start=1
@@ -160,6 +165,7 @@ class Embeddings(_Endpoint):
             arrived_monotonic_ms=noted.monotonic_ms,
             kind=RequestKind.EMBEDDINGS,
         )
+        request = asked_with_key(scope, request)
         async with client_watch(receive) as gone:
             answer = await self._facade.answer(request, gone)
             content = answer.response or {}

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge_agent.adapters.http_api.answers import Chat, Completions, Embeddings, InFlight
 from edge_agent.adapters.http_api.delivery import HEADERS_OUT
 from edge_agent.adapters.http_api.errors import error_response, refused_from_http
-from edge_agent.adapters.http_api.gate import ApiKeys, Gate
+from edge_agent.adapters.http_api.gate import Gate
+from edge_agent.adapters.http_api.keys import ApiKey, ApiKeys
 from edge_agent.adapters.http_api.pages import Pages
 from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.requests import AgentFacade
@@ -34,7 +35,7 @@ def build_app(
     clock: Clock,
     ids: IdSource,
     metrics: AgentMetrics,
-    api_keys: ApiKeys | Iterable[str] = (),
+    api_keys: ApiKeys | Iterable[ApiKey] = (),
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """The agent's HTTP face as an ASGI application.
@@ -43,7 +44,7 @@ def build_app(
     ----------
     facade : AgentFacade
         Answers; the application itself decides nothing.
-    api_keys : ApiKeys or iterable of str
+    api_keys : ApiKeys or iterable of ApiKey
         Keys of which a client of `/v1` has to show one; none means that everybody may ask.
         Health and metrics, which hold no prompts, need no key.
     cors_origins : sequence of str

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from edge_agent.adapters.http_api.gate import arrival
+from edge_agent.adapters.http_api.gate import api_key, arrival
 from edge_agent.openai_request import parse_request
 from edge_agent.requests import ClientRequest, RequestRefused
 from shared.limits import BODY_BYTES_MAX
@@ -61,13 +61,20 @@ async def read_json(scope: Scope, receive: Receive) -> bytes:
 async def read_chat(scope: Scope, receive: Receive) -> ClientRequest:
     """Read and check a chat request."""
     noted = arrival(scope)
-    return parse_request(
+    request = parse_request(
         await read_json(scope, receive),
         headers=noted.headers,
         request_id=noted.request_id,
         arrived_unix_ms=noted.unix_ms,
         arrived_monotonic_ms=noted.monotonic_ms,
     )
+    return asked_with_key(scope, request)
+
+
+def asked_with_key(scope: Scope, request: ClientRequest) -> ClientRequest:
+    """The request as one of the application whose API key it has shown, if any is asked for."""
+    key = api_key(scope)
+    return request if key is None else key.asked(request)
 
 
 async def _read(receive: Receive) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,12 +11,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.adapters.http_api.errors import error_response, internal_error, refused_from
+from edge_agent.adapters.http_api.keys import ApiKey, ApiKeys
 from edge_agent.requests import RequestRefused
 from shared.clock import Clock, IdSource
 from shared.errors import TidegateError
 
 _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
+_KEY: Final = "tidegate_key"
 _GUARDED: Final = "/v1/"
 _ID_HEADER: Final = b"x-tidegate-request-id"
 
@@ -45,34 +45,10 @@ def _headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
-class ApiKeys:
-    """The keys that clients of `/v1` have to show; with none set, everybody is let in."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self.replace(keys)
-
-    def replace(self, keys: Iterable[str]) -> None:
-        """From now on these keys count, and no others."""
-        self._digests = tuple(_digest(key) for key in keys)
-
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Refuse a request without a valid `Authorization: Bearer` header."""
-        if not self._digests:
-            return
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        shown = _digest(key.strip()) if scheme.lower() == "bearer" else b""
-        if not any(hmac.compare_digest(shown, each) for each in self._digests):
-            raise RequestRefused(
-                401,
-                "invalid_api_key",
-                "the API key is missing or wrong: send 'Authorization: Bearer KEY' with one of "
-                "the agent's API keys",
-            )
-
-
-def _digest(key: str) -> bytes:
-    """A key in a form of fixed length, which is safe to compare and to keep."""
-    return hashlib.sha256(key.encode()).digest()
+def api_key(scope: Scope) -> ApiKey | None:
+    """The key that a request has shown; None where none is asked for."""
+    found: ApiKey | None = scope["state"].get(_KEY)
+    return found
 
 
 class Gate:
@@ -116,7 +92,7 @@ class Gate:
         request_id = noted.request_id
         try:
             if scope["path"].startswith(_GUARDED):
-                self._api_keys.check(noted.headers)
+                scope["state"][_KEY] = self._api_keys.check(noted.headers)
             await self._app(scope, receive, send)
         except ClientDisconnect:
             _log.info("client_gone_while_sending", request_id=request_id)

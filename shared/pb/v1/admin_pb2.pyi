@@ -34,7 +34,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FleetStatus(_message.Message):
-    __slots__ = ("config_version", "policy", "budget", "slot", "slots_total", "devices_known", "devices_connected", "requests_window", "answered_window", "reward_mean_window", "graded_window", "sla_share_window", "sla_floor", "arm_shares", "alarms", "money_dual_per_dollar", "slot_s", "now_unix_ms", "forecast_remaining", "demand_last_slot")
+    __slots__ = ("config_version", "policy", "budget", "slot", "slots_total", "devices_known", "devices_connected", "requests_window", "answered_window", "reward_mean_window", "graded_window", "sla_share_window", "sla_floor", "arm_shares", "alarms", "money_dual_per_dollar", "slot_s", "now_unix_ms", "forecast_remaining", "demand_last_slot", "pinned_tables")
     CONFIG_VERSION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class FleetStatus(_message.Message):
     NOW_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     FORECAST_REMAINING_FIELD_NUMBER: _ClassVar[int]
     DEMAND_LAST_SLOT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_TABLES_FIELD_NUMBER: _ClassVar[int]
     config_version: int
     policy: str
     budget: Budget
@@ -75,7 +76,20 @@ class FleetStatus(_message.Message):
     now_unix_ms: int
     forecast_remaining: float
     demand_last_slot: int
-    def __init__(self, config_version: _Optional[int] = ..., policy: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., slot: _Optional[int] = ..., slots_total: _Optional[int] = ..., devices_known: _Optional[int] = ..., devices_connected: _Optional[int] = ..., requests_window: _Optional[int] = ..., answered_window: _Optional[int] = ..., reward_mean_window: _Optional[float] = ..., graded_window: _Optional[int] = ..., sla_share_window: _Optional[float] = ..., sla_floor: _Optional[float] = ..., arm_shares: _Optional[_Iterable[_Union[ArmShare, _Mapping]]] = ..., alarms: _Optional[_Iterable[str]] = ..., money_dual_per_dollar: _Optional[float] = ..., slot_s: _Optional[float] = ..., now_unix_ms: _Optional[int] = ..., forecast_remaining: _Optional[float] = ..., demand_last_slot: _Optional[int] = ...) -> None: ...
+    pinned_tables: _containers.RepeatedCompositeFieldContainer[PinnedTable]
+    def __init__(self, config_version: _Optional[int] = ..., policy: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., slot: _Optional[int] = ..., slots_total: _Optional[int] = ..., devices_known: _Optional[int] = ..., devices_connected: _Optional[int] = ..., requests_window: _Optional[int] = ..., answered_window: _Optional[int] = ..., reward_mean_window: _Optional[float] = ..., graded_window: _Optional[int] = ..., sla_share_window: _Optional[float] = ..., sla_floor: _Optional[float] = ..., arm_shares: _Optional[_Iterable[_Union[ArmShare, _Mapping]]] = ..., alarms: _Optional[_Iterable[str]] = ..., money_dual_per_dollar: _Optional[float] = ..., slot_s: _Optional[float] = ..., now_unix_ms: _Optional[int] = ..., forecast_remaining: _Optional[float] = ..., demand_last_slot: _Optional[int] = ..., pinned_tables: _Optional[_Iterable[_Union[PinnedTable, _Mapping]]] = ...) -> None: ...
+
+class PinnedTable(_message.Message):
+    __slots__ = ("device_class", "version", "since_unix_ms", "actor")
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    version: int
+    since_unix_ms: int
+    actor: str
+    def __init__(self, device_class: _Optional[str] = ..., version: _Optional[int] = ..., since_unix_ms: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class ArmShare(_message.Message):
     __slots__ = ("arm", "requests", "reward_mean", "cost_nanos")
@@ -520,10 +534,94 @@ class ClearAlarmRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class GetTableRequest(_message.Message):
-    __slots__ = ("device",)
+    __slots__ = ("device", "device_class", "version")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     device: str
-    def __init__(self, device: _Optional[str] = ...) -> None: ...
+    device_class: str
+    version: int
+    def __init__(self, device: _Optional[str] = ..., device_class: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ListTablesRequest(_message.Message):
+    __slots__ = ("device_class",)
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    def __init__(self, device_class: _Optional[str] = ...) -> None: ...
+
+class ListTablesReply(_message.Message):
+    __slots__ = ("classes",)
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    classes: _containers.RepeatedCompositeFieldContainer[TablesOfClass]
+    def __init__(self, classes: _Optional[_Iterable[_Union[TablesOfClass, _Mapping]]] = ...) -> None: ...
+
+class TablesOfClass(_message.Message):
+    __slots__ = ("device_class", "version", "pinned", "earlier", "created_unix_ms")
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    version: int
+    pinned: PinnedTable
+    earlier: _containers.RepeatedCompositeFieldContainer[TableVersion]
+    created_unix_ms: int
+    def __init__(self, device_class: _Optional[str] = ..., version: _Optional[int] = ..., pinned: _Optional[_Union[PinnedTable, _Mapping]] = ..., earlier: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., created_unix_ms: _Optional[int] = ...) -> None: ...
+
+class TableVersion(_message.Message):
+    __slots__ = ("version", "created_unix_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    created_unix_ms: int
+    def __init__(self, version: _Optional[int] = ..., created_unix_ms: _Optional[int] = ...) -> None: ...
+
+class PinTableRequest(_message.Message):
+    __slots__ = ("device_class", "version", "actor")
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    version: int
+    actor: str
+    def __init__(self, device_class: _Optional[str] = ..., version: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class UnpinTableRequest(_message.Message):
+    __slots__ = ("device_class", "actor")
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    actor: str
+    def __init__(self, device_class: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class ExportSpendRequest(_message.Message):
+    __slots__ = ("from_unix_ms", "until_unix_ms")
+    FROM_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    from_unix_ms: int
+    until_unix_ms: int
+    def __init__(self, from_unix_ms: _Optional[int] = ..., until_unix_ms: _Optional[int] = ...) -> None: ...
+
+class SpendPage(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[SpendLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[SpendLine, _Mapping]]] = ...) -> None: ...
+
+class SpendLine(_message.Message):
+    __slots__ = ("day_unix_ms", "arm", "tag", "settled_nanos", "unconfirmed_nanos")
+    DAY_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    UNCONFIRMED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    day_unix_ms: int
+    arm: str
+    tag: str
+    settled_nanos: int
+    unconfirmed_nanos: int
+    def __init__(self, day_unix_ms: _Optional[int] = ..., arm: _Optional[str] = ..., tag: _Optional[str] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ...) -> None: ...
 
 class GetForecastRequest(_message.Message):
     __slots__ = ()
@@ -624,7 +722,7 @@ class ListDecisionsReply(_message.Message):
     def __init__(self, decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("device_id", "device_class", "sequence", "outcome", "graded", "reward_ppm", "position", "slot")
+    __slots__ = ("device_id", "device_class", "sequence", "outcome", "graded", "reward_ppm", "position", "slot", "graded_by")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -633,6 +731,7 @@ class Decision(_message.Message):
     REWARD_PPM_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
+    GRADED_BY_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     device_class: str
     sequence: int
@@ -641,7 +740,8 @@ class Decision(_message.Message):
     reward_ppm: int
     position: int
     slot: int
-    def __init__(self, device_id: _Optional[str] = ..., device_class: _Optional[str] = ..., sequence: _Optional[int] = ..., outcome: _Optional[_Union[_types_pb2.Outcome, _Mapping]] = ..., graded: _Optional[bool] = ..., reward_ppm: _Optional[int] = ..., position: _Optional[int] = ..., slot: _Optional[int] = ...) -> None: ...
+    graded_by: str
+    def __init__(self, device_id: _Optional[str] = ..., device_class: _Optional[str] = ..., sequence: _Optional[int] = ..., outcome: _Optional[_Union[_types_pb2.Outcome, _Mapping]] = ..., graded: _Optional[bool] = ..., reward_ppm: _Optional[int] = ..., position: _Optional[int] = ..., slot: _Optional[int] = ..., graded_by: _Optional[str] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
     __slots__ = ("kind", "device_class", "valid_for_s", "actor", "name")

@@ -140,6 +140,21 @@ class AdminStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetTableRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_types__pb2.SelectionTable.FromString,
                 _registered_method=True)
+        self.ListTables = channel.unary_unary(
+                '/tidegate.v1.Admin/ListTables',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesReply.FromString,
+                _registered_method=True)
+        self.PinTable = channel.unary_unary(
+                '/tidegate.v1.Admin/PinTable',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.PinTableRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.FromString,
+                _registered_method=True)
+        self.UnpinTable = channel.unary_unary(
+                '/tidegate.v1.Admin/UnpinTable',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.UnpinTableRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.FromString,
+                _registered_method=True)
         self.GetForecast = channel.unary_unary(
                 '/tidegate.v1.Admin/GetForecast',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetForecastRequest.SerializeToString,
@@ -159,6 +174,11 @@ class AdminStub:
                 '/tidegate.v1.Admin/CreateToken',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+                _registered_method=True)
+        self.ExportSpend = channel.unary_stream(
+                '/tidegate.v1.Admin/ExportSpend',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ExportSpendRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.SpendPage.FromString,
                 _registered_method=True)
 
 
@@ -291,6 +311,24 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTables(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinTable(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinTable(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetForecast(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -310,6 +348,12 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSpend(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -423,6 +467,21 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetTableRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_types__pb2.SelectionTable.SerializeToString,
             ),
+            'ListTables': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTables,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesReply.SerializeToString,
+            ),
+            'PinTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinTable,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.PinTableRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.SerializeToString,
+            ),
+            'UnpinTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinTable,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.UnpinTableRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.SerializeToString,
+            ),
             'GetForecast': grpc.unary_unary_rpc_method_handler(
                     servicer.GetForecast,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.GetForecastRequest.FromString,
@@ -442,6 +501,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.SerializeToString,
+            ),
+            'ExportSpend': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSpend,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ExportSpendRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.SpendPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1022,6 +1086,87 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def ListTables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/ListTables',
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListTablesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/PinTable',
+            shared_dot_pb_dot_v1_dot_admin__pb2.PinTableRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/UnpinTable',
+            shared_dot_pb_dot_v1_dot_admin__pb2.UnpinTableRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.TablesOfClass.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetForecast(request,
             target,
             options=(),
@@ -1119,6 +1264,33 @@ class Admin:
             '/tidegate.v1.Admin/CreateToken',
             shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
             shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSpend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tidegate.v1.Admin/ExportSpend',
+            shared_dot_pb_dot_v1_dot_admin__pb2.ExportSpendRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.SpendPage.FromString,
             options,
             channel_credentials,
             insecure,

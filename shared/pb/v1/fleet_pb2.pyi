@@ -279,7 +279,7 @@ class Quarantine(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class DeviceConfig(_message.Message):
-    __slots__ = ("version", "device_class", "arms", "task_classes", "price_version", "budget_name", "close_wait_ms")
+    __slots__ = ("version", "device_class", "arms", "task_classes", "price_version", "budget_name", "close_wait_ms", "judge", "signals")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +287,8 @@ class DeviceConfig(_message.Message):
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
     BUDGET_NAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_FIELD_NUMBER: _ClassVar[int]
+    SIGNALS_FIELD_NUMBER: _ClassVar[int]
     version: int
     device_class: str
     arms: _containers.RepeatedCompositeFieldContainer[_types_pb2.Arm]
@@ -294,4 +296,32 @@ class DeviceConfig(_message.Message):
     price_version: int
     budget_name: str
     close_wait_ms: int
-    def __init__(self, version: _Optional[int] = ..., device_class: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., task_classes: _Optional[_Iterable[_Union[_types_pb2.TaskClass, _Mapping]]] = ..., price_version: _Optional[int] = ..., budget_name: _Optional[str] = ..., close_wait_ms: _Optional[int] = ...) -> None: ...
+    judge: Judge
+    signals: Signals
+    def __init__(self, version: _Optional[int] = ..., device_class: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., task_classes: _Optional[_Iterable[_Union[_types_pb2.TaskClass, _Mapping]]] = ..., price_version: _Optional[int] = ..., budget_name: _Optional[str] = ..., close_wait_ms: _Optional[int] = ..., judge: _Optional[_Union[Judge, _Mapping]] = ..., signals: _Optional[_Union[Signals, _Mapping]] = ...) -> None: ...
+
+class Judge(_message.Message):
+    __slots__ = ("arm", "max_tokens")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    arm: _types_pb2.Arm
+    max_tokens: int
+    def __init__(self, arm: _Optional[_Union[_types_pb2.Arm, _Mapping]] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class Signals(_message.Message):
+    __slots__ = ("retry", "abandon", "retry_within_ms")
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    ABANDON_FIELD_NUMBER: _ClassVar[int]
+    RETRY_WITHIN_MS_FIELD_NUMBER: _ClassVar[int]
+    retry: WeakSignal
+    abandon: WeakSignal
+    retry_within_ms: int
+    def __init__(self, retry: _Optional[_Union[WeakSignal, _Mapping]] = ..., abandon: _Optional[_Union[WeakSignal, _Mapping]] = ..., retry_within_ms: _Optional[int] = ...) -> None: ...
+
+class WeakSignal(_message.Message):
+    __slots__ = ("reward_ppm", "weight_ppm")
+    REWARD_PPM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PPM_FIELD_NUMBER: _ClassVar[int]
+    reward_ppm: int
+    weight_ppm: int
+    def __init__(self, reward_ppm: _Optional[int] = ..., weight_ppm: _Optional[int] = ...) -> None: ...

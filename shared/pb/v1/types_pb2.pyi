@@ -19,6 +19,15 @@ class OnAbort(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ON_ABORT_DRAIN: _ClassVar[OnAbort]
     ON_ABORT_CANCEL: _ClassVar[OnAbort]
 
+class GraderKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GRADER_KIND_UNSPECIFIED: _ClassVar[GraderKind]
+    GRADER_KIND_EXACT: _ClassVar[GraderKind]
+    GRADER_KIND_CONTAINS: _ClassVar[GraderKind]
+    GRADER_KIND_REGEX: _ClassVar[GraderKind]
+    GRADER_KIND_JSON_SCHEMA: _ClassVar[GraderKind]
+    GRADER_KIND_NUMERIC: _ClassVar[GraderKind]
+
 class SettleKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SETTLE_KIND_UNSPECIFIED: _ClassVar[SettleKind]
@@ -40,6 +49,12 @@ ARM_KIND_CLOUD: ArmKind
 ON_ABORT_UNSPECIFIED: OnAbort
 ON_ABORT_DRAIN: OnAbort
 ON_ABORT_CANCEL: OnAbort
+GRADER_KIND_UNSPECIFIED: GraderKind
+GRADER_KIND_EXACT: GraderKind
+GRADER_KIND_CONTAINS: GraderKind
+GRADER_KIND_REGEX: GraderKind
+GRADER_KIND_JSON_SCHEMA: GraderKind
+GRADER_KIND_NUMERIC: GraderKind
 SETTLE_KIND_UNSPECIFIED: SettleKind
 SETTLE_KIND_RELEASED: SettleKind
 SETTLE_KIND_REPORTED: SettleKind
@@ -130,14 +145,36 @@ class CloudArm(_message.Message):
     def __init__(self, base_url: _Optional[str] = ..., api_key_ref: _Optional[str] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., worst_case: _Optional[_Union[WorstCase, _Mapping]] = ..., fields: _Optional[_Iterable[str]] = ..., unbilled_statuses: _Optional[_Iterable[int]] = ..., on_abort: _Optional[_Union[OnAbort, str]] = ..., connect_timeout_ms: _Optional[int] = ..., first_byte_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("id", "deadline_ms", "privacy_local")
+    __slots__ = ("id", "deadline_ms", "privacy_local", "grader", "judge_ppm")
     ID_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_LOCAL_FIELD_NUMBER: _ClassVar[int]
+    GRADER_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_PPM_FIELD_NUMBER: _ClassVar[int]
     id: str
     deadline_ms: int
     privacy_local: bool
-    def __init__(self, id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., privacy_local: _Optional[bool] = ...) -> None: ...
+    grader: Grader
+    judge_ppm: int
+    def __init__(self, id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., privacy_local: _Optional[bool] = ..., grader: _Optional[_Union[Grader, _Mapping]] = ..., judge_ppm: _Optional[int] = ...) -> None: ...
+
+class Grader(_message.Message):
+    __slots__ = ("name", "kind", "pattern", "schema", "ignore_case", "tolerance", "relative_tolerance")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_CASE_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: GraderKind
+    pattern: str
+    schema: str
+    ignore_case: bool
+    tolerance: float
+    relative_tolerance: float
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[GraderKind, str]] = ..., pattern: _Optional[str] = ..., schema: _Optional[str] = ..., ignore_case: _Optional[bool] = ..., tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ...) -> None: ...
 
 class TableArm(_message.Message):
     __slots__ = ("arm", "weight_ppm", "expected_reward_ppm", "expected_cost_nanos", "latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
@@ -216,7 +253,7 @@ class Candidate(_message.Message):
     def __init__(self, arm: _Optional[str] = ..., weight_ppm: _Optional[int] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("request_id", "task_class", "arrived_unix_ms", "status", "arm", "drawn_arm", "propensity_ppm", "table_version", "reason", "forced", "attempts", "fallouts", "prompt_tokens", "completion_tokens", "ttft_ms", "latency_ms", "deadline_ms", "hit", "tag", "candidates")
+    __slots__ = ("request_id", "task_class", "arrived_unix_ms", "status", "arm", "drawn_arm", "propensity_ppm", "table_version", "reason", "forced", "attempts", "fallouts", "prompt_tokens", "completion_tokens", "ttft_ms", "latency_ms", "deadline_ms", "hit", "tag", "candidates", "observed", "grading_ppm")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +274,8 @@ class Outcome(_message.Message):
     HIT_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    GRADING_PPM_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     task_class: str
     arrived_unix_ms: int
@@ -257,23 +296,47 @@ class Outcome(_message.Message):
     hit: bool
     tag: str
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
-    def __init__(self, request_id: _Optional[str] = ..., task_class: _Optional[str] = ..., arrived_unix_ms: _Optional[int] = ..., status: _Optional[_Union[RequestStatus, str]] = ..., arm: _Optional[str] = ..., drawn_arm: _Optional[str] = ..., propensity_ppm: _Optional[int] = ..., table_version: _Optional[int] = ..., reason: _Optional[str] = ..., forced: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., fallouts: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., ttft_ms: _Optional[int] = ..., latency_ms: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., hit: _Optional[bool] = ..., tag: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+    observed: Observation
+    grading_ppm: int
+    def __init__(self, request_id: _Optional[str] = ..., task_class: _Optional[str] = ..., arrived_unix_ms: _Optional[int] = ..., status: _Optional[_Union[RequestStatus, str]] = ..., arm: _Optional[str] = ..., drawn_arm: _Optional[str] = ..., propensity_ppm: _Optional[int] = ..., table_version: _Optional[int] = ..., reason: _Optional[str] = ..., forced: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., fallouts: _Optional[_Iterable[_Union[Fallout, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., ttft_ms: _Optional[int] = ..., latency_ms: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., hit: _Optional[bool] = ..., tag: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., observed: _Optional[_Union[Observation, _Mapping]] = ..., grading_ppm: _Optional[int] = ...) -> None: ...
+
+class Observation(_message.Message):
+    __slots__ = ("arm", "propensity_ppm", "candidates")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_PPM_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    arm: str
+    propensity_ppm: int
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, arm: _Optional[str] = ..., propensity_ppm: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
 
 class Feedback(_message.Message):
-    __slots__ = ("request_id", "reward_ppm", "source", "at_unix_ms", "task_class", "arm")
+    __slots__ = ("request_id", "reward_ppm", "source", "at_unix_ms", "task_class", "arm", "weight_ppm", "grading_ppm")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REWARD_PPM_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PPM_FIELD_NUMBER: _ClassVar[int]
+    GRADING_PPM_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     reward_ppm: int
     source: str
     at_unix_ms: int
     task_class: str
     arm: str
-    def __init__(self, request_id: _Optional[str] = ..., reward_ppm: _Optional[int] = ..., source: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., task_class: _Optional[str] = ..., arm: _Optional[str] = ...) -> None: ...
+    weight_ppm: int
+    grading_ppm: int
+    def __init__(self, request_id: _Optional[str] = ..., reward_ppm: _Optional[int] = ..., source: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., task_class: _Optional[str] = ..., arm: _Optional[str] = ..., weight_ppm: _Optional[int] = ..., grading_ppm: _Optional[int] = ...) -> None: ...
+
+class JudgeCall(_message.Message):
+    __slots__ = ("request_id", "attempt")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    attempt: Attempt
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[_Union[Attempt, _Mapping]] = ...) -> None: ...
 
 class LeaseClose(_message.Message):
     __slots__ = ("lease_number", "final_nanos", "clean", "reason")
@@ -330,7 +393,7 @@ class ContextCount(_message.Message):
     def __init__(self, task_class: _Optional[str] = ..., arm: _Optional[str] = ..., requests: _Optional[int] = ...) -> None: ...
 
 class SpoolRecord(_message.Message):
-    __slots__ = ("sequence", "incarnation", "outcome", "feedback", "lease_close", "adjustment", "summary")
+    __slots__ = ("sequence", "incarnation", "outcome", "feedback", "lease_close", "adjustment", "summary", "judge_call")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +401,7 @@ class SpoolRecord(_message.Message):
     LEASE_CLOSE_FIELD_NUMBER: _ClassVar[int]
     ADJUSTMENT_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_CALL_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     incarnation: str
     outcome: Outcome
@@ -345,7 +409,8 @@ class SpoolRecord(_message.Message):
     lease_close: LeaseClose
     adjustment: CostAdjustment
     summary: SpoolSummary
-    def __init__(self, sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., feedback: _Optional[_Union[Feedback, _Mapping]] = ..., lease_close: _Optional[_Union[LeaseClose, _Mapping]] = ..., adjustment: _Optional[_Union[CostAdjustment, _Mapping]] = ..., summary: _Optional[_Union[SpoolSummary, _Mapping]] = ...) -> None: ...
+    judge_call: JudgeCall
+    def __init__(self, sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., feedback: _Optional[_Union[Feedback, _Mapping]] = ..., lease_close: _Optional[_Union[LeaseClose, _Mapping]] = ..., adjustment: _Optional[_Union[CostAdjustment, _Mapping]] = ..., summary: _Optional[_Union[SpoolSummary, _Mapping]] = ..., judge_call: _Optional[_Union[JudgeCall, _Mapping]] = ...) -> None: ...
 
 class LeaseStatus(_message.Message):
     __slots__ = ("lease_number", "window_id", "amount_nanos", "settled_nanos", "reserved_nanos", "watermark_nanos", "closing")

@@ -15,7 +15,8 @@ from coordinator.records import AdminTokenRow, WindowRow
 from coordinator.registry import digest
 from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
-from shared.decision.types import CostAdjustment, SpoolRecord
+from coordinator.spend import DAY_MS
+from shared.decision.types import CostAdjustment, Outcome, SpoolRecord
 from shared.pb.v1 import admin_pb2, admin_pb2_grpc
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.coordinator.test_commit_then_speak import (
@@ -140,6 +141,31 @@ async def test_a_verification_needs_a_token(operator: Operator) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         _ = [message async for message in call]
     assert grpc.StatusCode.UNAUTHENTICATED == caught.value.code()
+
+
+async def test_spend_is_exported_by_day_arm_and_tag(operator: Operator) -> None:
+    """Its lines add up to what the window has settled; a span without any is empty."""
+    lease = operator.service.engine.account.open_leases()[0]
+    for sequence, tag in ((1, "shop"), (2, "shop"), (3, "")):
+        record = outcome(sequence, lease=lease.number, cost=1_000 * sequence)
+        assert isinstance(record.body, Outcome)
+        tagged = record._replace(body=record.body._replace(tag=tag))
+        await operator.service.batch(operator.device_id, [tagged], incarnation="inc")
+
+    async def exported(since: int = 0, until: int = 0) -> list[admin_pb2.SpendLine]:
+        request = admin_pb2.ExportSpendRequest(from_unix_ms=since, until_unix_ms=until)
+        return [line async for page in operator.call("ExportSpend", request) for line in page.lines]
+
+    lines = await exported()
+    assert [("large", "", 3_000), ("large", "shop", 3_000)] == [
+        (line.arm, line.tag, line.settled_nanos) for line in lines
+    ]
+    budget = await operator.call("GetBudget", admin_pb2.GetBudgetRequest())
+    assert budget.settled_nanos == sum(line.settled_nanos for line in lines)
+    day = lines[0].day_unix_ms
+    assert 0 == day % DAY_MS
+    assert ([], []) == (await exported(since=day + 1), await exported(until=day))
+    assert lines == await exported(since=day, until=day + 1)
 
 
 async def test_alarms_are_told_listed_and_cleared(operator: Operator) -> None:

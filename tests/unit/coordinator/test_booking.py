@@ -18,13 +18,16 @@ from coordinator.records import (
     LeaseRecord,
     LedgerKind,
     LedgerRow,
+    SpendRow,
     WindowRow,
 )
 from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import (
     Attempt,
     ContextCount,
+    CostAdjustment,
     Feedback,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -240,3 +243,69 @@ def test_what_is_booked_is_learned() -> None:
     Booking(position=12).learn_again(learned, planner=again)
     assert (30, 0.5) == (desk.planner.totals.arms["cloud"].cost_nanos, again.totals.reward_mean)
     assert desk.planner.to_payload() == again.to_payload()
+
+
+def test_a_judges_call_is_settled_and_is_no_demand() -> None:
+    """Its cost is on the lease, under an id of its own; above its worst case it closes the arm."""
+    desk = Desk()
+    attempt = Attempt("judge", 5, "", 1, 100, 40, SettleKind.REPORTED)
+    booked = desk.book(JudgeCall("r1.judge", attempt))
+    (row,) = [each for each in booked.effects if isinstance(each, LedgerRow)]
+    assert ("r1.judge", 40, LedgerKind.SETTLE) == (row.request_id, row.amount_nanos, row.kind)
+    assert [] == booked.learned
+    dear = JudgeCall("r2.judge", attempt._replace(cost_nanos=101))
+    assert {"judge"} == desk.book(dear, first=2).overrun_arms
+
+
+def spent(booked: Booked) -> dict[tuple[str, str], int]:
+    """What a batch's day has settled, by arm and tag."""
+    rows = (row for row in booked.effects if isinstance(row, SpendRow))
+    return {(row.arm, row.tag): row.settled_nanos for row in rows}
+
+
+def test_what_is_settled_is_counted_by_arm_and_tag() -> None:
+    """Requests' by the arm that was tried, judges' calls by theirs; compacted costs by none."""
+    desk = Desk()
+    judged = Attempt("judge", 5, "", 1, 100, 7, SettleKind.REPORTED)
+    booked = desk.book(
+        outcome("r1", 30, 5)._replace(tag="shop"), outcome("r2", 40), JudgeCall("r1.judge", judged)
+    )
+    assert {("cloud", "shop"): 35, ("cloud", ""): 40, ("judge", ""): 7} == spent(booked)
+    summary = SpoolSummary(4, 9, ((1, 25),), ())
+    assert {("", ""): 25} == spent(desk.take([SpoolRecord(9, "inc", summary)]))
+
+
+@pytest.mark.parametrize("delta", [-10, 10])
+@pytest.mark.parametrize("same_batch", [True, False])
+def test_a_late_cost_is_counted_where_the_first_one_was(delta: int, same_batch: bool) -> None:
+    """The books are asked for its outcome if it came earlier (rule S_3)."""
+    desk = Desk()
+    first = outcome("r1", 30)._replace(tag="shop")
+    late = CostAdjustment("r1", 1, delta, "usage came late")
+    assert ("r1",) == named_in([SpoolRecord(2, "inc", late)]).outcomes
+    if same_batch:
+        booked = desk.book(first, late)
+    else:
+        desk.book(first)
+        desk.earlier = EarlierFacts(outcomes=(first,))
+        booked = desk.book(late, first=2)
+    assert ({("cloud", "shop"): 30 + delta}, {}) == (spent(booked), booked.alarms)
+
+
+def test_a_judges_late_cost_is_known_from_its_batch() -> None:
+    """A judge's call has no outcome; above its worst case it closes its arm all the same."""
+    desk = Desk()
+    attempt = Attempt("judge", 5, "", 1, 100, 90, SettleKind.UNKNOWN)
+    late = CostAdjustment("r1.judge", 1, 20, "usage came late")
+    booked = desk.book(JudgeCall("r1.judge", attempt), late)
+    assert ({("judge", ""): 110}, {"judge"}) == (spent(booked), booked.overrun_arms)
+
+
+def test_a_weak_grade_never_stands_in_the_way_of_a_full_one() -> None:
+    """Both are learned; of full ones only the first."""
+    desk = Desk()
+    full = Feedback("r1", "other", "cloud", 1_000_000, "user", 1)
+    hint = Feedback("r1", "other", "cloud", 0, "signal:retry", 1, weight_ppm=100_000)
+    booked = desk.book(outcome("r1"), hint, full, hint, full)
+    grades = [each.feedback for each in booked.learned if isinstance(each, BookedFeedback)]
+    assert [hint, full, hint] == grades

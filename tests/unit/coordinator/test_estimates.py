@@ -258,3 +258,52 @@ def test_a_plan_can_be_made_from_an_empty_book(book: EstimateBook) -> None:
         remaining=case.remaining,
     )
     np.testing.assert_allclose(plan(make_policy("lp_ucb"), fresh).weights.sum(axis=1), 1.0)
+
+
+def test_sampled_grades_and_certain_ones_are_mixed_without_bias(book: EstimateBook) -> None:
+    """One answer in ten is graded, every failure is: the mean is that of all requests."""
+    for index in range(10_000):
+        failed = index % 5 == 0
+        book.record_outcome("pi", "code", "local", cost_nanos=0, hit=True, answered=not failed)
+        if not failed and index % 10 == 1:  # 1,000 of the 8,000 answers
+            book.record_reward("pi", "code", "local", reward=1.0, chance=0.125)
+    found = book.estimates([("pi", "code")], arms=["local"]).reward
+    assert 0.8 == pytest.approx(found.mean[0, 0], abs=0.01)
+    assert int(book.estimates([("pi", "code")], arms=["local"]).graded[0, 0]) == 3_000
+
+
+def test_a_common_chance_changes_neither_mean_nor_bounds() -> None:
+    """A hundred grades are worth a hundred, however they were picked from alike answers."""
+    found = []
+    for chance in (1.0, 0.1):
+        book = EstimateBook()
+        book.set_prior("local", prior=ArmPrior(cost_nanos=0.0))
+        for index in range(100):
+            book.record_reward("pi", "code", "local", reward=float(index % 4 > 0), chance=chance)
+        found.append(book.estimates([("pi", "code")], arms=["local"]).reward)
+    np.testing.assert_allclose(found[0].mean, found[1].mean)
+    np.testing.assert_allclose(found[0].upper, found[1].upper)
+
+
+def test_a_weak_grade_counts_as_the_part_of_a_full_one_that_it_is(book: EstimateBook) -> None:
+    """Twenty at a twentieth move the mean as one full grade does; none is taken for a change."""
+    other = EstimateBook()
+    other.set_prior("local", prior=ArmPrior(cost_nanos=0.0))
+    for _ in range(20):
+        book.record_reward("pi", "code", "local", reward=0.0, weight=0.05)
+    other.record_reward("pi", "code", "local", reward=0.0)
+    mine, theirs = (
+        each.estimates([("pi", "code")], arms=["local"]).reward for each in (book, other)
+    )
+    np.testing.assert_allclose(mine.mean, theirs.mean)
+    fill(other, "pi", "code", "local", wins=200, losses=0)
+    for _ in range(500):
+        other.record_reward("pi", "code", "local", reward=0.0, weight=0.01)
+    assert 0 == other.alarms("local")
+
+
+@pytest.mark.parametrize("wrong", [{"weight": 0.0}, {"chance": 1.5}, {"reward": -0.1}])
+def test_a_grade_out_of_range_is_refused(book: EstimateBook, wrong: dict[str, float]) -> None:
+    """The name and the value are told."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        book.record_reward("pi", "code", "local", **{"reward": 0.5, **wrong})

@@ -10,7 +10,6 @@ from coordinator.engine import CoordinatorEngine
 from coordinator.messages import LeaseSent
 from coordinator.records import DeviceRow
 from coordinator.sessions import Reaction
-from coordinator.verify import LedgerSums
 from shared.decision.types import LeaseClose, LeaseStatus
 from shared.errors import ConflictError
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
@@ -48,10 +47,7 @@ def status(number: int, *, amount: int) -> LeaseStatus:
 
 def verified(fleet: Fleet) -> list[str]:
     """Where the ledger's rows and its balances disagree."""
-    sums, database = LedgerSums(), fleet.store.database
-    for row in database.ledger:
-        sums.take(row)
-    return sums.differences(windows=database.windows.values(), leases=database.leases.values())
+    return list(fleet.store.differences(progress=lambda done, total: None))
 
 
 def test_money_that_was_lent_after_the_backup_is_booked_as_presented(fleet: Fleet) -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.records import (
+    MOVES,
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    SpendRow,
+    WindowRow,
+)
+from coordinator.spend import SpendByDay
 from coordinator.verify import LedgerSums
 
 LEASE = LeaseRecord("d1", 1, "inc", 7, 300, 1, 0)
@@ -31,11 +40,18 @@ def books(made: BudgetAccount) -> tuple[list[LedgerRow], WindowRow, LeaseRecord]
 
 
 def differences(rows: list[LedgerRow], window: WindowRow, lease: LeaseRecord) -> list[str]:
-    """What a verification says."""
-    sums = LedgerSums()
+    """What a verification says; the lines of the days are as the rows are."""
+    sums, spend = LedgerSums(), SpendByDay()
     for row in rows:
         sums.take(row)
-    return sums.differences(windows=[window], leases=[lease])
+        settled, unconfirmed, _ = MOVES[row.kind]
+        spend.add(
+            ("large", "shop"),
+            settled=settled * row.amount_nanos,
+            unconfirmed=unconfirmed * row.amount_nanos,
+            unix_ms=row.at_unix_ms,
+        )
+    return sums.differences(windows=[window], leases=[lease], spend=spend.take())
 
 
 def test_true_books_verify() -> None:
@@ -71,6 +87,17 @@ def test_a_false_balance_is_named(name: str, where: str) -> None:
     else:
         lease = replace(lease, **{name: getattr(lease, name) + 1})
     assert any(where in said for said in differences(rows, window, lease))
+
+
+def test_money_that_no_day_has_is_named() -> None:
+    """What is exported must be what the ledger says."""
+    sums = LedgerSums()
+    for row in books(account())[0]:
+        sums.take(row)
+    lines = [SpendRow(0, "large", "shop", 30), SpendRow(0, "", "", 9, 1)]
+    said = sums.differences(windows=[], leases=[], spend=lines)
+    assert "spend by day: settled_nanos is 39, the rows of all windows add up to 40" in said
+    assert "spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0" in said
 
 
 def test_a_missing_row_is_named() -> None:

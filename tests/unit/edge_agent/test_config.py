@@ -14,10 +14,12 @@ import pytest
 
 from edge_agent.config import AgentConfig, ModelConfig, check, config_schema, load
 from edge_agent.ports import LocalModel
+from shared.decision.key_budget import KeyBudget
 from shared.settings import ConfigProblems
 from shared.units import Address
 
 EXAMPLE = Path("edge_agent/config.example.toml")
+KEY = {"key": "env:K", "tag": "shop"}
 TLS = {"cert_file": "c.pem", "key_file": "k.pem"}
 
 
@@ -84,9 +86,14 @@ def test_models_come_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "key", "says"),
     [
-        ({"listen": "0.0.0.0:7480"}, "listen", "api_keys"),
-        ({"listen": "0.0.0.0:7480", "tls": TLS}, "listen", "api_keys"),
-        ({"listen": "0.0.0.0:7480", "api_keys": ["env:K"]}, "listen", "tls.cert_file"),
+        ({"listen": "0.0.0.0:7480"}, "listen", "[[keys]]"),
+        ({"listen": "0.0.0.0:7480", "tls": TLS}, "listen", "[[keys]]"),
+        ({"listen": "0.0.0.0:7480", "keys": [KEY]}, "listen", "tls.cert_file"),
+        ({"keys": [{"key": "env:K"}]}, "keys[0].tag", "missing"),
+        ({"keys": [KEY, {"key": "env:L", "tag": "shop"}]}, "keys", "'shop'"),
+        ({"keys": [{**KEY, "budget_usd": 2.5}]}, "keys[0].budget_usd", "in quotes"),
+        ({"keys": [{**KEY, "budget_usd": "-1"}]}, "keys[0].budget_usd", "from 0"),
+        ({"keys": [{**KEY, "budget_window": "5s"}]}, "keys[0].budget_window", "10 s"),
         ({"models": [{"arm": "a"}]}, "models[0].path", "missing"),
         ({"models": [{"arm": "a", "source": "hf://tiny.gguf"}]}, "models[0].source", "hf://OWNER"),
         (
@@ -117,15 +124,24 @@ def test_a_mistake_is_named_by_its_key(overrides: dict[str, Any], key: str, says
 
 def test_off_loopback_works_with_tls_and_keys() -> None:
     """Both are needed before other machines may ask."""
-    config = load(None, {"listen": "[::]:7480", "tls": TLS, "api_keys": ["file:/run/key"]})
-    assert config.api_keys == ("file:/run/key",)
+    config = load(None, {"listen": "[::]:7480", "tls": TLS, "keys": [KEY]})
+    assert [("env:K", "shop", None)] == [(k.key, k.tag, k.budget) for k in config.keys]
+
+
+def test_a_key_may_have_a_budget_for_a_day_or_another_window() -> None:
+    """In exact nano-dollars; the window is a day unless it says otherwise."""
+    crawler = {**KEY, "tag": "crawler", "budget_usd": 1, "budget_window": "1h"}
+    keys = [{**KEY, "budget_usd": "2.50"}, crawler]
+    budgets = [key.budget for key in load(None, {"keys": keys}).keys]
+    expected = KeyBudget("shop", 2_500_000_000, 86_400_000), KeyBudget("crawler", 10**9, 3_600_000)
+    assert list(expected) == budgets
 
 
 def test_a_literal_api_key_is_refused_without_repeating_it() -> None:
     """References only."""
     with pytest.raises(ConfigProblems) as caught:
-        load(None, {"api_keys": ["env:FINE", "sk-verysecret"]})
-    assert dict(caught.value.problems).keys() == {"api_keys[1]"}
+        load(None, {"keys": [KEY, {"key": "sk-verysecret", "tag": "other"}]})
+    assert dict(caught.value.problems).keys() == {"keys[1].key"}
     assert "verysecret" not in f"{caught.value!s}{caught.value!r}{caught.value.__context__!r}"
 
 
@@ -146,12 +162,12 @@ def test_the_link_is_plain_only_on_this_machine(link: dict[str, str], plaintext:
 
 def test_lists_and_tables_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists as JSON, nested keys with two underscores."""
-    monkeypatch.setenv("TIDEGATE_AGENT_API_KEYS", '["env:A", "env:B"]')
+    monkeypatch.setenv("TIDEGATE_AGENT_KEYS", '[{"key": "env:A", "tag": "a"}]')
     monkeypatch.setenv("TIDEGATE_AGENT_COORDINATOR__ADDRESS", "127.0.0.1:9")
     monkeypatch.setenv("TIDEGATE_AGENT_WORKER__HANG_TIMEOUT", "2m")
     monkeypatch.setenv("TIDEGATE_AGENT_WORKER__MEMORY_BYTES_MAX", "512MiB")
     config = load()
-    assert config.api_keys == ("env:A", "env:B")
+    assert [("env:A", "a")] == [(key.key, key.tag) for key in config.keys]
     assert config.coordinator.address == Address("127.0.0.1", 9)
     assert config.worker.hang_timeout == timedelta(minutes=2)
     assert config.worker.memory_bytes_max == 512 * 2**20
@@ -166,7 +182,10 @@ def test_check_tells_what_this_machine_lacks(
     config = load(
         None,
         {
-            "api_keys": ["env:A_KEY", "env:NO_SUCH_KEY"],
+            "keys": [
+                {"key": "env:A_KEY", "tag": "here"},
+                {"key": "env:NO_SUCH_KEY", "tag": "gone"},
+            ],
             "coordinator": {"join_token": f"file:{tmp_path / 'none'}"},
             "models": [
                 {"arm": "here", "path": str(tmp_path / "here.gguf")},
@@ -175,7 +194,7 @@ def test_check_tells_what_this_machine_lacks(
         },
     )
     assert {key for key, _ in check(config)} == {
-        "api_keys[1]",
+        "keys[1].key",
         "coordinator.join_token",
         "models[1].path",
     }

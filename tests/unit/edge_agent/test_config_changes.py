@@ -30,8 +30,12 @@ def config(**overrides: Any) -> AgentConfig:
         ),
         ({"listen": "127.0.0.1:1"}, (), ("listen",)),
         (
-            {"api_keys": ["env:A"], "coordinator": {"address": "host:1"}, "drain": "5s"},
-            ("api_keys",),
+            {
+                "keys": [{"key": "env:A", "tag": "a"}],
+                "coordinator": {"address": "host:1"},
+                "drain": "5s",
+            },
+            ("keys",),
             ("coordinator.address", "drain"),
         ),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from edge_agent.books import (
     DropLease,
     DropReservation,
     MetaKey,
+    PutKeyBudget,
     PutLease,
     PutMeta,
     PutReservation,
@@ -20,6 +22,7 @@ from edge_agent.books import (
 from edge_agent.candidates import Allowance, RequestFacts
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
+from shared.decision.key_budget import KeyBudget
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
@@ -35,20 +38,34 @@ ARM = cloud_arm()
 
 
 def gate_of(
-    snapshot: BooksSnapshot | None = None, *, incarnation: str = "inc-1", boot_id: str = "boot-1"
+    snapshot: BooksSnapshot | None = None,
+    *,
+    incarnation: str = "inc-1",
+    boot_id: str = "boot-1",
+    key_budgets: Iterable[KeyBudget] = (),
 ) -> Gate:
     """A gate on these books."""
     snapshot = snapshot or BooksSnapshot(place="here")
     outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=0)
-    return Gate(incarnation=incarnation, boot_id=boot_id, snapshot=snapshot, outbox=outbox)
+    return Gate(
+        incarnation=incarnation,
+        boot_id=boot_id,
+        snapshot=snapshot,
+        outbox=outbox,
+        key_budgets=key_budgets,
+    )
 
 
-def open_gate(*, amount: int = 20 * WORST_CASE_NANOS) -> tuple[Gate, list[Any]]:
+def open_gate(
+    *, amount: int = 20 * WORST_CASE_NANOS, key_budgets: Iterable[KeyBudget] = ()
+) -> tuple[Gate, list[Any]]:
     """A gate with a synced lease, and the effects so far."""
-    gate = gate_of()
+    gate = gate_of(key_budgets=key_budgets)
     effects = [
         *gate.recover(),
         *gate.granted(granted(amount=amount), incarnation="inc-1", boot_ms=0),
+        *gate.expire(boot_ms=0, unix_ms=0),
+        *gate.raised_watermarks(),
     ]
     gate.synced(effects)
     return gate, effects
@@ -63,6 +80,7 @@ def snapshot_of(effects: list[Any]) -> BooksSnapshot:
         meta=state.meta,
         leases=tuple(state.leases.values()),
         reservations=tuple(state.reservations.values()),
+        key_budgets=tuple(state.key_budgets.values()),
         spool_first=min(state.spool, default=0),
         spool_last=state.spool_last,
         place=state.meta.get(MetaKey.PLACE, ""),
@@ -358,11 +376,11 @@ def test_an_overrun_whose_record_is_unknown_is_forgotten_with_all_that_was_spool
 def test_what_holds_for_all_paid_arms_is_told_at_once() -> None:
     """Below a worst case for which there is room, no arm has to be looked at by itself."""
     gate, _ = open_gate()
-    assert Allowance("", 5 * WORST_CASE_NANOS) == gate.allowance()
+    assert Allowance("", 5 * WORST_CASE_NANOS) == gate.allowance("")
     gate.books_problem = "books_full"
-    assert Allowance("books_full", 5 * WORST_CASE_NANOS) == gate.allowance()
+    assert Allowance("books_full", 5 * WORST_CASE_NANOS) == gate.allowance("")
     gate.overran("other")
-    assert Allowance("books_full", -1) == gate.allowance(), "one arm is closed: look at each"
+    assert Allowance("books_full", -1) == gate.allowance(""), "one arm is closed: look at each"
 
 
 def test_asking_for_what_fits_changes_nothing() -> None:
@@ -417,7 +435,7 @@ def test_a_close_is_the_last_that_the_books_hear_of_a_lease() -> None:
     """Several at once, each spooled and dropped; nothing of them is written afterwards."""
     gate, _ = open_gate()
     gate.granted(granted(2), incarnation="inc-1", boot_ms=0)
-    gate.expire(boot_ms=60_000)
+    gate.expire(boot_ms=60_000, unix_ms=0)
     effects = gate.close_idle()
     assert [1, 2] == [close.lease_number for close in spooled(effects)]
     assert ["closed", "closed"] == [e.row.state for e in effects if isinstance(e, PutLease)]
@@ -444,16 +462,91 @@ def test_a_lease_that_is_too_small_for_the_least_request_goes_back() -> None:
     """It is judged by the smallest request of late, which counts less and less (rule L_6)."""
     small, large = WORST_CASE_NANOS + 100, 10 * WORST_CASE_NANOS
     gate, _ = open_gate(amount=2 * small)
-    gate.expire(boot_ms=1)
+    gate.expire(boot_ms=1, unix_ms=0)
     for worst_case in (large, small):
         gate.problem(sized(worst_case), arm=ARM)
-    gate.expire(boot_ms=1)
+    gate.expire(boot_ms=1, unix_ms=0)
     assert [False] == [lease.closing for lease in gate.leases()], "small ones still fit"
     least = small
     while least <= 2 * small:
-        assert [] == gate.expire(boot_ms=7)
+        assert [] == gate.expire(boot_ms=7, unix_ms=0)
         gate.problem(sized(large), arm=ARM)
         least = least * 101 // 100
-    (effect,) = gate.expire(boot_ms=7)
+    (effect,) = gate.expire(boot_ms=7, unix_ms=0)
     assert isinstance(effect, PutLease)
     assert ("used up", 7) == (effect.row.close_reason, effect.row.closing_since_boot_ms)
+
+
+SHOP = [KeyBudget("shop", 4 * WORST_CASE_NANOS, 1_000)]
+"""Room for four requests of the key `shop`; one at a time before a sync."""
+
+
+def with_room(gate: Gate) -> str:
+    """Why a request of the key `shop` is refused once what is raised is synced; empty if not."""
+    gate.problem(facts(key_tag="shop"), arm=ARM)
+    gate.synced(gate.raised_watermarks())
+    return gate.problem(facts(key_tag="shop"), arm=ARM)
+
+
+def test_a_keys_budget_is_held_with_the_lease_and_settled_with_it() -> None:
+    """Reservation and budget are in the same commits; what was not spent has room again."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    rows = []
+    for _ in range(4):
+        assert "" == with_room(gate)
+        row, _, effects = gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)
+        assert row is not None
+        assert ("shop", 0) == (row.key_tag, row.key_window)
+        rows.append(row)
+    assert "key_budget" == with_room(gate)
+    assert "" == gate.problem(facts(key_tag="lab"), arm=ARM), "another key is not concerned"
+    assert 0 == gate.allowance("shop").room_nanos
+    _, effects = gate.settle(rows[0].id, arm=ARM.id, kind=SettleKind.RELEASED, cost_nanos=0)
+    assert {PutLease, DropReservation, PutKeyBudget} == {type(effect) for effect in effects}
+    assert "" == with_room(gate)
+
+
+def test_a_request_beyond_its_keys_budget_does_not_touch_the_lease() -> None:
+    """Nor does it make the device ask for a larger one."""
+    gate, _ = open_gate(key_budgets=[KeyBudget("shop", 1, 1_000)])
+    before = gate.available_nanos
+    row, problem, effects = gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)
+    assert (None, "key_budget", []) == (row, problem, effects)
+    assert before == gate.available_nanos
+    wish = gate.wish(now_ms=0, boot_ms=0)
+    assert wish is None or 0 == wish.worst_case_nanos
+
+
+def test_what_a_killed_process_had_reserved_counts_on_its_key() -> None:
+    """In the same boot at the reservation, in another one at the watermark."""
+    gate, effects = open_gate(key_budgets=SHOP)
+    effects += gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)[2]
+    books = snapshot_of(effects)
+    for boot_id in ("boot-1", "boot-2"):
+        later = gate_of(books, incarnation="inc-2", boot_id=boot_id, key_budgets=SHOP)
+        later.recover()
+        (status,) = later.key_budgets()
+        spent = status.settled_nanos
+        assert 0 == status.reserved_nanos
+        watermark = books.key_budgets[0].watermark_nanos
+        assert spent == (WORST_CASE_NANOS if boot_id == "boot-1" else watermark)
+
+
+def test_a_copy_leaves_nothing_to_the_keys_of_its_original() -> None:
+    """Until their next window."""
+    _, effects = open_gate(key_budgets=SHOP)
+    books = replace(snapshot_of(effects), place="there")
+    copy = gate_of(books, incarnation="inc-2", key_budgets=SHOP)
+    copy.recover()
+    assert [4 * WORST_CASE_NANOS] == [each.settled_nanos for each in copy.key_budgets()]
+
+
+def test_usage_that_comes_late_is_corrected_on_the_key_as_well() -> None:
+    """In the commit that tells the coordinator (rule S_3)."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    row, _, _ = gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)
+    assert row is not None
+    settled, _ = gate.settle(row.id, arm=ARM.id, kind=SettleKind.UNKNOWN, cost_nanos=0)
+    effects = gate.correct(settled, request_id="r1", cost_nanos=7)
+    assert {AppendSpool, PutKeyBudget} == {type(effect) for effect in effects}
+    assert [7] == [each.settled_nanos for each in gate.key_budgets()]

@@ -173,7 +173,7 @@ def test_a_device_whose_requests_cannot_wait_keeps_its_store() -> None:
     gate.problem(facts(), arm=ARM)
     gate.refused("nothing to spare", now_ms=0.0, retry_after_ms=0.0)
     lend(gate, 1, amount=WORST_CASE_NANOS)
-    gate.expire(boot_ms=HOARD_MS_MAX)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
     assert [False] == closing(gate)
     assert wishes(gate, now_ms=0.0)
 
@@ -183,9 +183,9 @@ def test_a_lease_for_two_requests_is_a_store(missing: int, stores: bool) -> None
     """With less, money is scarce: the lease goes back unused, and none is asked for ahead."""
     gate = on_demand()
     lend(gate, 1, amount=2 * WORST_CASE_NANOS - missing, boot_ms=500)
-    gate.expire(boot_ms=499 + HOARD_MS_MAX)
+    gate.expire(boot_ms=499 + HOARD_MS_MAX, unix_ms=0)
     assert [False] == closing(gate)
-    gate.expire(boot_ms=500 + HOARD_MS_MAX)
+    gate.expire(boot_ms=500 + HOARD_MS_MAX, unix_ms=0)
     assert [not stores] == closing(gate)
     assert stores is wishes(gate, now_ms=10**9)
 
@@ -196,11 +196,11 @@ def test_a_lease_is_kept_as_long_as_somebody_waits() -> None:
     lend(gate, 1, amount=WORST_CASE_NANOS)
     gate.need("r1", amount_nanos=WORST_CASE_NANOS)
     assert gate.anybody_waits
-    gate.expire(boot_ms=HOARD_MS_MAX)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
     assert [False] == closing(gate)
     gate.needs_no_more("r1")
     assert not gate.anybody_waits
-    gate.expire(boot_ms=HOARD_MS_MAX)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
     assert [True] == closing(gate)
 
 
@@ -208,7 +208,7 @@ def test_a_lease_whose_time_is_over_goes_back_at_the_next_house_keeping() -> Non
     """However much is left in it."""
     gate = on_demand()
     lend(gate, 1, amount=20 * WORST_CASE_NANOS)
-    gate.expire(boot_ms=60_000)
+    gate.expire(boot_ms=60_000, unix_ms=0)
     assert [True] == closing(gate)
 
 
@@ -286,7 +286,7 @@ def test_while_the_coordinator_is_silent_a_store_is_asked_for_and_kept() -> None
     gate.need("r1", amount_nanos=2 * WORST_CASE_NANOS)
     gate.needs_no_more("r1", in_vain=True)
     assert wishes(gate, now_ms=10_000.0)
-    gate.expire(boot_ms=HOARD_MS_MAX)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
     assert [False] == closing(gate)
 
 

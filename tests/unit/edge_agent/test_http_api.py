@@ -15,7 +15,7 @@ import pytest_asyncio
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from edge_agent.adapters.http_api import bodies, delivery
+from edge_agent.adapters.http_api import ApiKey, bodies, delivery
 from edge_agent.requests import (
     Answer,
     ClientRequest,
@@ -43,6 +43,8 @@ from tests.fakes.http_face import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEYS = [ApiKey("one", "shop", task_class="sales"), ApiKey("two", "lab", refine_tag=True)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -542,7 +544,7 @@ async def test_metrics_are_prometheus_text(bench: Bench) -> None:
 
 async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
     """With keys set, `/v1` asks for one of them; probes and metrics need none."""
-    transport = httpx2.ASGITransport(app_of(FakeAgent(), api_keys=["one", "two"]))
+    transport = httpx2.ASGITransport(app_of(FakeAgent(), api_keys=KEYS))
     async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
         for header in ("", "Bearer", "Bearer three", "Basic one", "Bearer öne"):
             headers = {b"authorization": header.encode()}
@@ -553,6 +555,35 @@ async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
             assert reply.status_code == 200
         for path in ("/health", "/livez", "/readyz", "/metrics"):
             assert (await http.get(path)).status_code == 200
+
+
+async def test_a_key_says_whose_request_it_is() -> None:
+    """Its tag and task class; a header goes over the class, and the tag may only be refined."""
+    agent = FakeAgent()
+    transport = httpx2.ASGITransport(app_of(agent, api_keys=KEYS))
+    sent: list[tuple[str, dict[str, str]]] = [
+        ("one", {}),
+        ("one", {"x-tidegate-task": "code", "idempotency-key": "i"}),
+        ("two", {}),
+        ("two", {"x-tidegate-tag": "x"}),
+    ]
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
+        for key, more in sent:
+            headers = {"authorization": f"Bearer {key}", **more}
+            reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
+            assert 200 == reply.status_code
+        for key, tag, code in (("one", "x", "tag_not_allowed"), ("two", "x" * 61, "invalid_value")):
+            headers = {"authorization": f"Bearer {key}", "x-tidegate-tag": tag}
+            reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
+            assert (400, code) == (reply.status_code, error_of(reply)["code"])
+    asked = [(each.key_tag, each.tag, each.task_class) for each in agent.requests]
+    assert [
+        ("shop", "shop", "sales"),
+        ("shop", "shop", "code"),
+        ("lab", "lab", None),
+        ("lab", "lab/x", None),
+    ] == asked
+    assert "shop i" == agent.requests[1].idempotency_key
 
 
 async def test_a_port_in_use_is_named(bench: Bench) -> None:

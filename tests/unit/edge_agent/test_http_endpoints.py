@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from edge_agent.adapters.http_api import ApiKey
 from edge_agent.requests import Answer, ClientRequest, RequestKind, RequestRefused
 from tests.fakes.http_face import (
     BODY,
@@ -30,7 +31,7 @@ ORIGIN = "https://app.example"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Bench]:
     """One server for all tests of this file, open to the pages of one origin."""
-    async with served_agent(cors_origins=[ORIGIN], api_keys=["none"]) as bench:
+    async with served_agent(cors_origins=[ORIGIN], api_keys=[ApiKey("none", "test")]) as bench:
         yield bench
 
 
@@ -199,7 +200,7 @@ async def test_steering_holds_for_all_prompts_together(bench: Bench) -> None:
         x_tidegate_max_cost_usd="0.000000003",
         idempotency_key="k",
     )
-    assert [("k.1", 1), ("k.2", 1)] == [
+    assert [("test k.1", 1), ("test k.2", 1)] == [
         (each.idempotency_key, each.max_cost_nanos) for each in bench.agent.requests
     ]
 

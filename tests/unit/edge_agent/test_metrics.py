@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
+from shared.decision.key_budget import KeyBudgetStatus
 from shared.decision.types import Attempt, Fallout, Outcome, RequestStatus, SettleKind
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
 
@@ -51,8 +52,8 @@ def test_an_outcome_is_counted_everywhere_it_belongs() -> None:
     assert value("tidegate_deadline_hits_total", {"task_class": "code"}) == 2
     assert value("tidegate_request_latency_seconds_sum", labels) == 0.2
     assert value("tidegate_request_ttft_seconds_sum", labels) == 0.08
-    assert value("tidegate_spend_dollars_total", {"arm": "gpt"}) == 0.003
-    assert value("tidegate_spend_dollars_total", {"arm": "llama"}) is None
+    assert value("tidegate_spend_dollars_total", {"arm": "gpt", "tag": "none"}) == 0.003
+    assert value("tidegate_spend_dollars_total", {"arm": "llama", "tag": "none"}) is None
     assert value("tidegate_tokens_total", {"arm": "gpt", "direction": "prompt"}) == 40
     assert value("tidegate_tokens_total", {"arm": "gpt", "direction": "completion"}) == 10
 
@@ -112,3 +113,29 @@ def test_two_instances_do_not_share_anything() -> None:
     first.observe(outcome())
     assert b"tidegate_requests_total{" in first.render()[0]
     assert b"tidegate_requests_total{" not in second.render()[0]
+
+
+def test_money_is_counted_by_the_tags_of_the_keys_alone() -> None:
+    """What a client adds to a tag, or makes up without a key, is no label of its own."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry, tags=["shop"])
+    for tag in ("shop", "shop/checkout", "made-up", ""):
+        metrics.observe(outcome()._replace(tag=tag))
+    value = registry.get_sample_value
+    spent = {
+        tag: value("tidegate_spend_dollars_total", {"arm": "gpt", "tag": tag})
+        for tag in ("shop", "other", "none", "shop/checkout", "made-up")
+    }
+    expected = {"shop": 0.003, "other": 0.0015, "none": 0.0015}
+    assert {**expected, "shop/checkout": None, "made-up": None} == spent
+
+
+def test_a_keys_budget_is_shown_in_parts() -> None:
+    """Its limit, and what of it is settled or reserved."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry, tags=["shop"])
+    budget = KeyBudgetStatus("shop", 4 * 10**9, 10**9, 5 * 10**8, 0)
+    metrics.set_gauges(AgentGauges(0, True, 0, 0, 0, key_budgets=(budget,)))
+    for part, dollars in (("limit", 4.0), ("settled", 1.0), ("reserved", 0.5)):
+        labels = {"tag": "shop", "part": part}
+        assert dollars == registry.get_sample_value("tidegate_key_budget_dollars", labels)

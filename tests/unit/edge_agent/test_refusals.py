@@ -50,6 +50,29 @@ def test_an_unsupported_field_is_the_parameter_at_fault() -> None:
     assert "logit_bias" == refused.param
 
 
+def test_a_keys_budget_is_named_with_the_time_until_its_next_window() -> None:
+    """429 that names the key, and when it is worth to ask again."""
+    refused = refusal_for(
+        [Fallout("gpt", "key_budget")], budget="cloud", why="", key_tag="shop", key_ends_s=7_200
+    )
+    assert (429, "budget_exceeded", 7_200) == (
+        refused.status,
+        refused.code,
+        refused.retry_after_s,
+    )
+    assert "the budget of key shop" in str(refused)
+    assert "budget 'cloud'" not in str(refused)
+
+
+def test_both_budgets_are_named_where_both_stand_in_the_way() -> None:
+    """The key's for one arm, the fleet's for another."""
+    fallouts = [Fallout("dear", "key_budget"), Fallout("gpt", "no_lease")]
+    refused = refusal_for(fallouts, budget="cloud", why="", key_tag="shop", key_ends_s=7_200)
+    assert (429, 5) == (refused.status, refused.retry_after_s)
+    assert "'cloud'" in str(refused)
+    assert "budget of key shop" in str(refused)
+
+
 def test_a_capability_that_no_arm_has_is_named_by_its_field() -> None:
     """The envelope points at what the client can leave out."""
     refused = refusal_for([Fallout("tiny", "capability:json_schema")], budget="", why="")

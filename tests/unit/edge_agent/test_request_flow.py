@@ -91,7 +91,7 @@ def finish(
 def refused(engine: AgentEngine, request_id: str = "r1") -> RequestRefused:
     """What a client is told when nothing is left to try."""
     assert engine.next_attempt(request_id, boot_ms=0)[0] is None
-    return engine.refusal(request_id)
+    return engine.refusal(request_id, unix_ms=0)
 
 
 def spooled(effects: list[BookEffect]) -> list[object]:

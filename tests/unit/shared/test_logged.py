@@ -45,6 +45,16 @@ def test_a_decision_is_one_compact_line_and_comes_back_from_it() -> None:
     assert DECISION == LoggedDecision.from_line(LINE)
 
 
+def test_a_decision_that_was_only_observed_keeps_what_would_have_been_drawn() -> None:
+    """Beside the fixed arm, which was certain; elsewhere the line says nothing of it."""
+    aside = replace(DECISION, observed_arm="tiny", observed={"tiny": 400_000, "cloud": 0})
+    line = aside.to_line()
+    assert line.endswith(',"observed_arm":"tiny","observed":{"tiny":400000,"cloud":0}}')
+    assert aside == LoggedDecision.from_line(line)
+    with pytest.raises(ValueError, match="observed_arm is 'tiny', expected none"):
+        replace(DECISION, observed_arm="tiny")
+
+
 def test_what_has_a_default_may_be_left_out() -> None:
     """Logs of older programs lack the attempts, the share that is graded and the table."""
     known = json.loads(LINE)

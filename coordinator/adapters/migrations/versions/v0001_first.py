@@ -47,6 +47,12 @@ def _create_money() -> None:
         _text("alarms"),
     )
     _create(
+        "spend",
+        sa.Column("day_unix_ms", sa.BigInteger(), primary_key=True, autoincrement=False),
+        *(_name(name) for name in ("arm", "tag")),
+        *_bigs("settled_nanos", "unconfirmed_nanos"),
+    )
+    _create(
         "lease",
         _name("device_id"),
         sa.Column("number", sa.BigInteger(), primary_key=True, autoincrement=False),
@@ -84,7 +90,13 @@ def _create_fleet() -> None:
         _text("name"),
         *_bigs("created_unix_ms", "expires_unix_ms"),
     )
-    _create("selection_table", _name("device_class"), _big("version"), _bytes("record"))
+    _create(
+        "selection_table",
+        _name("device_class"),
+        sa.Column("place", sa.BigInteger(), primary_key=True, autoincrement=False),
+        *_bigs("version", "created_unix_ms"),
+        _bytes("record"),
+    )
 
 
 def _create_learned() -> None:
@@ -107,8 +119,16 @@ def _create_learned() -> None:
         *_texts("request_id", "task_class", "arm"),
         _big("reward_ppm"),
         _text("source"),
-        _big("at_unix_ms"),
-        sa.UniqueConstraint("device_id", "request_id", name="uq_grade_device_id_request_id"),
+        *_bigs("at_unix_ms", "weight_ppm", "grading_ppm"),
+    )
+    is_full = sa.text("weight_ppm = 1000000")
+    op.create_index(
+        "uq_grade_device_id_request_id",
+        "grade",
+        ["device_id", "request_id"],
+        unique=True,
+        sqlite_where=is_full,
+        postgresql_where=is_full,
     )
     _create(
         "compacted_count",

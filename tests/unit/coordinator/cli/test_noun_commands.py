@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 from coordinator.cli.render import instant, to_data, usd
+from shared.decision.logged import LoggedDecision
 from shared.pb.v1 import admin_pb2, types_pb2
 from tests.unit.coordinator.cli.conftest import FakeCoordinator, Tidectl, lines
 
@@ -61,6 +62,13 @@ TABLE = types_pb2.SelectionTable(
     ],
     resident_arms=["tiny"],
 )
+TABLES = admin_pb2.TablesOfClass(
+    device_class="pi",
+    version=3,
+    created_unix_ms=1_795_000_000_000,
+    pinned=admin_pb2.PinnedTable(device_class="pi", version=3, actor="ann"),
+    earlier=[admin_pb2.TableVersion(version=5), admin_pb2.TableVersion(version=1)],
+)
 DECISION = admin_pb2.Decision(
     device_id="d-1",
     device_class="pi",
@@ -98,6 +106,10 @@ def _cells(tidectl: Tidectl, *args: str) -> list[list[str]]:
         ("ListArms", admin_pb2.ListArmsReply(arms=[ARM]), ["arm", "show", "large"]),
         ("GetBudget", BUDGET, ["budget", "show"]),
         ("GetTable", TABLE, ["table", "show", "kitchen"]),
+        ("ListTables", admin_pb2.ListTablesReply(classes=[TABLES]), ["table", "list"]),
+        ("PinTable", TABLES, ["table", "pin", "pi"]),
+        ("PinTable", TABLES, ["table", "rollback", "pi", "3", "--yes"]),
+        ("UnpinTable", TABLES, ["table", "unpin", "pi"]),
         ("ListDecisions", admin_pb2.ListDecisionsReply(decisions=[DECISION]), ["decision", "list"]),
         ("PauseSpend", admin_pb2.SpendState(paused=True), ["pause-spend"]),
         ("ListLedger", admin_pb2.ListLedgerReply(), ["ledger", "list"]),
@@ -360,3 +372,59 @@ def test_times_are_iso_in_utc() -> None:
     """Zero stands for never."""
     assert instant(0) == "-"
     assert instant(1_795_000_000_999) == "2026-11-18T11:06:40Z"
+
+
+def test_tables_are_listed_with_what_is_pinned_and_kept(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """The one in force first, then those to go back to."""
+    coordinator.replies["ListTables"] = admin_pb2.ListTablesReply(classes=[TABLES])
+    first, second, third = _cells(tidectl, "table", "list", "pi")[-3:]
+    assert ["pi", "3"] == first[:2]
+    assert ["by", "ann"] == first[-2:]
+    assert [("5", "kept"), ("1", "kept")] == [(row[0], row[-1]) for row in (second, third)]
+    assert "pi" == coordinator.asked("ListTables").device_class
+
+
+def test_a_rollback_asks_and_names_the_version(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Without a terminal and without --yes nothing is put back; a pin needs no question."""
+    coordinator.replies["PinTable"] = TABLES
+    assert tidectl("table", "rollback", "pi", "3").exit_code == 2
+    assert [] == coordinator.calls
+    result = tidectl("table", "rollback", "pi", "3", "--yes")
+    assert lines(result) == ["class pi decides by version 3, pinned by ann"]
+    asked = coordinator.asked("PinTable")
+    assert ("pi", 3, True) == (asked.device_class, asked.version, bool(asked.actor))
+
+
+def test_a_pinned_table_stands_in_the_status(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """So that nobody wonders why plans change nothing."""
+    coordinator.replies["GetStatus"] = admin_pb2.FleetStatus(pinned_tables=[TABLES.pinned])
+    assert ["table", "pi", "pinned", "at", "version", "3", "by", "ann"] in _cells(tidectl, "status")
+
+
+def test_a_decision_that_was_only_observed_says_what_would_have_been_drawn(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Beside the fixed arm that answered; the export keeps both."""
+    decision = admin_pb2.Decision()
+    decision.CopyFrom(DECISION)
+    outcome = decision.outcome
+    outcome.reason = "observe"
+    outcome.drawn_arm, outcome.propensity_ppm = "large", 1_000_000
+    outcome.candidates.add(arm="large", weight_ppm=1_000_000)
+    outcome.candidates.add(arm="tiny")
+    outcome.observed.arm, outcome.observed.propensity_ppm = "tiny", 250_000
+    outcome.observed.candidates.add(arm="tiny", weight_ppm=250_000)
+    outcome.observed.candidates.add(arm="large", weight_ppm=750_000)
+    coordinator.replies["ListDecisions"] = admin_pb2.ListDecisionsReply(decisions=[decision])
+    assert "observe, else tiny (25.00%)" in " ".join(tidectl("decision", "list").stdout.split())
+    page = admin_pb2.ListDecisionsReply(decisions=[decision])
+    coordinator.replies["ListDecisions"] = [page, admin_pb2.ListDecisionsReply()]
+    logged = LoggedDecision.from_line(tidectl("decision", "export").stdout)
+    assert ("large", 1_000_000) == (logged.drawn_arm, logged.propensity_ppm)
+    assert ("tiny", {"tiny": 250_000, "large": 750_000}) == (logged.observed_arm, logged.observed)

@@ -371,3 +371,40 @@ def _plain(at: int, *, arm: str, reward: float | None) -> LoggedDecision:
         latency_ms=1,
         hit=True,
     )
+
+
+def _observed(at: int, *, would: str) -> LoggedDecision:
+    """The fixed arm `good` has answered, rightly; half and half would have been drawn."""
+    return replace(
+        _plain(at, arm="good", reward=1.0),
+        candidates={"good": PPM, "poor": 0},
+        propensity_ppm=PPM,
+        observed_arm=would,
+        observed={"good": 500_000, "poor": 500_000},
+    )
+
+
+def test_what_was_only_observed_tells_of_the_arm_that_answered_and_of_no_other(
+    tmp_path: Path,
+) -> None:
+    """The would-be draws are a target; the rewards are those of the fixed arm alone."""
+    decisions = [_observed(at, would=("good", "poor")[at % 2]) for at in range(200)]
+    path = tmp_path / "log.jsonl"
+    write_log(path, decisions=decisions)
+    assert decisions == read_log(path)
+    found = _run(str(path), "--policy", "observed")
+    assert 0.5 == pytest.approx(found["overlap"]) == pytest.approx(found["support"])
+    assert 0.5 == pytest.approx(found["reward_mean"]["ips"]["value"]), "nothing of `poor` is known"
+    assert any("200 decisions were only observed" in note for note in found["warnings"])
+    log = arrays_of(decisions)
+    weights = np.zeros((1, len(log.contexts), 2))
+    weights[:, :, log.arms.index("poor")] = 1.0
+    fold = folds_of(np.arange(200), folds=2, rng=np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="of its choices"):
+        evaluate(log, target=Target(weights=weights, expected_reward=weights), fold=fold)
+
+
+def test_a_log_without_observed_decisions_has_no_such_policy(log_file: Path) -> None:
+    """The error says which agents log them."""
+    with pytest.raises(ConfigError, match='mode = "observe"'):
+        _run(str(log_file), "--policy", "observed")

@@ -113,11 +113,11 @@ def test_an_address_for_others_needs_keys_and_a_certificate(init: Init) -> None:
     shown = _OFF_LOOPBACK.strip()
     assert shown in text
     uncommented = "\n".join(
-        line.removeprefix("# ") if "=" in line or "[tls]" in line else line
+        line.removeprefix("# ") if "=" in line or "# [" in line else line
         for line in shown.splitlines()
     )
-    tls = uncommented.index("[tls]")
-    text = text.replace(shown, uncommented[:tls]) + uncommented[tls:]
+    tables = uncommented.index("[[keys]]")
+    text = text.replace(shown, uncommented[:tables]) + uncommented[tables:]
     Path("agent.toml").write_text(text)
     assert not written().listen.is_loopback
 

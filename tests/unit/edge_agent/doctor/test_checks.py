@@ -262,9 +262,10 @@ def test_a_port_is_free_the_agents_or_another_programs() -> None:
 
 def test_what_the_configuration_names_must_be_here() -> None:
     """Secrets and certificates; models have a check of their own."""
-    named = settings(api_keys=["env:NO_SUCH_KEY"], models=[{"arm": "a", "path": "/no/such"}])
+    key = {"key": "env:NO_SUCH_KEY", "tag": "shop"}
+    named = settings(keys=[key], models=[{"arm": "a", "path": "/no/such"}])
     (found,) = local.configuration(named)
-    assert (FAIL, True) == (found.verdict, "api_keys[0]" in found.says)
+    assert (FAIL, True) == (found.verdict, "keys[0].key" in found.says)
     assert [OK] == verdicts(local.configuration(settings()))
 
 
