@@ -36,6 +36,7 @@ from coordinator.service import CoordinatorService
 from shared import logs
 from shared.clock import SystemClock, SystemIds
 from shared.errors import ConfigError, StoreError, TidegateError
+from shared.garbage import collect_seldom
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
@@ -191,6 +192,7 @@ class Running:
 
 async def run_coordinator(settings: CoordinatorConfig) -> None:
     """Run a coordinator until SIGINT or SIGTERM; a standby first waits for its turn."""
+    collect_seldom()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

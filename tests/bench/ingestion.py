@@ -22,6 +22,7 @@ from shared.decision.types import (
     SettleKind,
     SpoolRecord,
 )
+from shared.garbage import collect_seldom
 from shared.limits import BATCH_RECORDS_MAX
 from shared.pb.v1 import fleet_pb2
 from tests.bench.figures import Figure
@@ -35,6 +36,7 @@ COST_NANOS = 1_000
 
 def ingestion() -> list[Figure]:
     """Outcomes a second, alone and beside a bare `executemany` of the same rows."""
+    collect_seldom()  # as the coordinator does
     rates, shares = [], []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
