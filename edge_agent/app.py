@@ -155,7 +155,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             classifier=None,
             clock=clock,
             rng=random.SystemRandom(),
-            on_outcome=metrics.observe,
+            on_spooled=metrics.observe,
             limits=settings.limits.to_limits(),
             provider_keys=keys,
         )

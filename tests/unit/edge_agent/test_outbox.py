@@ -20,6 +20,7 @@ from shared.decision.types import (
     ContextCount,
     Feedback,
     IncarnationRange,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -114,7 +115,10 @@ def paid(request_id: str, *, lease: int, cost: int, settle: SettleKind) -> Outco
 
 
 def test_a_summary_keeps_costs_and_counts() -> None:
-    """What was released or sent is not in it, and a close keeps its place and its words."""
+    """What was released or sent is not in it; a close keeps its place and its words.
+
+    A judge's call is a cost and no request.
+    """
     box = outbox()
     bodies: list[SpoolBody] = [
         paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
@@ -122,14 +126,15 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
         Feedback("b", "code", "cloud", 1, "user", 0),
+        JudgeCall("b.judge", Attempt("judge", 5, "", 2, 9, 3, SettleKind.REPORTED)),
         LeaseClose(1, 39, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
     ]
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 5, ((1, 30), (2, 5)), (ContextCount("code", "cloud", 3),))
-    assert CompactSpool(2, SpoolRecord(5, "inc", summary)) == effect
+    summary = SpoolSummary(2, 6, ((1, 30), (2, 8)), (ContextCount("code", "cloud", 3),))
+    assert CompactSpool(2, SpoolRecord(6, "inc", summary)) == effect
 
 
 def test_summaries_are_compacted_again() -> None:
