@@ -502,4 +502,5 @@ def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | Judge
         reason="the agent stopped in the middle",
         forced=True,
         attempts=(attempt,),
+        tag=row.key_tag,
     )

@@ -26,6 +26,7 @@ from shared.decision.key_budget import KeyBudget
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -340,7 +341,7 @@ def test_a_start_notes_its_process_boot_and_place() -> None:
 def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
     """What the draw was is not, so nothing is learned from it."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts("r1"), arm=ARM, boot_ms=0)[2]
+    effects += gate.reserve(facts("r1", key_tag="shop"), arm=ARM, boot_ms=0)[2]
     found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
     attempt = Attempt(
         "cloud", 0, "interrupted", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN
@@ -348,9 +349,18 @@ def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
     reason = "the agent stopped in the middle"
     expected = Outcome(
         "r1", "other", 1_000, RequestStatus.INTERRUPTED, "", "cloud", 0, 0, reason, forced=True,
-        attempts=(attempt,),
+        attempts=(attempt,), tag="shop",
     )  # fmt: skip
     assert expected == found
+
+
+def test_a_judges_call_that_was_interrupted_is_no_request() -> None:
+    """It is booked in full, as what it was (rule S_2)."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts("r1.judge"), arm=ARM, boot_ms=0, judge=True)[2]
+    found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
+    assert isinstance(found, JudgeCall)
+    assert ("r1.judge", WORST_CASE_NANOS) == (found.request_id, found.attempt.cost_nanos)
 
 
 @pytest.mark.parametrize(("acked", "forgotten"), [(4, False), (5, True)])

@@ -21,6 +21,7 @@ from shared.decision.types import (
     CostAdjustment,
     Feedback,
     IncarnationRange,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -114,7 +115,10 @@ def paid(request_id: str, *, lease: int, cost: int, settle: SettleKind) -> Outco
 
 
 def test_a_summary_keeps_costs_and_counts() -> None:
-    """What was released or sent is not in it, and a close keeps its place and its words."""
+    """What was released or sent is not in it; a close keeps its place and its words.
+
+    A judge's call is a cost and no request.
+    """
     box = outbox()
     bodies: list[SpoolBody] = [
         paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
@@ -123,14 +127,15 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
         Feedback("b", "code", "cloud", 1, "user", 0),
+        JudgeCall("b.judge", Attempt("judge", 5, "", 2, 9, 3, SettleKind.REPORTED)),
         LeaseClose(1, 45, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
     ]
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 6, ((1, 36), (2, 5)), (ContextCount("code", "cloud", 4),))
-    assert CompactSpool(2, SpoolRecord(6, "inc", summary)) == effect
+    summary = SpoolSummary(2, 7, ((1, 36), (2, 8)), (ContextCount("code", "cloud", 4),))
+    assert CompactSpool(2, SpoolRecord(7, "inc", summary)) == effect
 
 
 def test_what_may_be_booked_already_is_never_compacted() -> None:
