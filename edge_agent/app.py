@@ -31,17 +31,16 @@ from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
-from edge_agent.cli import models
-from edge_agent.cli.bench import bench
-from edge_agent.cli.doctor import doctor
-from edge_agent.cli.init import init
-from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.on_demand import CommandsOnDemand
+from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.parts import (
     api_keys_of,
+    classifier_problems,
     fallback_config,
     key_budgets_of,
     link_target,
     local_models,
+    new_classifier,
     new_worker,
 )
 from edge_agent.config import AgentConfig
@@ -59,15 +58,12 @@ from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 log = structlog.get_logger(__name__)
 cli = typer.Typer(
     name="tidegate-agent",
+    cls=CommandsOnDemand,
     help="Answer OpenAI requests on this device: with local models, and with paid ones when that "
     "pays off.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-cli.add_typer(models.app, name="models")
-cli.command()(init)
-cli.command()(doctor)
-cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
 
@@ -91,7 +87,7 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings, file=config)
+        problems = agent_config.check(settings, file=config) or classifier_problems(settings)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
@@ -152,7 +148,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             local=local,
             cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
-            classifier=None,
+            classifier=new_classifier(settings),
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,

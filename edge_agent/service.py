@@ -18,7 +18,7 @@ from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.judging import JudgeRun, Order
-from edge_agent.openai_request import facts_of
+from edge_agent.openai_request import facts_of, prompt_text
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -30,6 +30,7 @@ from edge_agent.ports import (
 from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
+    NO_ORIGIN,
     AgentFacade,
     Answer,
     AnswerHead,
@@ -39,6 +40,8 @@ from edge_agent.requests import (
     RequestKind,
     RequestRefused,
     RouteDecision,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
@@ -121,6 +124,7 @@ class AgentService(AgentFacade):
         await self._local.start()
         self._note_capabilities()
         await self.follow_table()
+        await self.follow_classes()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
@@ -280,6 +284,9 @@ class AgentService(AgentFacade):
             f"task class {name}: its grader cannot be used here: {why}"
             for name, why in self._engine.grading.problems.items()
         ]
+        classifier = self._classifier
+        if classifier is not None and classifier.problem:
+            problems.append(f"requests without a task class are `other`: {classifier.problem}")
         table = self._engine.table
         usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
         return Readiness(
@@ -287,6 +294,7 @@ class AgentService(AgentFacade):
             problems=tuple(problems),
             details={
                 "arms": usable,
+                "classifier_classes": list(classifier.classes) if classifier else [],
                 "table_version": table.version if table else 0,
                 "config_version": self._engine.config.version,
                 "requests_in_flight": self._engine.requests_in_flight,
@@ -336,6 +344,16 @@ class AgentService(AgentFacade):
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
 
+    async def follow_classes(self) -> None:
+        """Let the classifier know the fleet's task classes."""
+        if self._classifier is not None:
+            await self._classifier.prepare([each.id for each in self._engine.config.task_classes])
+
+    async def use_classifier(self, classifier: Classifier | None) -> None:
+        """Another classifier from the next request on."""
+        self._classifier = classifier
+        await self.follow_classes()
+
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""
         mine = set(self.local_arms())
@@ -380,13 +398,23 @@ class AgentService(AgentFacade):
             await self.tidy()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        name = request.task_class
-        if request.kind is RequestKind.EMBEDDINGS:
-            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
-            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
-        if name is None and self._classifier is not None:
-            name = self._classifier.classify(request.body["messages"])
-        return facts_of(request, task=self._engine.task_class(name))
+        name, origin = self._class_of(request)
+        task, embedder = self._engine.task_class(name), ""
+        if request.kind is RequestKind.EMBEDDINGS and request.model == MODEL_AUTO:
+            embedder = self._engine.embedder()
+        return facts_of(request, task=task, origin=origin, only_embedder=embedder)
+
+    def _class_of(self, request: ClientRequest) -> tuple[str | None, TaskOrigin]:
+        """The client's word, else the classifier's."""
+        if request.task_class is not None:
+            return request.task_class, TaskOrigin(request.task_source)
+        if self._classifier is None or request.kind is RequestKind.EMBEDDINGS:
+            return None, NO_ORIGIN
+        guess = self._classifier.classify(prompt_text(request.body["messages"]))
+        if guess is None:
+            return None, NO_ORIGIN
+        origin = TaskOrigin(TaskSource.CLASSIFIER, guess.likeliest, guess.confidence)
+        return guess.task_class, origin
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:

@@ -124,6 +124,7 @@ class FleetSession:
         """A new configuration."""
         self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+        await self._service.follow_classes()
 
     def keys_received(self, keys: Mapping[str, str]) -> None:
         """Keys of paid endpoints: for this process's memory only."""

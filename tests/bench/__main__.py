@@ -16,9 +16,10 @@ from rich.table import Table
 
 from shared import logs
 from shared.errors import ConfigError
-from tests.bench import reproduction, serving, simulating
+from tests.bench import classifying, reproduction, serving, simulating
 from tests.bench.evaluating import off_policy_coverage
 from tests.bench.figures import Figure
+from tests.bench.footprint import footprint
 from tests.bench.forecasting import chooser_on_traces
 from tests.bench.gate import reserve_and_settle, wait_and_durability
 from tests.bench.ingestion import ingestion
@@ -40,6 +41,8 @@ BENCHMARKS: dict[str, tuple[Benchmark, ...]] = {
         serving.beside_a_long_prompt,
         serving.second_turn,
     ),
+    "classifier": (classifying.accuracy, classifying.duration),
+    "footprint": (footprint,),
     "ingestion": (ingestion,),
     "recovery": (recovery,),
     "forecast": (chooser_on_traces,),
