@@ -25,6 +25,8 @@ def quarantine_reason(device: DeviceRow, hello: HelloReceived, *, marks: Mapping
         issued.add(device.resume_digest_next)
     if device.resume_digest == ANY_TOKEN:
         return ""
+    if token not in issued and not token:
+        return "it came without its resume token: its books were lost, see its log and /health"
     if token not in issued:
         return "it came with an old resume token: a clone, or its disk was restored"
     if hello.incarnation != device.incarnation:

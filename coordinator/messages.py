@@ -19,7 +19,8 @@ class HelloReceived:
     incarnations : tuple of IncarnationRange
         Whose records its spool holds, rising; the last one is its own.
     copied : bool
-        Its books were copied from another place since they last spoke to a coordinator.
+        Its books were copied from another place, or took the place of lost ones, since they last
+        spoke to a coordinator.
     speeds : tuple of ArmSpeed
         What it has measured of its local arms.
     """

@@ -20,17 +20,17 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from edge_agent import config as agent_config
+from edge_agent.adapters.books_opening import credential_in, open_books
 from edge_agent.adapters.cloud_client import OpenAiCloud
 from edge_agent.adapters.coordinator_link import CoordinatorLink
 from edge_agent.adapters.device_metrics import DeviceCollector
 from edge_agent.adapters.http_api import ApiKeys, build_app
+from edge_agent.adapters.identity_file import IdentityFile
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from edge_agent.adapters.model_bench import known_speeds
 from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.sensors import SystemSensors
-from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BooksSnapshot, MetaKey
 from edge_agent.cli.on_demand import CommandsOnDemand
 from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.parts import (
@@ -48,10 +48,10 @@ from edge_agent.engine import AgentEngine
 from edge_agent.provider_keys import ProviderKeys
 from edge_agent.reloading import make_reloader
 from edge_agent.service import AgentService
-from edge_agent.session import Credential, FleetSession
+from edge_agent.session import FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.errors import BooksCorruptError, TidegateError
+from shared.errors import TidegateError
 from shared.garbage import give_back
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -128,9 +128,8 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])
     async with AsyncExitStack() as stack:
-        books = _open_books(settings.books_path, clock=clock)
+        books, snapshot = await open_books(settings.books_path, clock=clock)
         stack.push_async_callback(books.close)
-        snapshot = books.load()
         engine = AgentEngine(
             incarnation=ids.new_id("inc"),
             boot_id=clock.boot_id(),
@@ -169,7 +168,8 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             bookkeeper=bookkeeper,
             service=service,
             clock=clock,
-            credential=_credential(snapshot),
+            credential=credential_in(snapshot),
+            keep_identity=IdentityFile(settings.books_path).keep,
             on_connected=lambda up: link_up.set() if up else link_up.clear(),
             on_lease_news=service.lease_news.tell,
             provider_keys=keys,
@@ -257,21 +257,6 @@ async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.
             )
         )
         await asyncio.sleep(GAUGES_S)
-
-
-def _open_books(path: Path, *, clock: SystemClock) -> SqliteBooks:
-    """Open the books; corrupt ones are set aside and said so (rule O_3)."""
-    try:
-        return SqliteBooks(path)
-    except BooksCorruptError as error:
-        aside = SqliteBooks.set_aside(path, clock=clock)
-        log.error("books_corrupt", problem=str(error), kept_as=str(aside))
-        return SqliteBooks(path)
-
-
-def _credential(snapshot: BooksSnapshot) -> Credential | None:
-    secret = snapshot.meta.get(MetaKey.CREDENTIAL)
-    return Credential(snapshot.meta.get(MetaKey.DEVICE_ID, ""), secret) if secret else None
 
 
 def _path(text: str) -> Path | None:

@@ -24,7 +24,8 @@ class MetaKey(StrEnum):
     INCARNATIONS = "incarnations"  # JSON: whose records there are, and what they began after
     BOOT_ID = "boot_id"
     PLACE = "place"  # where these books were last opened
-    COPIED = "copied"  # "1" until the coordinator knows that they came from another place
+    COPIED = "copied"  # "1" until the coordinator knows that they are not what was spent by
+    BOOKS_LOST = "books_lost"  # what became of those before, in words, until the device may spend
     OVERRUN_ARMS = "overrun_arms"  # JSON: closed here, and the record that tells of it
     RESUME_TOKEN = "resume_token"  # noqa: S105 - the name of a key, not a secret
     SPEND_PAUSED = "spend_paused"

@@ -77,6 +77,8 @@ class Gate:
         it asks when a request needs one, and gives back at once what that leaves over (L_6).
     refusals : int
         How often the coordinator has granted nothing to a request that waited.
+    books_lost : str
+        What became of the books before these, in words, until the coordinator has made up for it.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Gate:
         self.copied = snapshot.meta.get(MetaKey.COPIED) == "1" or was not in ("", snapshot.place)
         self.spend_paused = snapshot.meta.get(MetaKey.SPEND_PAUSED) == "1"
         self.quarantined = snapshot.meta.get(MetaKey.QUARANTINED, "")
+        self.books_lost = snapshot.meta.get(MetaKey.BOOKS_LOST, "")
         self.books_problem = ""
         self.refused_because = ""
         self.stopping = False
@@ -357,10 +360,14 @@ class Gate:
 
     def quarantine(self, reason: str) -> Effects:
         """Stop spending on a clone or a restored disk (rule D_2); an empty reason readmits."""
-        if reason == self.quarantined:
-            return []
-        self.quarantined = reason
-        return [PutMeta(MetaKey.QUARANTINED, reason)]
+        effects: Effects = []
+        if reason != self.quarantined:
+            self.quarantined = reason
+            effects.append(PutMeta(MetaKey.QUARANTINED, reason))
+        if self.books_lost and not reason:
+            self.books_lost = ""
+            effects.append(PutMeta(MetaKey.BOOKS_LOST, ""))
+        return effects
 
     def wish(self, *, now_ms: float, boot_ms: int) -> LeaseWish | None:
         """Ask for a lease when what is left is low (rule L_6)."""

@@ -277,6 +277,8 @@ class AgentService(AgentFacade):
         if gate.books_problem:
             remedy = "free some disk" if gate.books_problem == FULL else "restart the agent"
             problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
+        if gate.books_lost:
+            problems.append(gate.books_lost)
         if gate.quarantined:
             problems.append(f"quarantined: {gate.quarantined}")
         if gate.spend_paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,8 @@ class FleetSession:
         What was measured of the local arms, told with every hello.
     provider_keys : ProviderKeys, optional
         Where the keys go that the coordinator delivers.
+    keep_identity : callable, optional
+        Notes a new credential beside the books.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class FleetSession:
         on_lease_news: Callable[[], None] | None = None,
         speeds: Callable[[], Sequence[ArmSpeed]] = tuple,
         provider_keys: ProviderKeys | None = None,
+        keep_identity: Callable[[Credential], None] = lambda _: None,
     ) -> None:
         self._engine = engine
+        self._keep_identity = keep_identity
         self._books = books
         self._bookkeeper = bookkeeper
         self._service = service
@@ -92,6 +97,7 @@ class FleetSession:
             ],
             sync=True,
         )
+        await asyncio.to_thread(self._keep_identity, credential)
 
     def hello(self) -> HelloFacts:
         """How the device introduces itself: with the token that a restart would find."""

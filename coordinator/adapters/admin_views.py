@@ -88,6 +88,7 @@ def device(service: CoordinatorService, row: DeviceRow) -> admin_pb2.Device:
         name=row.name,
         device_class=row.device_class,
         state=str(row.standing),
+        state_reason=row.standing_reason,
         connected=session is not None,
         joined_unix_ms=row.joined_unix_ms,
         seen_unix_ms=row.seen_unix_ms,

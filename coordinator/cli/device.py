@@ -48,6 +48,12 @@ def list_devices(ctx: typer.Context) -> None:
         for device in reply.devices
     ]
     console().print(table(columns, rows, right=["SPOOLED", "LEASES"]))
+    for device in reply.devices:
+        if device.state == "quarantined":
+            typer.echo(
+                f"{device.name} is quarantined: {device.state_reason}. When that is mended: "
+                f"tidectl device readmit {device.name}"
+            )
 
 
 @app.command("show")
@@ -115,7 +121,7 @@ def _facts(device: admin_pb2.Device) -> list[tuple[str, str]]:
         ("name", device.name),
         ("id", device.id),
         ("class", device.device_class),
-        ("state", device.state),
+        ("state", device.state + (f" ({device.state_reason})" if device.state_reason else "")),
         ("connected", yes_no(device.connected)),
         ("joined", instant(device.joined_unix_ms)),
         ("seen", instant(device.seen_unix_ms)),

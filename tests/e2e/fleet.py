@@ -376,6 +376,10 @@ class Fleet:
         """A device as the coordinator sees it."""
         return self.call("GetDevice", admin_pb2.GetDeviceRequest(device=name))
 
+    def devices(self) -> list[Any]:
+        """Every device that the coordinator knows."""
+        return list(self.call("ListDevices", admin_pb2.ListDevicesRequest()).devices)
+
     def decisions(self, *, request_id: str = "", device: str = "") -> list[Any]:
         """Booked decisions, newest first."""
         request = admin_pb2.ListDecisionsRequest(limit=5_000, device=device, request_id=request_id)

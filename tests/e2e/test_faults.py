@@ -223,6 +223,67 @@ def test_an_agent_killed_in_a_paid_call_books_it_at_the_reservation(
     check_ledger(rough)
 
 
+def garble(path: Path) -> None:
+    """All but the beginning of a file becomes something else."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + bytes(byte ^ 0x5A for byte in whole[4096:]))
+
+
+def truncate(path: Path) -> None:
+    """A file loses its second half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [garble, truncate])
+def test_corrupt_books_cost_the_leases_in_full_and_not_the_device(
+    rough: Fleet, provider: Provider, damage: Callable[[Path], None]
+) -> None:
+    """It comes back as itself, in quarantine, says why, and spends again once it is readmitted."""
+    name = f"hurt-{damage.__name__}"
+    agent = rough.start_agent(name, device_class="edge")
+    wait_for(agent.may_spend, what="a lease")
+    rough.wait_booked(agent.chat(f"{name}: before", model="cloud").request_id)
+    known = rough.device(name)
+    rough.kill_agent(agent)
+    leases = [row for row in rough.ledger() if row.device_id == known.id and row.kind == "grant"]
+    damage(agent.state / "books.db")
+    (agent.state / "books.db-wal").unlink(missing_ok=True)
+    again = rough.restart_agent(agent, wait=False)
+    wait_for(lambda: rough.device(name).state == "quarantined", what="the quarantine")
+    assert "tiny" == again.chat("alone", headers=LOCAL, max_tokens=4).arm
+    held = again.chat(f"{name}: held", model="cloud")
+    assert (503, "quarantined") == (
+        held.status,
+        held.json["error"]["tidegate"]["arms"][0]["reason"],
+    )
+    remedy = f"tidectl device readmit {known.id}"
+    assert any(remedy in problem for problem in again.get("/health")["problems"])
+    assert remedy in again.log()
+    listed = rough.tidectl("device", "list").stdout
+    assert f"{name} is quarantined: it came without its resume token" in listed
+    assert f"tidectl device readmit {name}" in listed
+    assert list(agent.state.glob("books.db.corrupt-*"))
+
+    rows = [row for row in rough.ledger() if row.device_id == known.id]
+    ended = {row.lease_number for row in rows if row.kind == "close"}
+    assert {row.lease_number for row in leases} == ended
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        kinds[row.kind] += row.amount_nanos
+    spent = kinds["settle"] + kinds["unconfirmed"]
+    assert kinds["grant"] == spent + kinds["release"]
+    assert spent >= max(row.amount_nanos for row in leases), "the last lease in full"
+
+    rough.tidectl("device", "readmit", name)
+    wait_for(again.may_spend, what="a new lease")
+    assert 200 == again.chat(f"{name}: after", model="cloud").status
+    assert [known.id] == [d.id for d in rough.devices() if d.name == name]
+    assert not any("corrupt" in problem for problem in again.get("/health")["problems"])
+    assert 0 == provider.calls(f"{name}: held")
+    check_ledger(rough)
+    rough.kill_agent(again)
+
+
 def test_a_pause_stops_paid_calls_and_outlives_a_restart(
     rough: Fleet, agent: Agent, provider: Provider
 ) -> None:

@@ -150,7 +150,7 @@ class GetDeviceRequest(_message.Message):
     def __init__(self, device: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("id", "name", "device_class", "state", "connected", "joined_unix_ms", "seen_unix_ms", "incarnation", "software_version", "acked_sequence", "spooled_records", "table_version", "leases", "local_arms", "device_state", "spend_paused_confirmed")
+    __slots__ = ("id", "name", "device_class", "state", "connected", "joined_unix_ms", "seen_unix_ms", "incarnation", "software_version", "acked_sequence", "spooled_records", "table_version", "leases", "local_arms", "device_state", "spend_paused_confirmed", "state_reason")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +167,7 @@ class Device(_message.Message):
     LOCAL_ARMS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
     SPEND_PAUSED_CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    STATE_REASON_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     device_class: str
@@ -183,7 +184,8 @@ class Device(_message.Message):
     local_arms: _containers.RepeatedScalarFieldContainer[str]
     device_state: _types_pb2.DeviceState
     spend_paused_confirmed: bool
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., device_class: _Optional[str] = ..., state: _Optional[str] = ..., connected: _Optional[bool] = ..., joined_unix_ms: _Optional[int] = ..., seen_unix_ms: _Optional[int] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., spooled_records: _Optional[int] = ..., table_version: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., device_state: _Optional[_Union[_types_pb2.DeviceState, _Mapping]] = ..., spend_paused_confirmed: _Optional[bool] = ...) -> None: ...
+    state_reason: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., device_class: _Optional[str] = ..., state: _Optional[str] = ..., connected: _Optional[bool] = ..., joined_unix_ms: _Optional[int] = ..., seen_unix_ms: _Optional[int] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., acked_sequence: _Optional[int] = ..., spooled_records: _Optional[int] = ..., table_version: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[_types_pb2.LeaseStatus, _Mapping]]] = ..., local_arms: _Optional[_Iterable[str]] = ..., device_state: _Optional[_Union[_types_pb2.DeviceState, _Mapping]] = ..., spend_paused_confirmed: _Optional[bool] = ..., state_reason: _Optional[str] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device", "actor")

@@ -307,6 +307,26 @@ class TestHello:
         fleet.engine.token_synced("dev", f"token-{fleet.tokens}")
         assert "not synced" in fleet.refusal().reason
 
+    def test_lost_books_leave_the_device_no_money(self, fleet: Fleet) -> None:
+        """It comes as itself, knows nothing, and says so: all its leases count as spent (O_3)."""
+        lent = fleet.lease().amount_nanos + fleet.lease().amount_nanos
+        fleet.report(paid("a", lease=1, cost=5))
+        fleet.began.clear()
+        fleet.sequence = 0
+        fleet.hello(token="", number_max=0, leases=(), copied=True)
+
+        assert (5, lent - 5, 0) == (
+            fleet.window.settled_nanos,
+            fleet.window.unconfirmed_nanos,
+            fleet.window.outstanding_nanos,
+        )
+        assert DeviceStanding.QUARANTINED is fleet.device.standing
+        assert "its books were lost" in fleet.device.standing_reason
+        fleet.does(fleet.engine.readmit("dev", actor="op", unix_ms=NOW))
+        fleet.hello(token="")
+        fleet.sync()
+        assert 3 == fleet.lease().lease_number, "above every number that the lost books had seen"
+
     def test_a_sequence_below_the_acked_one_means_a_clone(self, fleet: Fleet) -> None:
         """A disk that forgot what was acked was restored."""
         fleet.report(paid("a", lease=fleet.lease().lease_number, cost=5))

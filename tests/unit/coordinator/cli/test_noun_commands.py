@@ -174,6 +174,19 @@ def test_devices_are_listed_with_their_state(
     ]  # fmt: skip
 
 
+def test_a_quarantined_device_is_listed_with_the_reason_and_the_way_back(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Beneath the table, on one line each."""
+    held = admin_pb2.Device(name="attic", id="d-2", state="quarantined", state_reason="why " * 40)
+    coordinator.replies["ListDevices"] = admin_pb2.ListDevicesReply(devices=[DEVICE, held])
+    last = tidectl("device", "list").stdout.splitlines()[-1]
+    assert last == (
+        f"attic is quarantined: {held.state_reason}. When that is mended: "
+        "tidectl device readmit attic"
+    )
+
+
 def test_a_device_is_shown_with_its_leases_and_broken_arms(
     tidectl: Tidectl, coordinator: FakeCoordinator
 ) -> None:
