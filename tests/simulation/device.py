@@ -65,7 +65,7 @@ ALONE = DeviceConfig(
 
 
 async def _nothing(*_: object) -> None:
-    """A device without models to load, and without classes to tell apart."""
+    """A device without models to load, or a classifier."""
 
 
 _SERVICE: Any = SimpleNamespace(
