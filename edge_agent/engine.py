@@ -194,7 +194,7 @@ class AgentEngine:
         self._models_can: Mapping[str, frozenset[str]] = {}
         self._fleet_config = self.config = snapshot.config or fallback
         self.table = snapshot.table
-        self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
+        self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot)
         self.gate = Gate(
             incarnation=incarnation,
             boot_id=boot_id,
@@ -551,7 +551,7 @@ class AgentEngine:
                     cost_nanos=0,
                 )
                 effects += settled
-        return effects + self.gate.close_idle() + self.outbox.trim(unix_ms=unix_ms)
+        return effects + self.gate.close_idle() + self.outbox.trim(boot_ms=boot_ms)
 
     def hello(self) -> HelloFacts:
         """How the device introduces itself."""
