@@ -182,9 +182,8 @@ class Booking:
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)
-        booked.effects += booked.learned
-        booked.effects += account.take_changes()
-        booked.effects += after.moved_since(spool, device_id=device.id)
+        moved = after.moved_since(spool, device_id=device.id)
+        booked.effects = [*booked.learned, *account.take_changes(), *moved]
         return booked
 
     def _book_other(
@@ -296,8 +295,7 @@ def named_in(records: Iterable[SpoolRecord]) -> Named:
         match record.body:
             case Outcome() as outcome:
                 for attempt in outcome.attempts:
-                    if attempt.lease_number:
-                        leases.add(attempt.lease_number)
+                    leases.add(attempt.lease_number)
                 if outcome.status is RequestStatus.INTERRUPTED:
                     outcomes.append(outcome.request_id)
             case Feedback() as feedback:

@@ -225,8 +225,7 @@ class BookedOutcome(NamedTuple):
         Rises by one over outcomes and grades together, in the order of booking: what came after
         the last snapshot is learned again in the same order.
     encoded : bytes
-        The outcome as it came over the wire; empty if it has to be encoded to be stored. It says
-        the same again, so it does not count where two are compared.
+        The outcome as it came over the wire; empty if it has to be encoded to be stored.
     """
 
     position: int
@@ -236,12 +235,6 @@ class BookedOutcome(NamedTuple):
     slot: int
     outcome: Outcome
     encoded: bytes = b""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BookedOutcome) and self[:-1] == other[:-1]
-
-    def __hash__(self) -> int:
-        return hash(self[:-1])
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,12 @@ class Recovering(FleetState):
                 "they were restored from a backup"
             )
             self._begin_recovery(reaction, reason=reason, unix_ms=unix_ms)
-            if self.account.lease(device.id, number) is None:
-                self.account.adopt(
-                    forgotten_lease(
-                        number,
-                        device_id=device.id,
-                        incarnation=records[0].incarnation,
-                        window_id=self.window_id,
-                        unix_ms=unix_ms,
-                    )
+            self.account.adopt(  # unless its device has just been asked, and holds it
+                forgotten_lease(
+                    number,
+                    device_id=device.id,
+                    incarnation=records[0].incarnation,
+                    window_id=self.window_id,
+                    unix_ms=unix_ms,
                 )
+            )

@@ -52,6 +52,7 @@ from edge_agent.session import Credential, FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
 from shared.errors import BooksCorruptError, TidegateError
+from shared.garbage import give_back
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
@@ -211,6 +212,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
                 key_file=_path(settings.tls.key_file),
             )
         )
+        give_back()
         log.info("agent_ready", listen=f"http://{settings.listen.host}:{server.port}/v1")
         await _until_stopped(stop, server.wait_ended(), *tasks)
         log.info("agent_stopping")

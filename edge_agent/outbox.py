@@ -111,7 +111,7 @@ class Outbox:
         ):
             if summarises:
                 effects += _summarised(list(run))
-        self._compacted = max(self._compacted, max((r.sequence for r in records), default=0))
+        self._compacted = max([self._compacted, *(record.sequence for record in records)])
         return effects
 
     def _summarises(self, record: SpoolRecord) -> bool:
@@ -148,7 +148,7 @@ def _summarised(run: Sequence[SpoolRecord]) -> Effects:
     counts: Counter[tuple[str, str]] = Counter()
     first = run[0].sequence
     for record in run:
-        match record.body:
+        match record.body:  # a grade says nothing without its outcome
             case Outcome() as outcome:
                 counts[outcome.task_class, outcome.arm] += 1
                 for attempt in outcome.attempts:
@@ -162,8 +162,6 @@ def _summarised(run: Sequence[SpoolRecord]) -> Effects:
                 costs.update(dict(summary.costs))
                 for count in summary.counts:
                     counts[count.task_class, count.arm] += count.requests
-            case _:
-                pass  # a grade says nothing without its outcome
     last = run[-1]
     summary = SpoolSummary(
         first_sequence=first,

@@ -1,6 +1,8 @@
 """Write the prompts from which the agent's task model is trained, out of the grammars beside this.
 
     python edge_agent/task_model/generate.py edge_agent/task_model/prompts.csv.gz
+    tidegate-lab train-classifier edge_agent/task_model/prompts.csv.gz --group-column template \\
+        --holdout 0 --out edge_agent/task_model/tasks.onnx
 
 Every sentence comes from `grammar/`, which we wrote; nothing is copied from elsewhere. A grammar is
 rules of indented alternatives, one a line, drawn with equal chances:
@@ -225,7 +227,8 @@ def _mistyped(text: str, *, rng: random.Random) -> str:
 
 def main() -> None:
     """Write the CSV file, gzipped; the same seed gives the same bytes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-class", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,7 +1,8 @@
 """What an agent takes before it has loaded a language model: memory, and time to be ready.
 
 A device of a fleet that pays for every answer, with the shipped task model. Its first start brings
-configuration and table; the starts that are measured are those of every day, from its own books.
+configuration and table, the second compiles the modules as an installer would; those that are
+measured are the starts of every day, from its own books.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from tests.bench.figures import ROUNDS, Figure
 from tests.e2e.fleet import Agent, CloudArm, Fleet, wait_for
 from tests.e2e.provider import Provider
 
-MEMORY_MB_MAX: Final = 125
+MEMORY_MIB_MAX: Final = 125
 READY_S_MAX: Final = 2.0
 GIVE_UP_S: Final = 60.0
 POLL_S: Final = 0.005
@@ -39,32 +40,32 @@ class Start:
     ----------
     ready_s : float
         From the process's start to the first `/readyz` that says yes.
-    memory_mb : float
-        Resident, of the process and its children, after a few classified requests; 10^6 bytes.
+    memory_mib : float
+        Resident, of the process and its children, after a few classified requests; MiB.
     cpu_s : float
         What the process had computed when it was ready.
     """
 
     ready_s: float
-    memory_mb: float
+    memory_mib: float
     cpu_s: float
 
 
 def footprint() -> list[Figure]:
     """Resident memory, and time from the start to `/readyz`; medians."""
     with _paying_agent() as (fleet, agent):
-        starts = [_start(fleet, agent) for _ in range(ROUNDS)]
-    memory_mb = statistics.median(each.memory_mb for each in starts)
+        _, *starts = [_start(fleet, agent) for _ in range(1 + ROUNDS)]
+    memory_mib = statistics.median(each.memory_mib for each in starts)
     ready_s = statistics.median(each.ready_s for each in starts)
     cpu_s = statistics.median(each.cpu_s for each in starts)
     return [
         Figure(
             name="footprint, memory",
-            figure=round(memory_mb, 1),
-            unit="MB resident",
+            figure=round(memory_mib, 1),
+            unit="MiB resident",
             against=f"classifier loaded, {ASKED} requests answered",
-            target=f"<= {MEMORY_MB_MAX}",
-            holds=memory_mb <= MEMORY_MB_MAX,
+            target=f"<= {MEMORY_MIB_MAX}",
+            holds=memory_mib <= MEMORY_MIB_MAX,
         ),
         Figure(
             name="footprint, start",
@@ -102,7 +103,12 @@ def _paying_agent() -> Iterator[tuple[Fleet, Agent]]:
 def _start(fleet: Fleet, agent: Agent) -> Start:
     """Start the agent, wait until it is ready, let it answer, and stop it."""
     begun = time.perf_counter()
-    child = fleet.children.start(fleet.agent_command(agent.name, config=agent.config))
+    command = fleet.agent_command(agent.name, config=agent.config)
+    compiled = {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(fleet.folder / "compiled"),
+    }
+    child = fleet.children.start(replace(command, environment={**command.environment, **compiled}))
     while not _ready(agent):
         child.check()
         if time.perf_counter() - begun > GIVE_UP_S:
@@ -118,9 +124,9 @@ def _start(fleet: Fleet, agent: Agent) -> Start:
         if reply.status != 200 or not told.startswith("translation;source=classifier"):
             raise RuntimeError(f"status {reply.status}, task {told}: the classifier does not work")
     family = [process, *process.children(recursive=True)]
-    memory_mb = sum(each.memory_info().rss for each in family) / 1e6
+    memory_mib = sum(each.memory_info().rss for each in family) / 2**20
     fleet.children.stop(child)
-    return Start(ready_s, memory_mb, cpu.user + cpu.system)
+    return Start(ready_s, memory_mib, cpu.user + cpu.system)
 
 
 def _ready(agent: Agent) -> bool:

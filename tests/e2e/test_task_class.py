@@ -48,11 +48,13 @@ def test_requests_are_classified_on_the_device(agent: tuple[Fleet, Agent]) -> No
     wait_for(lambda: edge.details()["classifier_classes"], what="the task model")
     reply = edge.chat(CODE)
     assert reply.headers["x-tidegate-task"].startswith(SURE)
-    assert "code" == fleet.wait_booked(reply.request_id).task_class
+    assert "code" == fleet.wait_booked(reply.request_id).outcome.task_class
     assert "summarisation;source=header" == task(edge, named="summarisation")
     assert "other;source=header" == task(edge, named="unheard-of")
     assert task(edge, prompt="Translate to German: the cat sleeps.").startswith("other;source=cl")
-    decision = edge.post("/v1/route", {"messages": [{"role": "user", "content": CODE}]}).json
+    decision = edge.post(
+        "/v1/route", {"model": "auto", "messages": [{"role": "user", "content": CODE}]}
+    ).json
     assert ("code", "classifier") == (decision["task_class"], decision["task"]["source"])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.booking import Booked, Booking, named_in
+from coordinator.booking import Booked, Booking, Named, named_in
 from coordinator.fleet_config import WindowConfig, parse_fleet
 from coordinator.planner import Planner
 from coordinator.records import (
@@ -36,11 +38,12 @@ from shared.decision.types import (
     SpoolRecord,
     SpoolSummary,
 )
-from shared.errors import ProtocolError
+from shared.errors import InvariantError, ProtocolError
 from tests.fakes.samples import fleet_toml
 
 DEVICE = DeviceRow("d1", "pi", "edge", "", 0, lease_number_max=1)
 WINDOW = WindowConfig(length_ms=600_000, slot_ms=10_000)
+NOW = 40_000
 
 
 def outcome(request_id: str, *costs: int, lease: int = 1, arrived: int = 25_000) -> Outcome:
@@ -75,21 +78,22 @@ class Desk:
         self.booking = Booking(position=10)
         self.device = DEVICE
         self.planner: Planner | None = None
+        self.window: WindowConfig | None = WINDOW
         self.earlier = EarlierFacts()
         self.spool = SpoolProgress(acked=0, last=0, marks={"inc": 0})
 
-    def book(self, *bodies: SpoolBody, first: int = 1, now: int = 40_000) -> Booked:
+    def book(self, *bodies: SpoolBody, first: int = 1, now: int = NOW) -> Booked:
         records = [SpoolRecord(first + at, "inc", body) for at, body in enumerate(bodies)]
         return self.take(records, now=now)
 
-    def take(self, records: list[SpoolRecord], *, now: int = 40_000) -> Booked:
+    def take(self, records: list[SpoolRecord], *, now: int = NOW) -> Booked:
         booked = self.booking.book(
             self.device,
             records,
             spool=self.spool,
             account=self.account,
             planner=self.planner,
-            window=WINDOW,
+            window=self.window,
             earlier=self.earlier,
             unix_ms=now,
         )
@@ -107,11 +111,11 @@ def ledger(booked: Booked) -> list[tuple[LedgerKind, int, str]]:
 
 
 def test_every_paid_attempt_is_settled() -> None:
-    """Those that failed as well; local ones and released ones cost nothing."""
+    """Those that failed as well; local and released ones cost nothing, whatever they say."""
     desk = Desk()
     paid = outcome("r1", 30, 40)
     local = Attempt("tiny", 5)
-    released = Attempt("cloud", 5, "http_429", 1, 100, 0, SettleKind.RELEASED)
+    released = Attempt("cloud", 5, "http_429", 1, 100, 20, SettleKind.RELEASED)
     both = paid._replace(attempts=(local, released, *paid.attempts))
     booked = desk.book(both)
     expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 40, "r1")]
@@ -131,7 +135,7 @@ def test_a_gap_books_nothing_of_its_batch() -> None:
     """Not even what came before the gap: it will come again, and must not count twice."""
     desk = Desk()
     records = [SpoolRecord(n, "inc", outcome(f"r{n}", 10)) for n in (1, 3)]
-    with pytest.raises(ProtocolError, match="sent sequence 3 after 1"):
+    with pytest.raises(ProtocolError, match="device pi sent sequence 3 after 1"):
         desk.take(records)
     assert (0, 300) == (
         desk.account.window(7).settled_nanos,
@@ -151,7 +155,7 @@ def test_everything_learned_has_a_position() -> None:
     summary = SpoolSummary(3, 9, ((1, 25),), (ContextCount("other", "tiny", 4),))
     booked = desk.take(
         [
-            SpoolRecord(1, "inc", outcome("r1")),
+            SpoolRecord(1, "inc", outcome("r1", 30)),
             SpoolRecord(2, "inc", grade),
             SpoolRecord(9, "inc", summary),
         ]
@@ -162,7 +166,54 @@ def test_everything_learned_has_a_position() -> None:
         if isinstance(row, BookedOutcome | BookedFeedback | BookedCounts)
     ]
     assert [(BookedOutcome, 11, 1), (BookedFeedback, 12, 2), (BookedCounts, 13, 9)] == learned
-    assert ([(LedgerKind.SETTLE, 25, "")], 9) == (ledger(booked), booked.spool.acked)
+    expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 25, "")]
+    assert (expected, 9) == (ledger(booked), booked.spool.acked)
+
+
+def test_a_row_tells_when_and_why_it_was_booked() -> None:
+    """Settled, ended, corrected: at the time of the batch, for its request, with its reason."""
+    desk = Desk()
+    bodies = (
+        outcome("r1", 30),
+        CostAdjustment("r1", 1, 4, "usage came late"),
+        outcome("r2", 40),
+        LeaseClose(1, 90, clean=True, reason="expired"),
+        CostAdjustment("r2", 1, -5, "usage came late"),
+        outcome("r3", 16),
+    )
+    rows = [row for row in desk.book(*bodies, now=50_000).effects if isinstance(row, LedgerRow)]
+    assert {50_000} == {row.at_unix_ms for row in rows}
+    assert [
+        (LedgerKind.SETTLE, 30, "r1", ""),
+        (LedgerKind.SETTLE, 4, "r1", ""),
+        (LedgerKind.SETTLE, 40, "r2", ""),
+        (LedgerKind.UNCONFIRMED, 16, "", "expired"),
+        (LedgerKind.RELEASE, 210, "", "expired"),
+        (LedgerKind.CLOSE, 0, "", "expired"),
+        (LedgerKind.ADJUST, -5, "r2", ""),
+        (LedgerKind.CONFIRM, 16, "r3", ""),
+    ] == [(row.kind, row.amount_nanos, row.request_id, row.note) for row in rows]
+
+
+def test_an_outcome_is_kept_as_it_came_over_the_wire() -> None:
+    """It is not encoded a second time."""
+    (row,) = _outcomes(Desk().take([SpoolRecord(1, "inc", outcome("r1"), b"as it came")]))
+    assert b"as it came" == row.encoded
+
+
+def test_what_a_batch_names_is_looked_up_before_it_is_booked() -> None:
+    """Leases that costs and closes are on, grades, and outcomes that may get dearer."""
+    local = outcome("r0")._replace(attempts=(Attempt("tiny", 5),))
+    bodies: tuple[SpoolBody, ...] = (
+        local,
+        outcome("r1", 30, lease=5),
+        Feedback("r2", "other", "cloud", 500_000, "user", 0),
+        LeaseClose(4, 0, clean=True, reason="expired"),
+        CostAdjustment("r3", 3, 1, "usage came late"),
+        SpoolSummary(6, 9, ((2, 25), (1, 5)), ()),
+    )
+    named = named_in(SpoolRecord(at, "inc", body) for at, body in enumerate(bodies, 1))
+    assert Named(graded=("r2",), leases=(1, 2, 3, 4, 5), outcomes=("r3",)) == named
 
 
 def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
@@ -177,11 +228,29 @@ def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
     assert ("r1", "r2") == named_in([SpoolRecord(1, "inc", body) for body in left]).outcomes
 
 
-def test_an_outcome_belongs_to_the_slot_of_its_arrival() -> None:
+def test_a_request_that_a_copy_left_unfinished_is_booked_when_it_is_finished() -> None:
+    """The disk was restored in the middle of it, and the word of that came first."""
+    desk = Desk()
+    left = outcome("r1", 90)._replace(status=RequestStatus.INTERRUPTED)
+    desk.earlier = EarlierFacts(outcomes=(left,))
+    booked = desk.book(outcome("r1", 30), CostAdjustment("r1", 1, 5, "usage came late"))
+    assert ["r1"] == [row.outcome.request_id for row in _outcomes(booked)]
+    assert [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 5, "r1")] == ledger(booked)
+
+
+@pytest.mark.parametrize(
+    ("window", "slots"),
+    [(WINDOW, [2, 4]), (replace(WINDOW, anchor_unix_ms=20_000), [0, 2]), (None, [0, 0])],
+    ids=["from the epoch on", "from an anchor on", "a fleet without slots"],
+)
+def test_an_outcome_belongs_to_the_slot_of_its_arrival(
+    window: WindowConfig | None, slots: list[int]
+) -> None:
     """By the device's clock, but never in the future."""
     desk = Desk()
+    desk.window = window
     booked = desk.book(outcome("r1", arrived=25_000), outcome("r2", arrived=99_000), now=40_000)
-    assert [2, 4] == [row.slot for row in _outcomes(booked)]
+    assert slots == [row.slot for row in _outcomes(booked)]
 
 
 def test_an_unclean_close_counts_until_a_clean_one() -> None:
@@ -198,14 +267,79 @@ def test_an_unclean_close_counts_until_a_clean_one() -> None:
 
 def test_usage_above_the_reservation_raises_an_alarm() -> None:
     """A wrong price or bound must not go unnoticed (rule S_4)."""
-    booked = Desk().book(outcome("r1", 101))
-    assert ["overrun:cloud"] == list(booked.alarms)
+    booked = Desk().book(outcome("r1", 100, 101))
+    said = "arm cloud billed 101 nanos for request r1, above its worst case of 100"
+    assert {"overrun:cloud": f"{said}: check its price and token bounds"} == booked.alarms
+    assert {"cloud"} == booked.overrun_arms
+
+
+@pytest.mark.parametrize(
+    "attempts",
+    [
+        pytest.param(
+            (
+                Attempt("elsewhere", 5, "", 2, 100, 60, SettleKind.UNKNOWN),
+                Attempt("reported", 5, "", 1, 100, 60, SettleKind.REPORTED),
+                Attempt("wanted", 5, "broken", 1, 100, 60, SettleKind.UNKNOWN),
+            ),
+            id="the one that nobody reported on",
+        ),
+        pytest.param(
+            (
+                Attempt("released", 5, "http_429", 1, 100, 60, SettleKind.RELEASED),
+                Attempt("wanted", 5, "", 1, 100, 60, SettleKind.REPORTED),
+            ),
+            id="at least one that was billed",
+        ),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True], ids=["in this batch", "in the books"])
+def test_usage_that_comes_late_is_held_against_its_own_attempt(
+    attempts: tuple[Attempt, ...], earlier: bool
+) -> None:
+    """Up to the reservation it is expected; above, that arm closes, and no other (rule S_4)."""
+    desk = Desk()
+    desk.account.grant(LeaseRecord("d1", 2, "inc", 7, 300, 1, 0))
+    stranger = Attempt("stranger", 5, "broken", 1, 100, 99, SettleKind.UNKNOWN)
+    outcomes = (
+        outcome("r0")._replace(attempts=(stranger,)),
+        outcome("r1")._replace(attempts=attempts),
+    )
+    desk.earlier = EarlierFacts(outcomes=outcomes if earlier else ())
+    grade = Feedback("r1", "other", "cloud", 500_000, "user", 0)
+    before: tuple[SpoolBody, ...] = (grade,) if earlier else (grade, *outcomes)
+    booked = desk.book(*before, CostAdjustment("r1", 1, 40, "usage came late"))
+    assert (set(), {}) == (booked.overrun_arms, booked.alarms)
+
+    desk.earlier = EarlierFacts(outcomes=outcomes)
+    booked = desk.book(CostAdjustment("r1", 1, 41, "usage came late"), first=booked.spool.acked + 1)
+    assert {"wanted"} == booked.overrun_arms
+    said = "arm wanted billed 101 nanos for request r1, above its worst case of 100"
+    assert {"overrun:wanted": f"{said}: check its price and token bounds"} == booked.alarms
+
+
+@pytest.mark.parametrize(("delta", "alarms"), [(-1, []), (0, []), (1, ["overrun:d1/late"])])
+def test_a_request_that_got_dearer_and_is_not_in_the_books_raises_an_alarm(
+    delta: int, alarms: list[str]
+) -> None:
+    """Its arm is not known; a cost that fell is no reason to look for it."""
+    desk = Desk()
+    desk.book(outcome("r1", 30))
+    booked = desk.book(CostAdjustment("gone", 1, delta, "usage came late"), first=2)
+    assert alarms == list(booked.alarms)
 
 
 def test_an_impossible_close_raises_an_alarm() -> None:
-    """It names the device (rule L_5)."""
+    """It says what was told and what was booked (rule L_5)."""
     booked = Desk().book(outcome("r1", 50), LeaseClose(1, 10, clean=True, reason="expired"))
-    assert ["close:d1"] == list(booked.alarms)
+    said = "lease 1 of d1 was closed at 10 nanos, with 50 booked of 300: the full lease is booked"
+    assert {"close:d1": said} == booked.alarms
+
+
+def test_a_close_of_a_lease_that_nobody_looked_up_is_a_defect() -> None:
+    """The account has to know every lease that a batch names."""
+    with pytest.raises(InvariantError, match="lease 9 is not in the account"):
+        Desk().book(LeaseClose(9, 0, clean=True, reason="expired"))
 
 
 def test_a_lease_of_long_ago_is_booked_in_its_own_window() -> None:

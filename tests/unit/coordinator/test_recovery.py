@@ -8,12 +8,20 @@ import pytest
 
 from coordinator.engine import CoordinatorEngine
 from coordinator.messages import LeaseSent
-from coordinator.records import DeviceRow
+from coordinator.records import (
+    AuditRow,
+    DeviceRow,
+    LeaseEnd,
+    LeaseRecord,
+    PutSetting,
+    SettingKey,
+)
+from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from shared.decision.types import LeaseClose, LeaseStatus
 from shared.errors import ConflictError
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
-from tests.unit.coordinator.test_fleet_flow import WORST, Fleet, paid
+from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet, paid
 
 
 @pytest.fixture
@@ -40,9 +48,9 @@ def restore(fleet: Fleet, database: MemoryDatabase) -> None:
     fleet.engine = CoordinatorEngine(fleet.store.load())
 
 
-def status(number: int, *, amount: int) -> LeaseStatus:
+def status(number: int, *, amount: int, window_id: int = 0) -> LeaseStatus:
     """A lease as its device tells of it."""
-    return LeaseStatus(number, 0, amount, 0, 0, amount, closing=False)
+    return LeaseStatus(number, window_id, amount, 0, 0, amount, closing=False)
 
 
 def verified(fleet: Fleet) -> list[str]:
@@ -62,12 +70,108 @@ def test_money_that_was_lent_after_the_backup_is_booked_as_presented(fleet: Flee
     fleet.report(paid("b", lease=2, cost=30))
     assert "tidectl ledger recover" in fleet.refusal().reason
 
-    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    reaction = fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now)
+    fleet.does(reaction)
 
+    assert AuditRow(fleet.now, "ann", "ledger recover", "") == fleet.store.database.audit[-1]
+    assert [("restored", True, fleet.now)] == [
+        (alert.key, alert.cleared, alert.at_unix_ms) for alert in reaction.alerts
+    ]
     assert 40 == fleet.window.settled_nanos
     answer = fleet.lease()
     assert 3 == answer.lease_number, "a number is never given twice"
     assert [] == verified(fleet)
+
+
+def test_a_presented_lease_is_in_the_books_at_once(fleet: Fleet) -> None:
+    """Of its device's present process, at no price that is known, so that it is recalled soon."""
+    old = backup(fleet)
+    lost = fleet.lease()
+    fleet.records(paid("b", lease=1, cost=1))  # and not told yet
+    restore(fleet, old)
+    fleet.now += 1_000
+    fleet.hello(leases=(status(2, amount=lost.amount_nanos),), number_max=2)
+    expected = LeaseRecord(
+        "dev", 2, "inc-2", fleet.window.id, lost.amount_nanos, price_version=0,
+        granted_unix_ms=fleet.now,
+    )  # fmt: skip
+    assert expected == fleet.store.database.leases["dev", 2]
+    assert [fleet.now] == [
+        row.at_unix_ms for row in fleet.store.database.ledger if row.lease_number == 2
+    ]
+
+
+def test_a_presented_lease_belongs_to_its_own_window_if_the_books_know_it(fleet: Fleet) -> None:
+    """Its cost is that window's (rule C_4); money of a forgotten window is out now."""
+    old, first = backup(fleet), fleet.window.id
+    restore(fleet, old)
+    fleet.tick(later_ms=100_000)
+    second = fleet.window.id
+    held = (status(2, amount=20, window_id=first), status(3, amount=30, window_id=first - 1))
+    fleet.hello(leases=(status(1, amount=WORST, window_id=first), *held), number_max=3)
+    assert first < second
+    assert [first, second] == [
+        fleet.store.database.leases["dev", number].window_id for number in (2, 3)
+    ]
+    assert [] == verified(fleet)
+
+
+def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
+    fleet: Fleet,
+) -> None:
+    """A restart remembers, and the lease of unknown amount has ended with all that it cost."""
+    fleet.now += 1_000
+    fleet.report(paid("b", lease=2, cost=30))
+    lease = fleet.store.database.leases["dev", 2]
+    assert (0, "inc-1", 0, fleet.now) == (
+        lease.amount_nanos,
+        lease.incarnation,
+        lease.price_version,
+        lease.granted_unix_ms,
+    )
+    assert (30, LeaseEnd.WRITTEN_OFF) == (lease.booked_nanos, lease.end)
+    assert "lease 2, which these books do not know" in fleet.engine.alarms["restored"]
+    fleet.restart()
+    assert fleet.engine.recovery is not None
+
+
+def test_connected_devices_are_asked_when_a_batch_shows_that_the_books_were_restored(
+    fleet: Fleet,
+) -> None:
+    """What they last said that they hold counts, be it before anybody knew of the restore."""
+    held = (status(3, amount=70),)
+    fleet.engine.heartbeat(
+        "dev", leases=held, spooled_records=0, table_version=0, unix_ms=fleet.now
+    )
+    fleet.now += 1_000
+    fleet.report(paid("b", lease=2, cost=30))
+    assert (70, fleet.now) == (
+        fleet.store.database.leases["dev", 3].amount_nanos,
+        fleet.store.database.leases["dev", 3].granted_unix_ms,
+    )
+
+
+def test_restored_books_without_a_window_wait_for_one() -> None:
+    """Until a fleet is configured there is nothing to book a lost lease on."""
+    fleet = Fleet(configured=False)
+    fleet.store.commit([PutSetting(SettingKey.RECOVERY, Recovery("restored").to_json())])
+    fleet.restart()
+    fleet.hello(leases=(status(2, amount=70),), number_max=2)
+    fleet.sync()
+    fleet.report(paid("a", lease=0, cost=0))
+    with pytest.raises(ConflictError, match="no budget window yet"):
+        fleet.report(paid("b", lease=3, cost=30))
+    fleet.apply(FLEET)
+    assert 70 == fleet.window.outstanding_nanos
+
+
+def test_a_recovery_outlives_a_restart() -> None:
+    """With whom it waits for: of a database that was just restored, everybody."""
+    for recovery in (Recovery("why", ("b",), "ann"), Recovery("why", ())):
+        assert recovery == Recovery.from_json(recovery.to_json(), everybody=("a", "b"))
+    restored = Recovery.from_json(Recovery("why").to_json(), everybody=("a", "b"))
+    assert Recovery("why", ("a", "b")) == restored
+    assert None is Recovery.from_json(Recovery("why", (), "ann").to_json(), everybody=("a",))
 
 
 def test_a_newer_token_is_no_clone_while_books_are_being_recovered(fleet: Fleet) -> None:
@@ -109,7 +213,8 @@ def test_records_that_no_device_keeps_any_more_raise_an_alarm(fleet: Fleet) -> N
     restore(fleet, old)
     fleet.hello(acked=2)
     fleet.send(later)
-    assert "missing:dev" in fleet.engine.alarms
+    said = "device pi-1 sent sequence 3 after 1: records are missing"
+    assert said == fleet.engine.alarms["missing:dev"]
     assert 12 == fleet.window.settled_nanos
 
 

@@ -71,22 +71,61 @@ def test_true_books_verify() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "where"),
+    ("name", "said"),
     [
-        ("settled_nanos", "window 7"),
-        ("outstanding_nanos", "window 7"),
-        ("booked_nanos", "lease 1 of d1"),
-        ("unconfirmed_nanos", "lease 1 of d1"),
+        ("settled_nanos", "window 7: settled_nanos is 41, its rows add up to 40"),
+        ("unconfirmed_nanos", "window 7: unconfirmed_nanos is 1, its rows add up to 0"),
+        ("outstanding_nanos", "window 7: outstanding_nanos is 261, its rows add up to 260"),
     ],
 )
-def test_a_false_balance_is_named(name: str, where: str) -> None:
+def test_a_false_balance_of_a_window_is_named(name: str, said: str) -> None:
     """With its place, what it says and what its rows say."""
     rows, window, lease = books(account())
-    if where.startswith("window"):
-        window = replace(window, **{name: getattr(window, name) + 1})
-    else:
-        lease = replace(lease, **{name: getattr(lease, name) + 1})
-    assert any(where in said for said in differences(rows, window, lease))
+    window = replace(window, **{name: getattr(window, name) + 1})
+    assert [said] == differences(rows, window, lease)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("amount_nanos", "lease 1 of d1: granted is 301 nanos, its rows add up to 300"),
+        ("booked_nanos", "lease 1 of d1: booked is 41 nanos, its rows add up to 40"),
+        ("unconfirmed_nanos", "lease 1 of d1: unconfirmed is 1 nanos, its rows add up to 0"),
+    ],
+)
+def test_a_false_figure_of_a_lease_is_named(name: str, said: str) -> None:
+    """And so is what it leaves to spend, if that is false with it."""
+    rows, window, lease = books(account())
+    lease = replace(lease, **{name: getattr(lease, name) + 1})
+    assert said in differences(rows, window, lease)
+
+
+def test_a_lease_that_is_open_by_its_record_alone_is_named() -> None:
+    """Its money came back by its rows, and the record would let it be spent again."""
+    made = account()
+    made.close("d1", 1, final=40, at=2, note="expired")
+    rows, window, lease = books(made)
+    said = ["lease 1 of d1: outstanding is 260 nanos, its rows add up to 0"]
+    assert said == differences(rows, window, replace(lease, end=LeaseEnd.OPEN))
+
+
+def test_rows_without_a_record_and_records_without_rows_are_named() -> None:
+    """Neither may vanish behind the other's back."""
+    rows, window, lease = books(account())
+    sums = LedgerSums()
+    for row in rows:
+        sums.take(row)
+    other, unheard = replace(window, id=8), replace(lease, number=2, booked_nanos=0)
+    assert [
+        "window 7 has ledger rows and no record",
+        "window 8: settled_nanos is 40, its rows add up to 0",
+        "window 8: outstanding_nanos is 260, its rows add up to 0",
+        "lease 2 of d1: granted is 300 nanos, its rows add up to 0",
+        "lease 2 of d1: outstanding is 300 nanos, its rows add up to 0",
+        "lease 1 of d1 has ledger rows and no record",
+    ] == sums.differences(
+        windows=[other], leases=[unheard], spend=[SpendRow(0, "large", "shop", 40)]
+    )
 
 
 def test_money_that_no_day_has_is_named() -> None:

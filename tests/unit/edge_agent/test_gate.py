@@ -471,17 +471,19 @@ def test_a_pause_can_be_lifted_for_good() -> None:
 def test_a_lease_that_is_too_small_for_the_least_request_goes_back() -> None:
     """It is judged by the smallest request of late, which counts less and less (rule L_6)."""
     small, large = WORST_CASE_NANOS + 100, 10 * WORST_CASE_NANOS
-    gate, _ = open_gate(amount=2 * small)
+    least = small
+    for _ in range(40):
+        least = least * 101 // 100
+    gate, _ = open_gate(amount=least)
     gate.expire(boot_ms=1, unix_ms=0)
     for worst_case in (large, small):
         gate.problem(sized(worst_case), arm=ARM)
     gate.expire(boot_ms=1, unix_ms=0)
     assert [False] == [lease.closing for lease in gate.leases()], "small ones still fit"
-    least = small
-    while least <= 2 * small:
-        assert [] == gate.expire(boot_ms=7, unix_ms=0)
+    for _ in range(40):
         gate.problem(sized(large), arm=ARM)
-        least = least * 101 // 100
+        assert [] == gate.expire(boot_ms=7, unix_ms=0)
+    gate.problem(sized(large), arm=ARM)
     (effect,) = gate.expire(boot_ms=7, unix_ms=0)
     assert isinstance(effect, PutLease)
     assert ("used up", 7) == (effect.row.close_reason, effect.row.closing_since_boot_ms)

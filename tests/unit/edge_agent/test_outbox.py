@@ -18,6 +18,7 @@ from edge_agent.outbox import Outbox
 from shared.decision.types import (
     Attempt,
     ContextCount,
+    CostAdjustment,
     Feedback,
     IncarnationRange,
     JudgeCall,
@@ -65,7 +66,7 @@ def test_the_mark_of_what_was_sent_only_rises() -> None:
     assert [mark] == box.sending(3)
     assert [mark] == box.sending(3), "the first try was not synced"
     box.sent(3)
-    assert [] == box.sending(2)
+    assert ([], []) == (box.sending(2), box.sending(3))
     box.sent(2)
     assert 3 == box.sent_max
 
@@ -124,26 +125,42 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
         paid("b", lease=1, cost=30, settle=SettleKind.REPORTED),
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
+        paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
         Feedback("b", "code", "cloud", 1, "user", 0),
         JudgeCall("b.judge", Attempt("judge", 5, "", 2, 9, 3, SettleKind.REPORTED)),
-        LeaseClose(1, 39, clean=True, reason=""),
+        LeaseClose(1, 45, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
     ]
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 6, ((1, 30), (2, 8)), (ContextCount("code", "cloud", 3),))
-    assert CompactSpool(2, SpoolRecord(6, "inc", summary)) == effect
+    summary = SpoolSummary(2, 7, ((1, 36), (2, 8)), (ContextCount("code", "cloud", 4),))
+    assert CompactSpool(2, SpoolRecord(7, "inc", summary)) == effect
+
+
+def test_what_may_be_booked_already_is_never_compacted() -> None:
+    """Nor are closes and corrections: each says something of its own lease."""
+    box = outbox()
+    bodies: list[SpoolBody] = [
+        paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
+        paid("b", lease=1, cost=30, settle=SettleKind.REPORTED),
+        CostAdjustment("a", 1, -3, "usage came late"),
+        LeaseClose(1, 36, clean=True, reason=""),
+    ]
+    records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
+    box.sent(2)
+    assert [] == box.compact(records)
 
 
 def test_summaries_are_compacted_again() -> None:
     """Costs and counts add up, and the range begins with the first one's."""
     first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))
-    second = SpoolSummary(6, 9, ((1, 4), (3, 1)), (ContextCount("code", "", 2),))
+    again = (ContextCount("code", "", 2), ContextCount("code", "cloud", 4))
+    second = SpoolSummary(6, 9, ((1, 4), (3, 1)), again)
     records = [SpoolRecord(5, "inc", first), SpoolRecord(9, "inc", second)]
     (effect,) = outbox().compact(records)
-    counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 3))
+    counts = (ContextCount("code", "", 2), ContextCount("code", "cloud", 7))
     both = SpoolSummary(2, 9, ((1, 34), (3, 1)), counts)
     assert CompactSpool(2, SpoolRecord(9, "inc", both)) == effect
 
@@ -160,26 +177,42 @@ def test_a_summary_is_of_one_incarnation() -> None:
 
 
 def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sent, or compacted before, does not count."""
+    """What was sent, or compacted before, does not count; nor what another disk brought."""
     monkeypatch.setattr("edge_agent.outbox.SPOOL_RECORDS_MAX", 3)
-    box = outbox()
-    records = [e.record for _ in range(6) for e in box.spool(BODY)]  # type: ignore[union-attr]
-    box.sent(2)
+    box = outbox(3)
+    assert None is box.overfull_after()
+    records = [e.record for _ in range(3) for e in box.spool(BODY)]  # type: ignore[union-attr]
+    assert 0 == box.overfull_after()
+    box.sent(1)
+    assert 1 == box.overfull_after()
+    box.ack(2, unix_ms=0)
     assert 2 == box.overfull_after()
-    box.compact(records[2:4])
+    box.compact(records[:1])
     assert None is box.overfull_after()
     box.spool(BODY)
     box.spool(BODY)
+    assert 4 == box.overfull_after()
+    box.compact([])
     assert 4 == box.overfull_after()
 
 
 def test_acked_records_are_kept_for_a_day() -> None:
     """A coordinator that was restored from a backup can be told again (rule C_5)."""
     box = outbox(5)
+    box.ack(2, unix_ms=500)
     box.ack(4, unix_ms=1_000)
-    assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
+    assert [] == box.trim(unix_ms=500 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(2)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
     assert [TrimSpool(4)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
     assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
+
+
+def test_what_was_acked_before_a_restart_is_kept_for_a_day_after_it() -> None:
+    """When it was acked is not known any more; it goes, also if nothing else is acked."""
+    meta = {MetaKey.SEQUENCE_ACKED: "5"}
+    box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=3, spool_last=9))
+    assert [] == box.trim(unix_ms=RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(5)] == box.trim(unix_ms=RETAIN_ACKED_MS)
 
 
 def test_the_last_record_always_stays() -> None:
@@ -196,6 +229,17 @@ def test_unacked_records_are_never_trimmed() -> None:
 
 
 def test_the_kept_records_are_bounded() -> None:
-    """Beyond the limit the oldest acked records go early."""
+    """Beyond the limit the oldest acked records go early, and the others in their time."""
     box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
-    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=0)[-1]
+    box.ack(3, unix_ms=1)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=5)[-1]
+    assert [] == box.trim(unix_ms=5)
+    last = box.ack(RETAIN_ACKED_RECORDS_MAX + 8, unix_ms=5 + RETAIN_ACKED_MS)[-1]
+    assert TrimSpool(RETAIN_ACKED_RECORDS_MAX + 7) == last
+
+
+def test_the_bound_holds_also_when_some_of_it_is_old() -> None:
+    """Whatever trims more."""
+    box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
+    box.ack(2, unix_ms=0)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=RETAIN_ACKED_MS)[-1]
