@@ -163,8 +163,7 @@ class CoordinatorEngine(Operating):
         """
         device = self.registry.device(device_id)
         reaction = Reaction()
-        if device.standing is DeviceStanding.ACTIVE:
-            device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
+        device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
         quarantined = device.standing is DeviceStanding.QUARANTINED
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
@@ -340,6 +339,7 @@ class CoordinatorEngine(Operating):
         worst_case_nanos: int,
         needed_nanos: int = 0,
         asked_boot_ms: int = 0,
+        lease_number_max: int | None = None,
         unix_ms: int,
     ) -> Reaction:
         """A device asks for an allowance (rules C_1, L_6).
@@ -350,6 +350,8 @@ class CoordinatorEngine(Operating):
             The worst cases of all requests that wait for it; 0 if it asks ahead.
         asked_boot_ms : int
             When, on its boot-time clock; the lease's duration counts from there. 0: not known.
+        lease_number_max : int or None
+            Of the leases that had reached it when it asked; None if it does not say.
         """
         if self.config is None:
             refused = LeaseRefused("", "the fleet is not configured yet", RETRY_AFTER_MS)
@@ -368,6 +370,7 @@ class CoordinatorEngine(Operating):
             worst_case_nanos=worst_case_nanos,
             needed_nanos=needed_nanos,
             asked_boot_ms=asked_boot_ms,
+            lease_number_max=lease_number_max,
             unix_ms=unix_ms,
         )
         for _, message in reaction.sends:
@@ -418,6 +421,8 @@ class CoordinatorEngine(Operating):
         restored = restored_books(device, hello, marks=marks)
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
+        if device.standing is not DeviceStanding.ACTIVE:
+            return device
         reason = quarantine_reason(device, hello, marks=marks)
         if self.recovery is not None and device.id in (self.recovery.waiting or ()):
             reason = ""  # restored books know an older token than the device: it is no clone

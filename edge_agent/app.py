@@ -214,7 +214,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
         )
         give_back()
         log.info("agent_ready", listen=f"http://{settings.listen.host}:{server.port}/v1")
-        await _until_stopped(stop, server.wait_ended(), *tasks)
+        await _until_stopped(stop, server.wait_ended(), service.wait_failed(), *tasks)
         log.info("agent_stopping")
 
 

@@ -40,6 +40,11 @@ class Bookkeeper:
         self.spooled = asyncio.Event()
         self.spool_held = asyncio.Lock()
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return bool(self._unwritten)
+
     async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
         """Write effects; with `sync`, or if a lease closes, also through a loss of power.
 
@@ -57,7 +62,7 @@ class Bookkeeper:
         if self._unwritten:
             self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
-        closes = any(isinstance(effect, DropLease) for effect in effects)
+        closes = _has(effects, DropLease)
         self._under_way.add(number)
         await self._books.commit(
             effects, sync=sync or closes, told=partial(self._told, number, effects)
@@ -67,12 +72,12 @@ class Bookkeeper:
         self._under_way.discard(number)
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
-            self._gate.books_problem = FULL
+            self._gate.books_problem = self._gate.books_problem or FULL  # broken ones stay so
         elif error is not None:
             # The engine is ahead of the books for good: only a start from the books mends that.
             self._gate.books_problem = BROKEN
             log.error("books_broken", problem=str(error))
-        elif any(isinstance(effect, AppendSpool) for effect in effects):
+        elif _has(effects, AppendSpool):
             self.spooled.set()
 
     def _retried(self, numbers: Sequence[int], error: Exception | None) -> None:
@@ -103,3 +108,11 @@ class Bookkeeper:
                 return
         if self._gate.books_problem == FULL and not self._unwritten:
             self._gate.books_problem = ""
+
+
+def _has(effects: Sequence[BookEffect], kind: type[BookEffect]) -> bool:
+    """Whether one of the effects is of this kind; a loop, since every commit asks twice."""
+    for effect in effects:  # noqa: SIM110 - a generator takes twice as long
+        if type(effect) is kind:
+            return True
+    return False

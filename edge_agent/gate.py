@@ -30,6 +30,7 @@ from shared.decision.key_budget import (
     KeyBudgetStatus,
 )
 from shared.decision.lease import (
+    NO_CHANGES,
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
@@ -372,7 +373,8 @@ class Gate:
         largest = max(self._needs.values(), default=0)
         if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            return LeaseWish(available, largest, sum(self._needs.values()), boot_ms)
+            together = sum(self._needs.values())
+            return LeaseWish(available, largest, together, boot_ms, self.number_max)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
@@ -383,7 +385,7 @@ class Gate:
         if available > low and not fragmented:
             return None
         self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
-        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms)
+        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms, self.number_max)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
         """Whether a lease that is missing may come within a round trip, so that waiting is sound.
@@ -466,12 +468,14 @@ class Gate:
         return self._keys.ends_unix_ms(key_tag)
 
     def _changes(self) -> Effects:
-        changes = self._leases.take_changes()
+        changes, keys = self._leases.take_changes(), self._keys.take_changes()
+        if changes is NO_CHANGES and not keys:
+            return []
         return [
             *(PutLease(row) for row in changes.leases),
             *(PutReservation(row) for row in changes.reservations),
             *(DropReservation(row_id) for row_id in changes.dropped),
-            *(PutKeyBudget(row) for row in self._keys.take_changes()),
+            *(PutKeyBudget(row) for row in keys),
         ]
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
+from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
@@ -45,8 +46,15 @@ from edge_agent.requests import (
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, SpoolBody
-from shared.errors import BooksFullError, ConflictError, NotFoundError
+from shared.decision.types import (
+    ArmKind,
+    CloudSettings,
+    DeviceState,
+    Fallout,
+    Feedback,
+    SpoolBody,
+)
+from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
@@ -110,6 +118,7 @@ class AgentService(AgentFacade):
         self._stopping = False
         self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
+        self._untidy = False
         self._grading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -126,6 +135,11 @@ class AgentService(AgentFacade):
             asyncio.create_task(self.watch.run(), name="device-watch"),
         ]
 
+    async def wait_failed(self) -> None:
+        """Return only by raising what made the house-keeping stop."""
+        if self._house_keeping:
+            await asyncio.shield(self._house_keeping[0])
+
     async def stop(self, *, grace_s: float) -> None:
         """Finish running answers, give leases back, stop the models."""
         self._stopping = True
@@ -139,10 +153,10 @@ class AgentService(AgentFacade):
         for task in self._house_keeping:
             task.cancel()
         await asyncio.gather(*self._house_keeping, return_exceptions=True)
-        await self._bookkeeper.commit_or_keep(
-            self._engine.gate.recalled(0, boot_ms=self._clock.boot_ms(), reason="agent stopped")
+        effects = self._engine.gate.recalled(
+            0, boot_ms=self._clock.boot_ms(), reason="agent stopped"
         )
-        await self.tidy()
+        await self._tidy_if_possible(first=effects)
         await self._local.stop()
         await self._cloud.close()
 
@@ -391,7 +405,18 @@ class AgentService(AgentFacade):
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSE_KEEPING_S)
+            await self._tidy_if_possible()
+
+    async def _tidy_if_possible(self, *, first: Sequence[BookEffect] = ()) -> None:
+        """Books that fail have closed the paid arms; all else goes on (promise P2)."""
+        try:
+            await self._bookkeeper.commit_or_keep(first)
             await self.tidy()
+            self._untidy = False
+        except StoreError as error:
+            if not self._untidy:  # once a trouble, not ten times a second
+                log.error("house_not_kept", problem=str(error))
+            self._untidy = True
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
         name, origin = self._class_of(request)

@@ -74,6 +74,7 @@ class FleetSession:
         self._service = service
         self._clock = clock
         self._sent_through = 0
+        self._token_kept = ""  # by the bookkeeper, until the disk has room
         self.credential = credential
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
@@ -93,7 +94,10 @@ class FleetSession:
         )
 
     def hello(self) -> HelloFacts:
-        """How the device introduces itself."""
+        """How the device introduces itself: with the token that a restart would find."""
+        if self._token_kept and not self._bookkeeper.keeps_any:
+            self._engine.token_synced(self._token_kept)
+            self._token_kept = ""
         return self._engine.hello()
 
     def local_arms(self) -> tuple[str, ...]:
@@ -110,14 +114,19 @@ class FleetSession:
             spend_paused=spend_paused,
             quarantined="the coordinator holds this device for a clone" if quarantined else "",
         )
-        await self._bookkeeper.commit(effects, sync=True)
+        try:
+            await self._bookkeeper.commit(effects, sync=True)
+        except BooksFullError:
+            self._token_kept = resume_token
+            raise
         self._engine.token_synced(resume_token)
+        self._token_kept = ""
         self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
 
     async def acked(self, sequence: int) -> None:
         """Records up to a sequence are booked."""
-        effects = self._engine.outbox.ack(sequence, unix_ms=self._clock.unix_ms())
+        effects = self._engine.outbox.ack(sequence, boot_ms=self._clock.boot_ms())
         await self._bookkeeper.commit_or_keep(effects)
 
     async def configured(self, config: DeviceConfig) -> None:

@@ -47,7 +47,7 @@ def gate_of(
 ) -> Gate:
     """A gate on these books."""
     snapshot = snapshot or BooksSnapshot(place="here")
-    outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=0)
+    outbox = Outbox(incarnation=incarnation, snapshot=snapshot)
     return Gate(
         incarnation=incarnation,
         boot_id=boot_id,
@@ -154,7 +154,7 @@ def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
     assert [] == gate.configured(), "the coordinator does not know of it yet"
     later = gate_of(snapshot_of(effects), incarnation="inc-2")
     assert "overrun" == later.problem(facts(), arm=ARM)
-    later._outbox.ack(later._outbox.last, unix_ms=0)
+    later._outbox.ack(later._outbox.last, boot_ms=0)
     (forgotten,) = later.configured()
     assert PutMeta(MetaKey.OVERRUN_ARMS, "{}") == forgotten
     assert "overrun" != later.problem(facts(), arm=ARM)
@@ -368,7 +368,7 @@ def test_an_overrun_is_forgotten_when_its_record_is_booked(acked: int, forgotten
     """And a configuration comes after that; later records do not matter."""
     effects = gate_of().overran(ARM.id, told=5)
     gate = gate_of(replace(snapshot_of(effects), spool_last=9, place="here"))
-    gate._outbox.ack(acked, unix_ms=0)
+    gate._outbox.ack(acked, boot_ms=0)
     assert forgotten is bool(gate.configured())
     assert forgotten is ("overrun" != gate.problem(facts(), arm=ARM))
 
@@ -377,9 +377,9 @@ def test_an_overrun_whose_record_is_unknown_is_forgotten_with_all_that_was_spool
     """The process ended before it could note the record."""
     effects = gate_of().overran(ARM.id)
     later = gate_of(replace(snapshot_of(effects), spool_last=3), incarnation="inc-2")
-    later._outbox.ack(2, unix_ms=0)
+    later._outbox.ack(2, boot_ms=0)
     assert [] == later.configured()
-    later._outbox.ack(3, unix_ms=0)
+    later._outbox.ack(3, boot_ms=0)
     assert [] != later.configured()
 
 
