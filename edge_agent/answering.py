@@ -124,6 +124,7 @@ class RequestRun:
         self._on_spooled = on_spooled
         self._lease_news = lease_news or LeaseNews()
         self._plan: AttemptPlan | None = None
+        self._called = False
         self._attempt_started_ms = 0.0
         self._ttft_ms = 0
         self._gone = False
@@ -206,6 +207,7 @@ class RequestRun:
         """Try one arm; True when the request has ended with it."""
         self._attempt_started_ms = self._clock.monotonic_ms()
         self._text = AnswerText(self._engine.wants_text(self._request.request_id))
+        self._called = False
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
@@ -213,6 +215,10 @@ class RequestRun:
                 full = ArmFailed("books_full", "the reservation could not be written")
                 await self._failed(full)
                 return False
+        if self._gone:  # there is nothing yet that could be drained (rule S_5)
+            await self._cut_off()
+            return True
+        self._called = True
         try:
             if self._request.kind is RequestKind.EMBEDDINGS:
                 finished = await self._embed(plan)
@@ -381,12 +387,16 @@ class RequestRun:
             self.first.set_exception(refused)
 
     async def _cut_off(self) -> None:
-        """The task was cancelled: nobody will know the usage of a call under way (rule I5)."""
+        """The request ends here: nobody will know the usage of a call under way (rule I5).
+
+        A call that was still to be made costs nothing (rule S_2).
+        """
         if self._engine.knows(self._request.request_id):
             end = None
             if self._plan is not None:
                 error = "client_gone" if self._gone else "interrupted"
-                end = self._end(SettleKind.UNKNOWN, usage=None, error=error)
+                settle = SettleKind.UNKNOWN if self._called else SettleKind.RELEASED
+                end = self._end(settle, usage=None, error=error)
             status = RequestStatus.ABORTED if self._gone else RequestStatus.INTERRUPTED
             await self._finish(status, end=end)
 

@@ -118,6 +118,7 @@ class JudgeRun:
         self._on_spooled = on_spooled
         self.call_id = f"{order.outcome.request_id}.judge"[-REQUEST_ID_CHARS_MAX:]
         self._started_ms = 0.0
+        self._called = False
 
     async def run(self) -> None:
         """Ask, settle, and spool what it cost and what it said."""
@@ -133,11 +134,17 @@ class JudgeRun:
             await self._bookkeeper.commit_or_keep(effects)
             return
         self._started_ms = self._clock.monotonic_ms()
-        end, score = self._ended(SettleKind.UNKNOWN, error="interrupted"), None
+        end: AttemptEnd | None = None
+        score: float | None = None
         try:
             end, score = await self._ask(plan, body, reserved=effects)
         finally:
-            await self._finish(end, score=score)
+            await self._finish(self._cut_off() if end is None else end, score=score)
+
+    def _cut_off(self) -> AttemptEnd:
+        """Nobody knows what a call under way cost; one that was still to be made, nothing."""
+        settle = SettleKind.UNKNOWN if self._called else SettleKind.RELEASED
+        return self._ended(settle, error="interrupted")
 
     def _facts(self, body: Mapping[str, Any]) -> RequestFacts:
         """For the gate. A judge is the fleet's: it is in no key's budget and has no tag."""
@@ -159,6 +166,7 @@ class JudgeRun:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
             return self._ended(SettleKind.RELEASED, error="books_full"), None
+        self._called = True
         call = ChatCall(request_id=self.call_id, arm=plan.arm, body=body, stream=False)
         finished: Finished | None = None
         try:

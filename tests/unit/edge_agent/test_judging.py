@@ -14,8 +14,16 @@ from edge_agent.ports import ArmFailed
 from shared.decision.lease import LeaseRefusal
 from shared.decision.money import PPM
 from shared.decision.types import Feedback, Judge, JudgeCall, Outcome, SettleKind, TaskClass
+from tests.fakes.memory_books import MemoryBooks
 from tests.fakes.samples import cloud_arm, device_config
-from tests.unit.edge_agent.test_running_requests import USAGE_NANOS, Agent, Play, ask, read
+from tests.unit.edge_agent.test_running_requests import (
+    USAGE_NANOS,
+    Agent,
+    Play,
+    SlowBooks,
+    ask,
+    read,
+)
 
 JUDGE = cloud_arm("judge")
 
@@ -23,8 +31,10 @@ JUDGE = cloud_arm("judge")
 class JudgedAgent(Agent):
     """An agent whose every answer in the class `other` is judged, unless told otherwise."""
 
-    def __init__(self, *, share: int = PPM, judge: Judge | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, *, share: int = PPM, judge: Judge | None = None, books: MemoryBooks | None = None
+    ) -> None:
+        super().__init__(books=books)
         config = replace(
             device_config(),
             task_classes=(TaskClass("other", 5_000, judge_ppm=share),),
@@ -198,6 +208,24 @@ async def test_a_judge_that_is_interrupted_counts_in_full() -> None:
         call.attempt.settle,
         call.attempt.cost_nanos,
     )
+
+
+async def test_a_judge_that_is_interrupted_before_its_call_costs_nothing() -> None:
+    """Its reservation is still being written when the agent stops: nothing was executed (S_2)."""
+    books = SlowBooks()
+    agent = JudgedAgent(books=books)
+    await agent.lend()
+    running = asyncio.create_task(agent.chat(ask(stream=False)))
+    await books.reserving.wait()
+    books.reserving.clear()
+    books.go_on.set()
+    books.go_on = asyncio.Event()
+    await running
+    await books.reserving.wait()
+    await agent.service.stop(grace_s=0.0)
+    (call,) = agent.of_kind(JudgeCall)
+    assert (SettleKind.RELEASED, 0) == (call.attempt.settle, call.attempt.cost_nanos)
+    assert {} == books.disk.state.reservations
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta, PutReservation
 from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.ports import (
     ArmFailed,
@@ -166,8 +166,14 @@ class NoSensors(DeviceSensors):
 class Agent:
     """An agent with one local and one paid arm, a synced lease, and books in memory."""
 
-    def __init__(self, arm: Arm | None = None, *, classifier: Classifier | None = None) -> None:
-        self.books = MemoryBooks()
+    def __init__(
+        self,
+        arm: Arm | None = None,
+        *,
+        classifier: Classifier | None = None,
+        books: MemoryBooks | None = None,
+    ) -> None:
+        self.books = books or MemoryBooks()
         self.cloud, self.local = Stage(), Stage(Play(words=("lo", "cal")))
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self.heard: list[SpoolBody] = []
@@ -477,6 +483,45 @@ async def test_a_call_that_is_cut_off_is_booked_at_the_reservation(arm: Arm) -> 
     assert outcome.attempts[0].error == "client_gone"
     assert (agent.settled_nanos, agent.spooled()) == (WORST_CASE_NANOS, [outcome])
     assert agent.books.disk.state.reservations == {}
+
+
+class SlowBooks(MemoryBooks):
+    """Books that take their time over reservations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reserving, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def commit(self, effects: Sequence[BookEffect], **options: Any) -> None:
+        await super().commit(effects, **options)
+        if any(isinstance(effect, PutReservation) for effect in effects):
+            self.reserving.set()
+            await self.go_on.wait()
+
+
+@pytest.mark.parametrize("on_abort", [OnAbort.CANCEL, OnAbort.DRAIN])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_before_its_call_is_made_pays_nothing(
+    on_abort: OnAbort, stream: bool
+) -> None:
+    """The reservation is still being written: the call is not executed, and never is (S_2)."""
+    books = SlowBooks()
+    agent = Agent(cloud_arm(on_abort=on_abort), books=books)
+    await agent.lend()
+    gone: asyncio.Future[None] = asyncio.Future()
+    asking = asyncio.create_task(agent.service.answer(ask(stream=stream), gone))
+    await books.reserving.wait()
+    gone.set_result(None)
+    with pytest.raises(RequestRefused):
+        await asking
+    books.go_on.set()
+    outcome = await agent.outcomes.get()
+    (attempt,) = outcome.attempts
+    assert (SettleKind.RELEASED, 0) == (attempt.settle, attempt.cost_nanos)
+    assert (RequestStatus.ABORTED, "client_gone") == (outcome.status, attempt.error)
+    assert [] == agent.cloud.calls
+    assert (0, [outcome]) == (agent.settled_nanos, agent.spooled())
+    assert {} == books.disk.state.reservations
 
 
 async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -> None:
