@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
-from coordinator.alerts import RESTORED
+from coordinator.alerts import RESTORED, AlertKind
 from coordinator.booking import named_in
 from coordinator.records import (
     AuditRow,
@@ -22,6 +23,8 @@ from coordinator.state import FleetState
 from shared.decision.types import SpoolRecord
 from shared.errors import ConflictError
 
+STRANGERS_MAX: Final = 100
+
 
 class Recovering(FleetState):
     """A state that can be freed from a restore."""
@@ -32,12 +35,39 @@ class Recovering(FleetState):
         Raises
         ------
         ConflictError
-            If there is nothing to recover.
+            If there is nothing to recover, or a device has called that these books do not know,
+            and no operator has looked into it.
         """
         if self.recovery is None:
             raise ConflictError("these books are complete: there is nothing to recover")
+        for alarm in self.alerts.alarms:
+            if alarm.kind is AlertKind.STRANGER:
+                raise ConflictError(
+                    f"{alarm.text}. Lower the budget by what it may hold (`tidectl budget set`), "
+                    f"then `tidectl alarm clear {alarm.key}`, and recover again"
+                )
         reaction = Reaction(effects=[AuditRow(unix_ms, actor, "ledger recover", "")])
         self._put_recovery(reaction, replace(self.recovery, confirmed_by=actor))
+        return self._tell(reaction, unix_ms=unix_ms)
+
+    def stranger_called(self, digest: str, *, peer: str, unix_ms: int) -> Reaction:
+        """Somebody shows a credential that these books do not know.
+
+        While they are being recovered that may be a device which joined after the backup and
+        holds leases. Each counts once, so that who keeps calling does not hold up the recovery.
+        """
+        recovery, reaction = self.recovery, Reaction()
+        if recovery is None or digest in recovery.strangers:
+            return reaction
+        if len(recovery.strangers) >= STRANGERS_MAX:
+            return reaction
+        self.alerts.raise_alarm(
+            f"{AlertKind.STRANGER}:{digest[:8]}",
+            f"a device that these books do not know has called from {peer}: it joined after the "
+            "backup, and may hold leases that are not booked",
+        )
+        known = (*recovery.strangers, digest)
+        self._put_recovery(reaction, replace(recovery, strangers=known, confirmed_by=""))
         return self._tell(reaction, unix_ms=unix_ms)
 
     def _begin_recovery(self, reaction: Reaction, *, reason: str, unix_ms: int) -> None:

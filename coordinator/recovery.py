@@ -27,11 +27,14 @@ class Recovery:
         Ids of devices that have not presented their leases yet; None: everybody.
     confirmed_by : str
         The operator who wants it to end; empty as long as nobody does.
+    strangers : tuple of str
+        Digests of credentials that were shown and that these books do not know.
     """
 
     reason: str
     waiting: tuple[str, ...] | None = None
     confirmed_by: str = ""
+    strangers: tuple[str, ...] = ()
 
     @property
     def refusal(self) -> str:
@@ -62,7 +65,8 @@ class Recovery:
             return None
         state = json.loads(text)
         waiting = everybody if state["waiting"] is None else state["waiting"]
-        return cls(state["reason"], tuple(waiting), state["confirmed_by"])
+        known = tuple(state["strangers"])
+        return cls(state["reason"], tuple(waiting), state["confirmed_by"], known)
 
 
 def presented_lease(

@@ -46,6 +46,7 @@ from shared.errors import (
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Change = Callable[[CoordinatorEngine], Reaction | Awaitable[Reaction]]
+UNKNOWN = "unknown"  # the standing of a credential that is nobody's
 TICK_S = 0.1
 RESTART_WAIT_S = 2.0
 STORE_WAIT_S = 1.0
@@ -145,10 +146,20 @@ class CoordinatorService:
         """The device that a credential belongs to."""
         return self.engine.registry.authenticate(credential)
 
+    async def stranger_called(self, credential: str, *, peer: str) -> None:
+        """Note a credential that nobody has, if the books were restored from a backup."""
+        if self.engine.recovery is None:
+            return
+        await self._change(
+            lambda engine: engine.stranger_called(
+                digest(credential), peer=peer, unix_ms=self._clock.unix_ms()
+            )
+        )
+
     def standing(self, credential: str) -> str:
         """How the device of a credential stands; `unknown` if it is nobody's."""
         device = self.engine.registry.owner(credential)
-        return str(device.standing) if device is not None else "unknown"
+        return str(device.standing) if device is not None else UNKNOWN
 
     async def connect(self, device: DeviceRow, hello: HelloReceived) -> Outbox:
         """Begin a session; an older one of the same device ends."""

@@ -28,7 +28,8 @@ from coordinator.messages import (
 )
 from coordinator.outbox import Outbox
 from coordinator.ports import KeySource
-from coordinator.service import CoordinatorService, bearer
+from coordinator.records import DeviceRow
+from coordinator.service import UNKNOWN, CoordinatorService, bearer
 from shared import wire
 from shared.clock import Clock
 from shared.decision.lease import LeaseGranted
@@ -123,7 +124,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
     ) -> AsyncIterator[fleet_pb2.CoordinatorMessage]:
         """One device's session."""
         async with translated(context):
-            device = self._service.authenticate(bearer(context.invocation_metadata()))
+            device = await self._device(context)
             hello = await self._hello(request_iterator)
             outbox = await self._service.connect(device, hello)
             log.info("session_begun", device_id=device.id, name=device.name)
@@ -141,6 +142,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                 await asyncio.gather(reading, return_exceptions=True)
                 await self._service.disconnect(device.id, outbox, incarnation=hello.incarnation)
                 log.info("session_ended", device_id=device.id, name=device.name)
+
+    async def _device(self, context: Context) -> DeviceRow:
+        """The device that calls."""
+        credential = bearer(context.invocation_metadata())
+        try:
+            return self._service.authenticate(credential)
+        except AuthenticationError:
+            if self._service.standing(credential) == UNKNOWN:
+                await self._service.stranger_called(credential, peer=context.peer())
+            raise
 
     async def _outgoing(
         self, outbox: Outbox, *, device_id: str, secure: bool

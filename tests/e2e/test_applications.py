@@ -209,7 +209,9 @@ def test_the_same_prompt_again_is_a_weak_grade_of_the_first_answer(
 
 def test_an_export_is_what_the_ledger_says(paid: Fleet, agent: Agent, tmp_path: Path) -> None:
     """To the nano-dollar, by day, arm and tag, as CSV and as JSON; and the ledger verifies."""
+    wait_for(agent.may_spend, what="a lease")
     last = said(agent, "the last one", model="cloud", headers={"x-tidegate-tag": "day"})
+    assert 200 == last.status
     assert "lab/day" == paid.wait_booked(last.request_id).outcome.tag
     wait_for(lambda: not paid.device(agent.name).spooled_records, what="an empty outbox")
     spent = exported(paid)

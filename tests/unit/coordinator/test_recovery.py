@@ -16,6 +16,7 @@ from coordinator.records import (
     PutSetting,
     SettingKey,
 )
+from coordinator.recovering import STRANGERS_MAX
 from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from shared.decision.types import LeaseClose, LeaseStatus
@@ -278,6 +279,48 @@ def test_a_quarantined_device_may_have_been_readmitted_after_the_backup(fleet: F
     assert "restored" in fleet.engine.alarms
     fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
     assert lost.amount_nanos == fleet.window.outstanding_nanos
+
+
+def test_a_device_that_restored_books_do_not_know_holds_up_the_recovery(fleet: Fleet) -> None:
+    """It joined after the backup and may hold leases: an operator has to look into it."""
+    called = fleet.engine.stranger_called("a" * 64, peer="ipv4:9.9.9.9:1", unix_ms=fleet.now)
+    assert Reaction() == called  # complete books know everybody
+
+    old = backup(fleet)
+    lost = fleet.lease()
+    restore(fleet, old)
+    fleet.hello(leases=(status(2, amount=lost.amount_nanos),), number_max=2)
+    fleet.sync()
+    for _ in range(2):
+        call = fleet.engine.stranger_called("a" * 64, peer="ipv4:9.9.9.9:1", unix_ms=fleet.now)
+        fleet.does(call)
+    with pytest.raises(ConflictError, match=r"has called from ipv4:9\.9\.9\.9:1: it joined after"):
+        fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now)
+
+    restore(fleet, backup(fleet))  # a restart
+    fleet.hello(number_max=2)
+    fleet.does(fleet.engine.clear_alarm("stranger:aaaaaaaa", actor="ann", unix_ms=fleet.now))
+    again = fleet.engine.stranger_called("a" * 64, peer="ipv4:9.9.9.9:2", unix_ms=fleet.now)
+    assert Reaction() == again
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    assert fleet.engine.recovery is None
+
+
+def test_a_stranger_withdraws_the_confirmation_and_many_are_not_counted(fleet: Fleet) -> None:
+    """The operator did not know of it; and nobody fills the books by calling."""
+    row = DeviceRow("silent", "pi-2", "pi", "digest", 0)
+    fleet.does(Reaction(effects=[fleet.engine.registry.put(row)]))
+    old = backup(fleet)
+    lost = fleet.lease()
+    restore(fleet, old)
+    fleet.hello(leases=(status(2, amount=lost.amount_nanos),), number_max=2)
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    for number in range(STRANGERS_MAX + 1):
+        name = f"{number:08}"
+        fleet.does(fleet.engine.stranger_called(name, peer="p", unix_ms=fleet.now))
+    assert fleet.engine.recovery is not None
+    assert STRANGERS_MAX == len(fleet.engine.recovery.strangers)
+    assert "" == fleet.engine.recovery.confirmed_by
 
 
 def test_complete_books_have_nothing_to_recover(fleet: Fleet) -> None:
