@@ -12,6 +12,7 @@ import structlog
 from edge_agent.books import AppendSpool, BookEffect, DropLease
 from edge_agent.gate import Gate
 from edge_agent.ports import Books
+from edge_agent.unwritten import merged
 from shared.errors import BooksFullError
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,8 @@ class Bookkeeper:
     """The only one who writes to the books.
 
     While the disk is full, paid arms are closed at the gate and what could not be written is kept
-    in memory, in order, until it can be.
+    in memory, in order, until it can be. However long that lasts, it stays small: every retry
+    merges what waits.
 
     Attributes
     ----------
@@ -80,11 +82,9 @@ class Bookkeeper:
         elif _has(effects, AppendSpool):
             self.spooled.set()
 
-    def _retried(self, numbers: Sequence[int], error: Exception | None) -> None:
+    def _retried(self, number: int, error: Exception | None) -> None:
         if error is None:
-            for number in numbers:
-                del self._unwritten[number]
-            log.info("books_have_room", commits=len(numbers))
+            log.info("books_have_room", effects=len(self._unwritten.pop(number)))
             self.spooled.set()
 
     async def commit_or_keep(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
@@ -98,11 +98,13 @@ class Bookkeeper:
         """Try again to write what is kept; paid arms open when it works."""
         while self._unwritten and not self._under_way:
             # It stays in place: whatever comes meanwhile queues up behind it.
-            numbers = sorted(self._unwritten)
-            effects = [effect for number in numbers for effect in self._unwritten[number]]
+            kept = sorted(self._unwritten.items())
+            number, _ = kept[-1]
+            effects = merged(effect for _, effects in kept for effect in effects)
+            self._unwritten = {number: effects}
             try:
                 await self._books.commit(
-                    effects, sync=True, after_full=True, told=partial(self._retried, numbers)
+                    effects, sync=True, after_full=True, told=partial(self._retried, number)
                 )
             except BooksFullError:
                 return

@@ -93,7 +93,10 @@ class TrimSpool:
 
 @dataclass(frozen=True)
 class CompactSpool:
-    """Put one record in the place of those from a sequence to its own (rule O_2)."""
+    """Put one record in the place of those from a sequence to its own (rule O_2).
+
+    Those that are not written yet never will be: the next one follows it.
+    """
 
     first: int
     record: SpoolRecord

@@ -110,14 +110,14 @@ class Outbox:
         for (summarises, _), run in groupby(
             records, lambda record: (self._summarises(record), record.incarnation)
         ):
-            if summarises:
-                effects += _summarised(list(run))
+            waiting = list(run)
+            if summarises and len(waiting) > 1:
+                effects.append(summary_of(waiting))
         self._compacted = max([self._compacted, *(record.sequence for record in records)])
         return effects
 
     def _summarises(self, record: SpoolRecord) -> bool:
-        unsent = record.sequence > self.sent_max
-        return unsent and isinstance(record.body, _SUMMARISED) and not _tells_overrun(record.body)
+        return record.sequence > self.sent_max and is_summarised(record.body)
 
     def ack(self, sequence: int, *, boot_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
@@ -146,6 +146,11 @@ class Outbox:
         return [TrimSpool(through)]
 
 
+def is_summarised(body: SpoolBody) -> bool:
+    """Whether a summary may stand for this, as far as it was never sent (rule O_2)."""
+    return isinstance(body, _SUMMARISED) and not _tells_overrun(body)
+
+
 def _tells_overrun(body: SpoolBody) -> bool:
     match body:
         case Outcome(attempts=attempts):
@@ -155,10 +160,8 @@ def _tells_overrun(body: SpoolBody) -> bool:
     return False
 
 
-def _summarised(run: Sequence[SpoolRecord]) -> Effects:
+def summary_of(run: Sequence[SpoolRecord]) -> CompactSpool:
     """One record for many that follow each other: what was spent and how much was asked."""
-    if len(run) < 2:
-        return []
     costs: Counter[int] = Counter()
     counts: Counter[tuple[str, str]] = Counter()
     first = run[0].sequence
@@ -187,4 +190,4 @@ def _summarised(run: Sequence[SpoolRecord]) -> Effects:
             for (task_class, arm), requests in sorted(counts.items())
         ),
     )
-    return [CompactSpool(first, SpoolRecord(last.sequence, last.incarnation, summary))]
+    return CompactSpool(first, SpoolRecord(last.sequence, last.incarnation, summary))

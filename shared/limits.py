@@ -33,6 +33,7 @@ BATCH_RECORDS_MAX: Final = 512
 UNACKED_RECORDS_MAX: Final = 16 * BATCH_RECORDS_MAX
 SPOOL_RECORDS_MAX: Final = 1_000_000  # above it, what was never sent is compacted
 COMPACT_RECORDS_MAX: Final = 10_000
+UNWRITTEN_RECORDS_MAX: Final = 1_024  # kept in full while the disk is full; then compacted
 INCARNATIONS_MAX: Final = 50_000  # whose records are in one spool
 RETAIN_ACKED_MS: Final = 24 * 3_600_000
 RETAIN_ACKED_RECORDS_MAX: Final = 100_000

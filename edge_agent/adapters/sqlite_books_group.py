@@ -221,11 +221,12 @@ class Group:
                 last = max(last, op)
                 continue
             if isinstance(op, Compacted):
-                if not op.first <= op.row[0] <= last:
+                if not op.first <= min(op.row[0], last + 1):
                     raise StoreError(
                         f"records {op.first} to {op.row[0]} cannot be compacted: the last one "
                         f"is {last}"
                     )
+                last = max(last, op.row[0])
                 continue
             if op[0] != last + 1:
                 raise StoreError(

@@ -356,10 +356,27 @@ class BooksSuite:
         assert [1, 4, 5] == [record.sequence for record in kept]
         assert summary == kept[1].body
         assert (None, None) == await books.find("req-2")
-        with pytest.raises(StoreError, match=r"[56]"):
-            await books.commit([CompactSpool(5, SpoolRecord(6, "i", summary))])
+        with pytest.raises(StoreError, match=r"[78]"):
+            await books.commit([CompactSpool(7, SpoolRecord(8, "i", summary))])
         await books.commit([TrimSpool(4)])
         assert [5] == [record.sequence for record in await books.spooled(after=0, limit=9)]
+
+    async def test_a_summary_of_records_that_were_never_written_takes_their_place(
+        self, bench: BooksBench, books: Books
+    ) -> None:
+        """The next record follows its last one, in the same commit and after a restart."""
+        await books.commit([append(1), append(2)])
+        summary = SpoolSummary(2, 5, ((1, 30),), ())
+        await books.commit([CompactSpool(2, SpoolRecord(5, "i", summary)), append(6)])
+        assert 6 == books.load().spool_last
+        summary = SpoolSummary(7, 9, ((1, 30),), ())
+        await books.commit([CompactSpool(7, SpoolRecord(9, "i", summary))])
+        assert 9 == books.load().spool_last
+        with pytest.raises(StoreError, match="follow"):
+            await books.commit([append(9)])
+        await books.commit([append(10)])
+        kept = await books.spooled(after=0, limit=9)
+        assert [1, 5, 6, 9, 10] == [record.sequence for record in kept]
 
     async def test_a_trim_beyond_the_last_record_moves_the_next_one(
         self, bench: BooksBench, books: Books

@@ -85,9 +85,10 @@ class BooksState:
             elif isinstance(effect, CompactSpool):
                 if encodes:
                     record_to_bytes(effect.record)
-                if not effect.first <= effect.record.sequence <= last:
+                if not effect.first <= min(effect.record.sequence, last + 1):
                     said = f"{effect.first} to {effect.record.sequence} are not in the spool"
                     raise StoreError(said)
+                last = max(last, effect.record.sequence)
             elif isinstance(effect, PutTable) and encodes:
                 encode_table(effect.table)
             elif isinstance(effect, PutConfig) and encodes:
@@ -123,6 +124,7 @@ class BooksState:
                 for sequence in [n for n in self.spool if first <= n <= record.sequence]:
                     del self.spool[sequence]
                 self.spool[record.sequence] = record
+                self.spool_last = max(self.spool_last, record.sequence)
             case PutTable(table):
                 self.table = table
             case PutConfig(config):

@@ -14,9 +14,11 @@ from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
-from shared.decision.types import Feedback, LeaseClose
+from shared.decision.types import Feedback, LeaseClose, Outcome, SettleKind, SpoolSummary
 from shared.errors import BooksFullError, StoreError
+from shared.limits import UNWRITTEN_RECORDS_MAX
 from tests.fakes.memory_books import MemoryBooks
+from tests.unit.edge_agent.test_outbox import paid
 
 BODY = LeaseClose(1, 0, clean=True, reason="")
 LARGE = Feedback("r", "other", "x" * 60_000, 1, "user", 0)
@@ -63,6 +65,38 @@ async def test_nothing_overtakes_what_is_kept() -> None:
     assert [] == desk.written
     await desk.keeper.retry()
     assert [1, 2] == desk.written
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["memory", "sqlite"])
+async def test_a_disk_may_stay_full_for_long(tmp_path: Path, real: bool) -> None:
+    """What waits does not grow with the requests, and every cost is written in the end (O_2)."""
+    path = tmp_path / "books.db"
+    desk = Desk(SqliteBooks(path, page_count_max=14) if real else None)
+    if real:
+        await desk.keeper.commit_or_keep(desk.outbox.spool(LARGE))
+    else:
+        desk.books.fail_with = FULL
+    for _ in range(10):
+        for _ in range(500):
+            outcome = paid("r", lease=1, cost=3, settle=SettleKind.REPORTED)
+            await desk.keeper.commit_or_keep(desk.outbox.spool(outcome))
+        await desk.keeper.retry()
+        kept = sum(len(effects) for effects in desk.keeper._unwritten.values())
+        assert kept <= UNWRITTEN_RECORDS_MAX
+    assert "books_full" == desk.gate.books_problem
+    if real:
+        await desk.books.close()
+        desk.books = desk.keeper._books = SqliteBooks(path)
+    desk.books.fail_with = None
+    await desk.keeper.retry()
+    assert ("", desk.outbox.last) == (desk.gate.books_problem, desk.books.load().spool_last)
+    records = await desk.books.spooled(after=0, limit=10_000)
+    nanos = 0
+    for body in (record.body for record in records):
+        nanos += body.cost_nanos if isinstance(body, Outcome) else 0
+        nanos += dict(body.costs)[1] if isinstance(body, SpoolSummary) else 0
+    assert 3 * 5_000 == nanos
+    await desk.books.close()
 
 
 async def test_what_comes_during_a_retry_is_written_after_it() -> None:
