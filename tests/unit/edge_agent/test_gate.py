@@ -53,6 +53,7 @@ def gate_of(
         snapshot=snapshot,
         outbox=outbox,
         key_budgets=key_budgets,
+        unix_ms=0,
     )
 
 
@@ -505,6 +506,33 @@ def test_a_keys_budget_is_held_with_the_lease_and_settled_with_it() -> None:
     assert 0 == gate.allowance("shop").room_nanos
     _, effects = gate.settle(rows[0].id, arm=ARM.id, kind=SettleKind.RELEASED, cost_nanos=0)
     assert {PutLease, DropReservation, PutKeyBudget} == {type(effect) for effect in effects}
+    assert "" == with_room(gate)
+
+
+def test_the_least_of_lease_and_budget_is_the_room_of_a_key() -> None:
+    """Whichever is synced for less."""
+    gate, _ = open_gate(key_budgets=[KeyBudget("shop", 100 * WORST_CASE_NANOS, 1_000)])
+    assert Allowance("", 5 * WORST_CASE_NANOS) == gate.allowance("shop")
+    gate, _ = open_gate(key_budgets=SHOP)
+    assert Allowance("", WORST_CASE_NANOS) == gate.allowance("shop")
+
+
+def test_a_request_beyond_what_is_synced_for_its_key_gets_through_after_the_next_sync() -> None:
+    """It is refused once, and asks for more; its key has the money."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    large = replace(sized(2 * WORST_CASE_NANOS), key_tag="shop")
+    assert "watermark_not_synced" == gate.problem(large, arm=ARM)
+    gate.synced(gate.raised_watermarks())
+    assert "" == gate.problem(large, arm=ARM)
+
+
+def test_a_key_whose_budget_was_changed_is_held_to_the_new_one() -> None:
+    """At once, and with what it has spent."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)
+    gate.limit_keys([KeyBudget("shop", WORST_CASE_NANOS, 1_000)])
+    assert "key_budget" == with_room(gate)
+    gate.limit_keys([])
     assert "" == with_room(gate)
 
 
