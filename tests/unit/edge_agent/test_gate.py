@@ -26,6 +26,7 @@ from shared.decision.key_budget import KeyBudget
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -211,6 +212,18 @@ def test_a_request_that_is_larger_than_before_gets_through_after_one_sync() -> N
     assert "" == gate.problem(large, arm=ARM)
 
 
+def test_where_requests_wait_a_refusal_makes_room_for_two() -> None:
+    """Whoever comes together after the next sync is not refused again (rule L_6)."""
+    gate, _ = open_gate()
+    gate.on_demand = True
+    large = sized(8 * WORST_CASE_NANOS)
+    row, problem, effects = gate.reserve(large, arm=ARM, boot_ms=0)
+    assert (None, "watermark_not_synced") == (row, problem)
+    gate.synced(effects)
+    for _ in range(2):
+        assert gate.reserve(large, arm=ARM, boot_ms=0)[0] is not None
+
+
 def test_a_grant_for_another_incarnation_is_ignored() -> None:
     """Leases belong to one start of the process (rule D_1)."""
     gate = gate_of()
@@ -352,6 +365,17 @@ def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
         attempts=(attempt,),
     )  # fmt: skip
     assert expected == found
+
+
+def test_a_judges_call_that_was_interrupted_is_told_as_one() -> None:
+    """It is no request of anybody's."""
+    gate, effects = open_gate()
+    effects += gate.reserve(facts("r1.judge"), arm=ARM, boot_ms=0, judge=True)[2]
+    found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
+    attempt = Attempt(
+        "cloud", 0, "interrupted", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN
+    )
+    assert JudgeCall("r1.judge", attempt) == found
 
 
 @pytest.mark.parametrize(("acked", "forgotten"), [(4, False), (5, True)])
@@ -521,9 +545,11 @@ def test_a_request_beyond_what_is_synced_for_its_key_gets_through_after_the_next
     """It is refused once, and asks for more; its key has the money."""
     gate, _ = open_gate(key_budgets=SHOP)
     large = replace(sized(2 * WORST_CASE_NANOS), key_tag="shop")
-    assert "watermark_not_synced" == gate.problem(large, arm=ARM)
+    row, problem, effects = gate.reserve(large, arm=ARM, boot_ms=0)
+    assert (None, "watermark_not_synced") == (row, problem)
+    assert [PutKeyBudget] == [type(effect) for effect in effects]
     gate.synced(gate.raised_watermarks())
-    assert "" == gate.problem(large, arm=ARM)
+    assert gate.reserve(large, arm=ARM, boot_ms=0)[0] is not None
 
 
 def test_a_key_whose_budget_was_changed_is_held_to_the_new_one() -> None:
