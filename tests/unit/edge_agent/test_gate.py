@@ -528,6 +528,7 @@ def test_a_keys_budget_is_held_with_the_lease_and_settled_with_it() -> None:
     assert "key_budget" == with_room(gate)
     assert "" == gate.problem(facts(key_tag="lab"), arm=ARM), "another key is not concerned"
     assert 0 == gate.allowance("shop").room_nanos
+    assert (1_000, 0) == tuple(gate.key_budget_ends_unix_ms(key) for key in ("shop", "lab"))
     _, effects = gate.settle(rows[0].id, arm=ARM.id, kind=SettleKind.RELEASED, cost_nanos=0)
     assert {PutLease, DropReservation, PutKeyBudget} == {type(effect) for effect in effects}
     assert "" == with_room(gate)

@@ -183,6 +183,15 @@ def test_after_the_end_of_the_process_what_it_had_reserved_is_still_held() -> No
     assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 41)
 
 
+def test_a_process_relies_on_no_watermark_that_it_has_not_synced() -> None:
+    """The one before may have been killed between its commit and its sync."""
+    row = KeyBudgetRow("shop", MIDNIGHT, MIDNIGHT + DAY_MS, watermark_nanos=60)
+    book = book_of(row, amount=100)
+    assert KeyBudgetRefusal.NOT_SYNCED is book.refusal("shop", 1)
+    sync(book)
+    assert book.refusal("shop", 60) is None
+
+
 def test_the_windows_of_copied_books_are_spent() -> None:
     """Their original may be spending on them, also on one that began after the copy."""
     row = KeyBudgetRow("shop", MIDNIGHT, MIDNIGHT + DAY_MS, settled_nanos=10, watermark_nanos=60)
