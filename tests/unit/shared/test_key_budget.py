@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
-from shared.decision.key_budget import KeyBudget, KeyBudgetBook, KeyBudgetRefusal, KeyBudgetRow
+from shared.decision.key_budget import (
+    NO_WINDOW,
+    KeyBudget,
+    KeyBudgetBook,
+    KeyBudgetRefusal,
+    KeyBudgetRow,
+)
 from shared.decision.lease import ReservationRow, Settlement
 from shared.decision.types import SettleKind
 
@@ -128,6 +134,27 @@ def test_a_new_window_opens_when_the_last_one_has_ended() -> None:
         status.reserved_nanos,
         status.end_unix_ms,
     )
+
+
+def test_the_room_of_a_key_is_what_is_synced_and_not_used() -> None:
+    """Within its budget, also after a cut; a late word of an older sync takes nothing back."""
+    book = book_of(amount=1_000)
+    assert (-1, NO_WINDOW) == (book.room_nanos("shop"), book.window_of("shop"))
+    book.open_windows(unix_ms=NOON)
+    opening = book.unsynced()
+    sync(book)
+    assert (250, MIDNIGHT) == (book.room_nanos("shop"), book.window_of("shop"))
+    hold(book, 100)
+    assert 150 == book.room_nanos("shop")
+    sync(book)
+    room = book.room_nanos("shop")
+    for row in opening:
+        book.synced(row)
+    assert room == book.room_nanos("shop")
+    book.configure([KeyBudget("shop", 120, DAY_MS)])
+    assert 20 == book.room_nanos("shop")
+    book.configure([])
+    assert (None, NO_WINDOW) == (book.room_nanos("shop"), book.window_of("shop"))
 
 
 def test_a_window_opens_in_its_own_time() -> None:
