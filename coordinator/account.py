@@ -227,22 +227,17 @@ class BudgetAccount:
 
         What the figure holds beyond the booked costs becomes unconfirmed; the rest of the lease
         returns to the budget. The first close wins. A figure below the booked costs, or above the
-        lease, counts as the full lease.
+        lease, counts as the full lease; so does one below them after a write-off.
         """
         lease = self._known(device_id, number)
         if lease.end is LeaseEnd.WRITTEN_OFF:
-            self._close_written_off(lease, final=final, at=at, note=note)
-            return ""
+            return self._close_written_off(lease, final=final, at=at, note=note)
         if lease.end is not LeaseEnd.OPEN:
             return ""
         alarm = ""
         full = max(lease.booked_nanos, lease.amount_nanos)
         if not lease.booked_nanos <= final <= full:
-            alarm = (
-                f"lease {number} of {device_id} was closed at {final} nanos, with "
-                f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
-            )
-            final = full
+            alarm, final = _impossible(lease, final=final), full
         unconfirmed, released = final - lease.booked_nanos, full - final
         self._put_lease(changed(lease, end=LeaseEnd.CLOSED, unconfirmed_nanos=unconfirmed))
         if unconfirmed:
@@ -252,13 +247,16 @@ class BudgetAccount:
         self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=alarm or note)
         return alarm
 
-    def _close_written_off(self, lease: LeaseRecord, *, final: int, at: int, note: str) -> None:
+    def _close_written_off(self, lease: LeaseRecord, *, final: int, at: int, note: str) -> str:
         """The late word on a lease that was ended without its device.
 
         What was written off and not spent comes back. What was spent and counted as unspent, or
         on a lease of unknown amount, is granted after the fact, so that it is in the books.
         """
+        alarm = ""
         if lease.amount_nanos:  # else these books never knew how large it was
+            if final < lease.booked_nanos:
+                alarm, final = _impossible(lease, final=final), lease.amount_nanos
             final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
         change = unexplained - lease.unconfirmed_nanos
@@ -274,7 +272,8 @@ class BudgetAccount:
         elif change > 0:
             self._book(lease, LedgerKind.GRANT, change, unix_ms=at, note=note)
             self._book(lease, LedgerKind.UNCONFIRMED, change, unix_ms=at, note=note)
-        self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
+        self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=alarm or note)
+        return alarm
 
     def write_off(self, device_id: str, *, at: int, note: str, assume_unspent: bool = False) -> int:
         """End the leases of a silent device (rule C_7); returns what they had not reported.
@@ -314,12 +313,24 @@ class BudgetAccount:
         )
 
     def close_in_full(self, device_id: str, *, at: int, note: str, number: int = 0) -> None:
-        """Book the open leases of a device, or one of them, as spent but unconfirmed (D_2)."""
+        """Book the open leases of a device, or one of them, as spent but unconfirmed (D_2).
+
+        Those that were written off as spent stay so, whatever such a device says of them later.
+        """
+        if not number:
+            self._end_written_off(device_id, at=at, note=note)
         for lease in self.open_leases(device_id):
             if number not in (0, lease.number):
                 continue
             full = max(lease.booked_nanos, lease.amount_nanos)
             self.close(device_id, lease.number, final=full, at=at, note=note)
+
+    def _end_written_off(self, device_id: str, *, at: int, note: str) -> None:
+        for lease in list(self._leases.values()):
+            written_off = lease.device_id == device_id and lease.end is LeaseEnd.WRITTEN_OFF
+            if written_off and lease.unconfirmed_nanos:
+                self._put_lease(changed(lease, end=LeaseEnd.CLOSED))
+                self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
 
     def take_changes(self) -> list[StoreEffect]:
         """Every row made or changed since the last call, once."""
@@ -378,3 +389,10 @@ class BudgetAccount:
         key = (lease.device_id, lease.number)
         self._leases[key] = lease
         self._dirty_leases[key] = lease
+
+
+def _impossible(lease: LeaseRecord, *, final: int) -> str:
+    return (
+        f"lease {lease.number} of {lease.device_id} was closed at {final} nanos, with "
+        f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
+    )

@@ -82,7 +82,7 @@ class Booked:
         """What an attempt cost is to be settled; above its worst case it closes its arm."""
         if not attempt.is_booked:
             return
-        if attempt.cost_nanos > attempt.reserved_nanos:
+        if attempt.is_overrun:
             self.overran(attempt, attempt.cost_nanos, request_id)
         label = (attempt.arm, tag)
         self.costs.append((attempt.lease_number, attempt.cost_nanos, request_id, label))

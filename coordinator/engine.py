@@ -163,8 +163,7 @@ class CoordinatorEngine(Operating):
         """
         device = self.registry.device(device_id)
         reaction = Reaction()
-        if device.standing is DeviceStanding.ACTIVE:
-            device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
+        device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
         quarantined = device.standing is DeviceStanding.QUARANTINED
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
@@ -418,6 +417,8 @@ class CoordinatorEngine(Operating):
         restored = restored_books(device, hello, marks=marks)
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
+        if device.standing is not DeviceStanding.ACTIVE:
+            return device
         reason = quarantine_reason(device, hello, marks=marks)
         if self.recovery is not None and device.id in (self.recovery.waiting or ()):
             reason = ""  # restored books know an older token than the device: it is no clone

@@ -188,7 +188,17 @@ class Operating(Recovering):
         return self._stand(device_id, DeviceStanding.REVOKED, "revoked", actor, unix_ms)
 
     def readmit(self, device_id: str, *, actor: str, unix_ms: int) -> Reaction:
-        """Let a quarantined device spend again; it starts with a fresh resume token."""
+        """Let a quarantined device spend again; it starts with a fresh resume token.
+
+        Raises
+        ------
+        ConflictError
+            If it is not quarantined. Its next token would be taken as it comes, while it may hold
+            leases: a clone's hello would give them back.
+        """
+        device = self.registry.device(device_id)
+        if device.standing is DeviceStanding.ACTIVE:
+            raise ConflictError(f"device {device.name} is active: there is nothing to readmit")
         return self._stand(device_id, DeviceStanding.ACTIVE, "readmitted", actor, unix_ms)
 
     def write_off(

@@ -219,8 +219,9 @@ class FleetState:
             reaction.sends.append((session.device_id, TableSent(table)))
 
     def _spenders(self) -> tuple[str, ...]:
-        """The devices that may hold leases."""
-        return tuple(d.id for d in self.registry.devices if d.standing is DeviceStanding.ACTIVE)
+        """The devices that may hold leases: also one that was readmitted after a backup."""
+        devices = self.registry.devices
+        return tuple(d.id for d in devices if d.standing is not DeviceStanding.REVOKED)
 
     def _learn_speeds(self, session: Session) -> None:
         """What a device has measured stands where the configuration only states."""

@@ -284,13 +284,15 @@ class RequestRun:
         return body
 
     def _head(self, plan: AttemptPlan) -> AnswerHead:
-        table = self._engine.table
+        table, facts = self._engine.table, self._engine.facts(self._request.request_id)
         return AnswerHead(
             request_id=self._request.request_id,
             arm=plan.arm.id,
             reason=self._engine.reason(self._request.request_id),
             table_version=table.version if table else 0,
             max_tokens=plan.max_tokens,
+            task_class=facts.task_class,
+            origin=facts.origin,
         )
 
     def _deliver(self, chunk: Chunk, *, plan: AttemptPlan) -> None:

@@ -31,17 +31,16 @@ from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BooksSnapshot, MetaKey
-from edge_agent.cli import models
-from edge_agent.cli.bench import bench
-from edge_agent.cli.doctor import doctor
-from edge_agent.cli.init import init
-from edge_agent.cli.output import ConfigFile
+from edge_agent.cli.on_demand import CommandsOnDemand
+from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.parts import (
     api_keys_of,
+    classifier_problems,
     fallback_config,
     key_budgets_of,
     link_target,
     local_models,
+    new_classifier,
     new_worker,
 )
 from edge_agent.config import AgentConfig
@@ -53,21 +52,19 @@ from edge_agent.session import Credential, FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
 from shared.errors import BooksCorruptError, TidegateError
+from shared.garbage import give_back
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
 
 log = structlog.get_logger(__name__)
 cli = typer.Typer(
     name="tidegate-agent",
+    cls=CommandsOnDemand,
     help="Answer OpenAI requests on this device: with local models, and with paid ones when that "
     "pays off.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-cli.add_typer(models.app, name="models")
-cli.command()(init)
-cli.command()(doctor)
-cli.command()(bench)
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
 
@@ -91,7 +88,7 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings, file=config)
+        problems = agent_config.check(settings, file=config) or classifier_problems(settings)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
@@ -152,7 +149,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             local=local,
             cloud=OpenAiCloud(environ=os.environ, keys=keys),
             sensors=SystemSensors(state_dir=settings.state_dir),
-            classifier=None,
+            classifier=new_classifier(settings),
             clock=clock,
             rng=random.SystemRandom(),
             on_outcome=metrics.observe,
@@ -215,8 +212,9 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
                 key_file=_path(settings.tls.key_file),
             )
         )
+        give_back()
         log.info("agent_ready", listen=f"http://{settings.listen.host}:{server.port}/v1")
-        await _until_stopped(stop, server.wait_ended(), *tasks)
+        await _until_stopped(stop, server.wait_ended(), service.wait_failed(), *tasks)
         log.info("agent_stopping")
 
 

@@ -40,6 +40,11 @@ class Bookkeeper:
         self.spooled = asyncio.Event()
         self.spool_held = asyncio.Lock()
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return bool(self._unwritten)
+
     async def commit(self, effects: Sequence[BookEffect], *, sync: bool = False) -> None:
         """Write effects; with `sync`, or if a lease closes, also through a loss of power.
 
@@ -67,7 +72,7 @@ class Bookkeeper:
         self._under_way.discard(number)
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
-            self._gate.books_problem = FULL
+            self._gate.books_problem = self._gate.books_problem or FULL  # broken ones stay so
         elif error is not None:
             # The engine is ahead of the books for good: only a start from the books mends that.
             self._gate.books_problem = BROKEN

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edge_agent.requests import NO_ORIGIN, TaskOrigin
 from shared.decision.money import PPM, Price, WorstCase, worst_case_nanos
 from shared.decision.table import RankedRow, SelectionTable, TableArm, TableRow
 from shared.decision.types import Arm, ArmKind, Candidate, DeviceConfig, Fallout
@@ -32,6 +33,8 @@ class RequestFacts:
         no true worst case and a paid arm may not have them (I3).
     max_tokens : int or None
         The client's own limit.
+    origin : TaskOrigin
+        How the task class was found.
     max_cost_nanos : int or None
         What the client lets this request cost, all its attempts together; None for no cap.
     turn, goes_on_from : str
@@ -60,6 +63,7 @@ class RequestFacts:
     n: int = 1
     tag: str = ""
     max_cost_nanos: int | None = None
+    origin: TaskOrigin = NO_ORIGIN
     turn: str = ""
     goes_on_from: str = ""
     key_tag: str = ""

@@ -289,6 +289,25 @@ class LimitsConfig(_Section):
         return DeviceLimits(local=self.local.to_limits(), cloud=self.cloud.to_limits())
 
 
+class ClassifierConfig(_Section):
+    """What tells the task class of a request whose client named none."""
+
+    enabled: bool = Field(
+        default=True, description="it works as soon as the fleet has task classes that it knows"
+    )
+    path: str = Field(
+        default="",
+        description="a model of `tidegate-lab train-classifier`; empty: the one that ships with us",
+    )
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.5, description="a request that it is less sure of is `other`"
+    )
+    classes: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="the model's class = the fleet's class, where their names differ",
+    )
+
+
 class LogConfig(_Section):
     """What is logged and how."""
 
@@ -334,6 +353,9 @@ class AgentConfig(FileSettings):
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     limits: LimitsConfig = Field(
         default_factory=LimitsConfig, description="when the device's condition closes its arms"
+    )
+    classifier: ClassifierConfig = Field(
+        default_factory=ClassifierConfig, description="tells the task class of requests"
     )
     log: LogConfig = Field(default_factory=LogConfig)
     drain: Duration = Field(
@@ -430,6 +452,7 @@ def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ..
         ("tls.cert_file", config.tls.cert_file),
         ("tls.key_file", config.tls.key_file),
         ("coordinator.ca_file", config.coordinator.ca_file),
+        ("classifier.path", config.classifier.path if config.classifier.enabled else ""),
     ]
     for key, path in files:
         problems += file_problem(key, path) if path else []

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from edge_agent.config import AgentConfig
 
-LIVE: Final = frozenset({"keys", "library", "limits", "log", "models"})
+LIVE: Final = frozenset({"classifier", "keys", "library", "limits", "log", "models"})
 """Tables and keys of the file that need no restart."""
 
 

@@ -247,6 +247,7 @@ class AgentEngine:
         version = self.table.version if self.table else 0
         return RouteDecision(
             task_class=facts.task_class,
+            origin=facts.origin,
             arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             fallbacks=draw.fallbacks if draw else (),
@@ -376,6 +377,10 @@ class AgentEngine:
     def knows(self, request_id: str) -> bool:
         """Whether a request has begun and not finished."""
         return request_id in self._requests
+
+    def facts(self, request_id: str) -> RequestFacts:
+        """What was known of a request before its arm was chosen."""
+        return self._requests[request_id].facts
 
     def reason(self, request_id: str) -> str:
         """Why the present arm answers; becomes `x-tidegate-reason`."""

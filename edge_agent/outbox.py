@@ -102,8 +102,9 @@ class Outbox:
     def compact(self, records: Sequence[SpoolRecord]) -> Effects:
         """Put summaries in the place of outcomes and grades that were never sent (rule O_2).
 
-        Closes and adjustments stay as they are. A record that was ever sent may be in the
-        coordinator's books already, and must not change. A summary is of one incarnation.
+        Closes and adjustments stay as they are, and so does an overrun: its arm closes everywhere
+        by it (rule S_4). A record that was ever sent may be in the coordinator's books already, and
+        must not change. A summary is of one incarnation.
         """
         effects: Effects = []
         for (summarises, _), run in groupby(
@@ -116,7 +117,7 @@ class Outbox:
 
     def _summarises(self, record: SpoolRecord) -> bool:
         unsent = record.sequence > self.sent_max
-        return unsent and isinstance(record.body, _SUMMARISED)
+        return unsent and isinstance(record.body, _SUMMARISED) and not _tells_overrun(record.body)
 
     def ack(self, sequence: int, *, unix_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
@@ -138,6 +139,15 @@ class Outbox:
         while self._acked_at and self._acked_at[0][0] <= through:
             self._acked_at.popleft()
         return [TrimSpool(through)]
+
+
+def _tells_overrun(body: SpoolBody) -> bool:
+    match body:
+        case Outcome(attempts=attempts):
+            return any(attempt.is_overrun for attempt in attempts)
+        case JudgeCall(attempt=attempt):
+            return attempt.is_overrun
+    return False
 
 
 def _summarised(run: Sequence[SpoolRecord]) -> Effects:

@@ -6,7 +6,7 @@ Each port has one conformance suite in `tests/contract/`, run on every implement
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -350,12 +350,45 @@ class Books(ABC):
         """Finish pending commits and close the file."""
 
 
+@dataclass(frozen=True)
+class Guess:
+    """What the classifier makes of a request.
+
+    Attributes
+    ----------
+    task_class : str
+        The likeliest, or `other` where that is not sure enough.
+    likeliest : str
+        One of the fleet's classes.
+    confidence : float
+        The probability of the likeliest, 0 to 1.
+    """
+
+    task_class: str
+    likeliest: str
+    confidence: float
+
+
 class Classifier(ABC):
-    """Tells a request's task class where the client named none."""
+    """Tells a request's task class where the client named none. Its text goes nowhere else."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> Sequence[str]:
+        """The fleet's classes that it can tell apart, `other` aside; empty while it is idle."""
+
+    @property
+    @abstractmethod
+    def problem(self) -> str:
+        """Why it cannot work, in a sentence that says what to do; empty otherwise."""
 
     @abstractmethod
-    def classify(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        """A task class, or None when unsure."""
+    async def prepare(self, classes: Collection[str]) -> None:
+        """The fleet has these task classes; a model that cannot be used is a `problem`."""
+
+    @abstractmethod
+    def classify(self, text: str) -> Guess | None:
+        """The class of a request with this text, or None while it is idle. Never raises."""
 
 
 class DeviceSensors(ABC):

@@ -9,7 +9,13 @@ from edge_agent.adapters.http_api import ApiKeys
 from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.adapters.reloadable_models import ReloadableModels
 from edge_agent.adapters.reloader import Apply, Reloader
-from edge_agent.cli.parts import api_keys_of, fallback_config, key_budgets_of, new_worker
+from edge_agent.cli.parts import (
+    api_keys_of,
+    fallback_config,
+    key_budgets_of,
+    new_worker,
+    tried_classifier,
+)
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
 from edge_agent.service import AgentService
@@ -54,6 +60,14 @@ def make_reloader(
 
         return apply
 
+    def classifier_part(wanted: AgentConfig) -> Apply:
+        classifier = tried_classifier(wanted)
+
+        async def apply() -> None:
+            await service.use_classifier(classifier)
+
+        return apply
+
     def models_part(wanted: AgentConfig) -> Apply:
         worker = new_worker(wanted, clock=clock)
 
@@ -73,6 +87,7 @@ def make_reloader(
             "log": log_part,
             "keys": keys_part,
             "limits": limits_part,
+            "classifier": classifier_part,
             "library models": models_part,
         },
     )

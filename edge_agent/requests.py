@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.decision.types import Fallout
 from shared.errors import TidegateError
@@ -25,6 +25,35 @@ class RequestKind(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+class TaskSource(StrEnum):
+    """Who said of what class a request is."""
+
+    HEADER = "header"
+    KEY = "key"
+    CLASSIFIER = "classifier"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class TaskOrigin:
+    """How a request came to its task class.
+
+    Attributes
+    ----------
+    likeliest : str
+        The classifier's first choice. Where it was not sure enough the request is `other`.
+    confidence : float
+        How sure the classifier was of it, 0 to 1.
+    """
+
+    source: TaskSource = TaskSource.DEFAULT
+    likeliest: str = ""
+    confidence: float = 0.0
+
+
+NO_ORIGIN: Final = TaskOrigin()
+
+
 @dataclass(frozen=True)
 class ClientRequest:
     """One validated request.
@@ -38,7 +67,9 @@ class ClientRequest:
     model : str
         `auto`, or the arm that the client pins.
     task_class : str or None
-        From the header `x-tidegate-task`.
+        From the header `x-tidegate-task`, or else of the API key.
+    task_source : TaskSource
+        Which of them, if there is a class.
     deadline_ms : int or None
         From the header `x-tidegate-deadline-ms`; None means the class's own.
     max_cost_nanos : int or None
@@ -62,6 +93,7 @@ class ClientRequest:
     stream: bool
     include_usage: bool
     task_class: str | None = None
+    task_source: TaskSource = TaskSource.HEADER
     privacy_local: bool = False
     deadline_ms: int | None = None
     max_cost_nanos: int | None = None
@@ -82,6 +114,8 @@ class AnswerHead:
     reason: str
     table_version: int
     max_tokens: int
+    task_class: str
+    origin: TaskOrigin = NO_ORIGIN
 
 
 class Answer(ABC):
@@ -166,6 +200,7 @@ class RouteDecision:
     reason: str
     table_version: int
     worst_case_nanos: int
+    origin: TaskOrigin = NO_ORIGIN
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
 from edge_agent.bookkeeper import FULL, Bookkeeper
+from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.judging import JudgeRun, Order
-from edge_agent.openai_request import facts_of
+from edge_agent.openai_request import facts_of, prompt_text
 from edge_agent.ports import (
     Books,
     Classifier,
@@ -30,6 +31,7 @@ from edge_agent.ports import (
 from edge_agent.provider_keys import ProviderKeys
 from edge_agent.requests import (
     MODEL_AUTO,
+    NO_ORIGIN,
     AgentFacade,
     Answer,
     AnswerHead,
@@ -39,11 +41,13 @@ from edge_agent.requests import (
     RequestKind,
     RequestRefused,
     RouteDecision,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
 from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, Outcome
-from shared.errors import BooksFullError, ConflictError, NotFoundError
+from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
@@ -111,6 +115,7 @@ class AgentService(AgentFacade):
         self._stopping = False
         self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
+        self._untidy = False
         self._grading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -121,10 +126,16 @@ class AgentService(AgentFacade):
         await self._local.start()
         self._note_capabilities()
         await self.follow_table()
+        await self.follow_classes()
         self._house_keeping = [
             asyncio.create_task(self._keep_house(), name="house-keeping"),
             asyncio.create_task(self.watch.run(), name="device-watch"),
         ]
+
+    async def wait_failed(self) -> None:
+        """Return only by raising what made the house-keeping stop."""
+        if self._house_keeping:
+            await asyncio.shield(self._house_keeping[0])
 
     async def stop(self, *, grace_s: float) -> None:
         """Finish running answers, give leases back, stop the models."""
@@ -139,10 +150,10 @@ class AgentService(AgentFacade):
         for task in self._house_keeping:
             task.cancel()
         await asyncio.gather(*self._house_keeping, return_exceptions=True)
-        await self._bookkeeper.commit_or_keep(
-            self._engine.gate.recalled(0, boot_ms=self._clock.boot_ms(), reason="agent stopped")
+        effects = self._engine.gate.recalled(
+            0, boot_ms=self._clock.boot_ms(), reason="agent stopped"
         )
-        await self.tidy()
+        await self._tidy_if_possible(first=effects)
         await self._local.stop()
         await self._cloud.close()
 
@@ -280,6 +291,9 @@ class AgentService(AgentFacade):
             f"task class {name}: its grader cannot be used here: {why}"
             for name, why in self._engine.grading.problems.items()
         ]
+        classifier = self._classifier
+        if classifier is not None and classifier.problem:
+            problems.append(f"requests without a task class are `other`: {classifier.problem}")
         table = self._engine.table
         usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
         return Readiness(
@@ -287,6 +301,7 @@ class AgentService(AgentFacade):
             problems=tuple(problems),
             details={
                 "arms": usable,
+                "classifier_classes": list(classifier.classes) if classifier else [],
                 "table_version": table.version if table else 0,
                 "config_version": self._engine.config.version,
                 "requests_in_flight": self._engine.requests_in_flight,
@@ -336,6 +351,16 @@ class AgentService(AgentFacade):
         table = self._engine.table
         await self.keep_resident(table.resident_arms if table else self.local_arms())
 
+    async def follow_classes(self) -> None:
+        """Let the classifier know the fleet's task classes."""
+        if self._classifier is not None:
+            await self._classifier.prepare([each.id for each in self._engine.config.task_classes])
+
+    async def use_classifier(self, classifier: Classifier | None) -> None:
+        """Another classifier from the next request on."""
+        self._classifier = classifier
+        await self.follow_classes()
+
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""
         mine = set(self.local_arms())
@@ -377,16 +402,37 @@ class AgentService(AgentFacade):
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSE_KEEPING_S)
+            await self._tidy_if_possible()
+
+    async def _tidy_if_possible(self, *, first: Sequence[BookEffect] = ()) -> None:
+        """Books that fail have closed the paid arms; all else goes on (promise P2)."""
+        try:
+            await self._bookkeeper.commit_or_keep(first)
             await self.tidy()
+            self._untidy = False
+        except StoreError as error:
+            if not self._untidy:  # once a trouble, not ten times a second
+                log.error("house_not_kept", problem=str(error))
+            self._untidy = True
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
-        name = request.task_class
-        if request.kind is RequestKind.EMBEDDINGS:
-            embedder = self._engine.embedder() if request.model == MODEL_AUTO else ""
-            return facts_of(request, task=self._engine.task_class(name), only_embedder=embedder)
-        if name is None and self._classifier is not None:
-            name = self._classifier.classify(request.body["messages"])
-        return facts_of(request, task=self._engine.task_class(name))
+        name, origin = self._class_of(request)
+        task, embedder = self._engine.task_class(name), ""
+        if request.kind is RequestKind.EMBEDDINGS and request.model == MODEL_AUTO:
+            embedder = self._engine.embedder()
+        return facts_of(request, task=task, origin=origin, only_embedder=embedder)
+
+    def _class_of(self, request: ClientRequest) -> tuple[str | None, TaskOrigin]:
+        """The client's word, else the classifier's."""
+        if request.task_class is not None:
+            return request.task_class, TaskOrigin(request.task_source)
+        if self._classifier is None or request.kind is RequestKind.EMBEDDINGS:
+            return None, NO_ORIGIN
+        guess = self._classifier.classify(prompt_text(request.body["messages"]))
+        if guess is None:
+            return None, NO_ORIGIN
+        origin = TaskOrigin(TaskSource.CLASSIFIER, guess.likeliest, guess.confidence)
+        return guess.task_class, origin
 
     def _refuse_when_unable(self) -> None:
         if self._stopping:

@@ -74,6 +74,7 @@ class FleetSession:
         self._service = service
         self._clock = clock
         self._sent_through = 0
+        self._token_kept = ""  # by the bookkeeper, until the disk has room
         self.credential = credential
         self.on_connected = on_connected
         self._on_lease_news = on_lease_news
@@ -93,7 +94,10 @@ class FleetSession:
         )
 
     def hello(self) -> HelloFacts:
-        """How the device introduces itself."""
+        """How the device introduces itself: with the token that a restart would find."""
+        if self._token_kept and not self._bookkeeper.keeps_any:
+            self._engine.token_synced(self._token_kept)
+            self._token_kept = ""
         return self._engine.hello()
 
     def local_arms(self) -> tuple[str, ...]:
@@ -110,8 +114,13 @@ class FleetSession:
             spend_paused=spend_paused,
             quarantined="the coordinator holds this device for a clone" if quarantined else "",
         )
-        await self._bookkeeper.commit(effects, sync=True)
+        try:
+            await self._bookkeeper.commit(effects, sync=True)
+        except BooksFullError:
+            self._token_kept = resume_token
+            raise
         self._engine.token_synced(resume_token)
+        self._token_kept = ""
         self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
 
@@ -124,6 +133,7 @@ class FleetSession:
         """A new configuration."""
         self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
+        await self._service.follow_classes()
 
     def keys_received(self, keys: Mapping[str, str]) -> None:
         """Keys of paid endpoints: for this process's memory only."""

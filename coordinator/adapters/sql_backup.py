@@ -88,9 +88,7 @@ def restore(url: str, source: Path, *, mark_file: Path, progress: Progress) -> N
         _copy_sqlite(source, draft, progress=progress)
         _begin_sqlite_recovery(draft, reason=_reason(source))
         _raise_mark(mark_file)
-        draft.replace(path)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _put_in_place(draft, path)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"cannot restore {source}: {error}") from error
     finally:
@@ -108,6 +106,21 @@ def _begin_sqlite_recovery(path: Path, *, reason: str) -> None:
         connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", row)
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """New books for old ones. The old log must never lie beside the new file: SQLite would write
+    the one into the other. So for a moment there are no books at all.
+    """
+    aside = path.with_name(path.name + ".replaced")
+    for suffix in ("", "-wal"):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.replace(aside.with_name(aside.name + suffix))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    draft.replace(path)
+    for suffix in ("", "-wal"):
+        aside.with_name(aside.name + suffix).unlink(missing_ok=True)
 
 
 def _raise_mark(mark_file: Path) -> None:

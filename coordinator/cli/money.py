@@ -142,12 +142,18 @@ def _show_budget(session: Session, reply: admin_pb2.Budget) -> None:
 
 def _budget_facts(reply: admin_pb2.Budget) -> list[tuple[str, str]]:
     start, end = instant(reply.window_start_unix_ms), instant(reply.window_end_unix_ms)
-    silent = {lease.device_id for lease in reply.holdings if _is_silent(lease)}
+    silent = {
+        lease.device_id
+        for lease in reply.holdings
+        if _is_silent(lease) and lease.window_id == reply.window_id
+    }
     lent = usd(reply.outstanding_nanos)
     if reply.unreported_nanos:
         lent += f", {usd(reply.unreported_nanos)} of it to {len(silent)} silent devices"
     enforced = usd(reply.enforced_nanos)
-    if reply.enforced_nanos > reply.target_nanos:
+    if reply.settled_nanos + reply.unconfirmed_nanos > reply.target_nanos:
+        enforced += "; more than the target is spent"
+    elif reply.enforced_nanos > reply.target_nanos:
         enforced += "; falls to the target as leases come back"
     marks = ", ".join(f"{percent} %" for percent in reply.passed_percents)
     pairs = [

@@ -9,7 +9,15 @@ import sys
 
 import typer
 
-from coordinator.lab import evaluate, forecast, replay, reproduce, simulate, tradeoff
+from coordinator.lab import (
+    evaluate,
+    forecast,
+    replay,
+    reproduce,
+    simulate,
+    tradeoff,
+    train_classifier,
+)
 from shared.errors import TidegateError
 from shared.version import SOFTWARE_VERSION
 
@@ -25,6 +33,7 @@ cli.command("plan")(tradeoff.command)
 cli.command("replay")(replay.command)
 cli.command("reproduce")(reproduce.command)
 cli.command("simulate")(simulate.command)
+cli.command("train-classifier")(train_classifier.command)
 
 
 @cli.command()

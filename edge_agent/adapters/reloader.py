@@ -62,7 +62,7 @@ class Reloader:
             wanted = await asyncio.to_thread(self._read)
             found = changes(self._running, wanted)
             steps = [
-                prepare(wanted)
+                await asyncio.to_thread(prepare, wanted)  # files may be read and tried out
                 for sections, prepare in self._parts.items()
                 if found.touch(*sections.split())
             ]

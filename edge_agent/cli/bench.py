@@ -16,9 +16,9 @@ from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.adapters.model_bench import Measured, measure, save_results
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.adapters.sqlite_books_file import lock
+from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.output import (
     NONE,
-    ConfigFile,
     Format,
     OutputFormat,
     console,

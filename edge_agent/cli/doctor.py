@@ -17,7 +17,8 @@ from edge_agent.adapters.model_library import LibraryError
 from edge_agent.adapters.model_library.origin import read_origin
 from edge_agent.adapters.model_library.pull import verify
 from edge_agent.adapters.sensors import SystemSensors
-from edge_agent.cli.output import ConfigFile, Format, OutputFormat, console, show_json
+from edge_agent.cli.options import ConfigFile
+from edge_agent.cli.output import Format, OutputFormat, console, show_json
 from edge_agent.cli.parts import link_target, local_models
 from edge_agent.cli.progress import showing
 from edge_agent.config import AgentConfig, load

@@ -20,9 +20,9 @@ from edge_agent.adapters.model_library import (
 from edge_agent.adapters.model_library.library import parts_of, size_text
 from edge_agent.adapters.model_library.origin import read_origin
 from edge_agent.adapters.model_library.pull import verify
+from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.output import (
     NONE,
-    ConfigFile,
     Format,
     OutputFormat,
     console,

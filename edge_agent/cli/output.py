@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,15 +23,6 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="TIDEGATE_AGENT_CONFIG",
-        help="TOML file; see `tidegate-agent example`.",
-    ),
-]
 Format = Annotated[OutputFormat, typer.Option("--format", help="How results are written.")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_agent.adapters.classifier import SHIPPED_MODEL, OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.http_api import ApiKey
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
@@ -15,7 +16,7 @@ from shared.decision.key_budget import KeyBudget
 from shared.decision.money import PPM
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import ConfigError
-from shared.settings import read_secret
+from shared.settings import Problem, read_secret
 
 
 def local_models(settings: AgentConfig) -> list[LocalModel]:
@@ -38,6 +39,42 @@ def new_worker(settings: AgentConfig, *, clock: Clock) -> LlamaWorker:
         memory_bytes_max=settings.worker.memory_bytes_max or None,
         hang_timeout_s=settings.worker.hang_timeout.total_seconds(),
     )
+
+
+def new_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """A classifier that has not read its model yet; None where none is wanted."""
+    wanted = settings.classifier
+    if not wanted.enabled:
+        return None
+    return OnnxClassifier(
+        Path(wanted.path) if wanted.path else SHIPPED_MODEL,
+        threshold=wanted.threshold,
+        renamed=wanted.classes,
+        eager=bool(wanted.path or wanted.classes),
+    )
+
+
+def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
+    """The same, after what the operator has set is known to work.
+
+    Raises
+    ------
+    ConfigError
+        When the model cannot be used.
+    """
+    classifier = new_classifier(settings)
+    if classifier is not None and classifier.eager:
+        classifier.load()
+    return classifier
+
+
+def classifier_problems(settings: AgentConfig) -> tuple[Problem, ...]:
+    """What is wrong with the classifier that the operator has set."""
+    try:
+        tried_classifier(settings)
+    except ConfigError as error:
+        return (Problem("classifier", str(error)),)
+    return ()
 
 
 def api_keys_of(settings: AgentConfig) -> list[ApiKey]:

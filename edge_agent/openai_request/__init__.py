@@ -15,6 +15,7 @@ from edge_agent.openai_request.facts import (
     facts_of,
     fields_of,
     media_parts,
+    prompt_text,
     required_capabilities,
     turns_of,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "parse_grade",
     "parse_headers",
     "parse_request",
+    "prompt_text",
     "required_capabilities",
     "serialise",
     "turns_of",

@@ -8,13 +8,20 @@ from typing import Any, Final
 
 from edge_agent.candidates import CHAT, EMBEDDINGS, RequestFacts
 from edge_agent.openai_request.json_text import serialise
-from edge_agent.requests import MODEL_AUTO, ClientRequest, RequestKind
+from edge_agent.requests import (
+    MODEL_AUTO,
+    NO_ORIGIN,
+    ClientRequest,
+    RequestKind,
+    TaskOrigin,
+)
 from shared.decision.types import TaskClass
 
 ALWAYS_SENT: Final = frozenset(
     {"model", "messages", "input", "stream", "stream_options", "max_tokens"}
 )
 """Fields that every arm takes: what the API cannot do without, and what the agent sets itself."""
+SYSTEM_CHARS_READ: Final = 512
 
 _NEUTRAL: Final[dict[str, Any]] = {
     "frequency_penalty": 0,
@@ -36,13 +43,19 @@ _NEUTRAL: Final[dict[str, Any]] = {
 _CAPABILITY_OF_PART: Final = {"image_url": "vision", "input_audio": "audio", "file": "file"}
 
 
-def facts_of(request: ClientRequest, *, task: TaskClass, only_embedder: str = "") -> RequestFacts:
+def facts_of(
+    request: ClientRequest,
+    *,
+    task: TaskClass,
+    origin: TaskOrigin = NO_ORIGIN,
+    only_embedder: str = "",
+) -> RequestFacts:
     """Everything about a request that matters for the choice of an arm.
 
     Parameters
     ----------
     task : TaskClass
-        The request's, or `other`.
+        The request's, or `other`; `origin` says how it was found.
     only_embedder : str
         The arm that embeddings come from where the client named none. Vectors of different models
         have nothing in common, so such an arm is never drawn.
@@ -61,6 +74,7 @@ def facts_of(request: ClientRequest, *, task: TaskClass, only_embedder: str = ""
         "key_tag": request.key_tag,
         "expected": request.expected,
         "max_cost_nanos": request.max_cost_nanos,
+        "origin": origin,
     }
     if request.kind is RequestKind.EMBEDDINGS:
         common["pinned_arm"] = common["pinned_arm"] or only_embedder
@@ -95,12 +109,26 @@ def _embeddings_facts(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What tells of which class a chat is: how its instructions begin, and what was asked last."""
+    system = [each for each in messages if each["role"] in ("system", "developer")]
+    asked = [each for each in messages if each["role"] == "user"]
+    head = "\n".join(_texts(system[0].get("content")))[:SYSTEM_CHARS_READ] if system else ""
+    last = "\n".join(_texts(asked[-1].get("content"))) if asked else ""
+    return "\n\n".join(filter(None, (head, last)))
+
+
 def _text_bytes(content: object) -> int:
     """Length of a text, or of a message's text parts, in UTF-8."""
+    return sum(len(text.encode()) for text in _texts(content))
+
+
+def _texts(content: object) -> list[str]:
+    """A text, or the text parts of a message."""
     if isinstance(content, str):
-        return len(content.encode())
+        return [content]
     parts = content if isinstance(content, list) else []
-    return sum(len(part.get("text", "").encode()) for part in parts if isinstance(part, dict))
+    return [part["text"] for part in parts if isinstance(part, dict) and "text" in part]
 
 
 def fields_of(body: Mapping[str, Any]) -> frozenset[str]:

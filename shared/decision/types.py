@@ -192,6 +192,11 @@ class Attempt(NamedTuple):
         """Whether its cost counts on a lease: not for local tries, nor for released ones."""
         return bool(self.lease_number) and self.settle not in (None, SettleKind.RELEASED)
 
+    @property
+    def is_overrun(self) -> bool:
+        """Whether the provider billed more than the worst case (rule S_4)."""
+        return self.cost_nanos > self.reserved_nanos
+
 
 class Fallout(NamedTuple):
     """An arm that was no candidate, and why."""

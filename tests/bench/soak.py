@@ -1,15 +1,15 @@
-"""Ten minutes of moderate load on a real agent: its memory and its descriptors stay as they are.
+"""Minutes of moderate load on a real agent: its memory and its descriptors stay as they are.
 
 A fleet of one agent, with a local model and a paid provider. Each client goes through what
 clients do: streamed and whole answers of both arms, JSON of a schema, grades, and going away in
-the middle. The second minute is compared with the last one; before it caches and pools fill up.
+the middle. The second tenth of the time is compared with the last one; before it caches and pools
+fill up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -25,8 +25,7 @@ from tests.bench.figures import Figure
 from tests.e2e.fleet import Agent, CloudArm, Fleet, chat_body, wait_for
 from tests.e2e.provider import Provider
 
-SOAK_S: Final = float(os.environ.get("TIDEGATE_SOAK_S", "600"))
-MINUTE_S: Final = SOAK_S / 10
+SOAK_S: Final = 600.0
 CLIENTS: Final = 4
 PAUSE_S: Final = 0.2
 SAMPLE_S: Final = 0.5
@@ -45,11 +44,14 @@ class Sampled:
 
     Attributes
     ----------
+    soak_s : float
+        How long it is watched.
     at_s : list of float
         Since the beginning.
     """
 
     process: psutil.Process
+    soak_s: float
     at_s: list[float] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
@@ -60,24 +62,23 @@ class Sampled:
         self.memory_bytes.append(self.process.memory_info().rss)
         self.descriptors.append(self.process.num_fds())
 
-    def minute(self, values: list[int], number: int) -> list[int]:
-        """The values of one of the ten minutes, counted from 0."""
+    def tenth(self, values: list[int], number: int) -> list[int]:
+        """The values of one tenth of the time, counted from 0."""
+        begin_s, end_s = number * self.soak_s / 10, (number + 1) * self.soak_s / 10
         return [
-            value
-            for at_s, value in zip(self.at_s, values, strict=True)
-            if number * MINUTE_S <= at_s < (number + 1) * MINUTE_S
+            value for at_s, value in zip(self.at_s, values, strict=True) if begin_s <= at_s < end_s
         ]
 
     @property
     def growth(self) -> float:
-        """Memory in the last minute over that in the second one, medians."""
-        second, last = (self.minute(self.memory_bytes, number) for number in (1, 9))
+        """Memory in the last tenth over that in the second one, medians."""
+        second, last = (self.tenth(self.memory_bytes, number) for number in (1, 9))
         return statistics.median(last) / statistics.median(second)
 
     @property
     def leaked(self) -> float:
-        """Descriptors that the last minute has more than the second one, medians."""
-        second, last = (self.minute(self.descriptors, number) for number in (1, 9))
+        """Descriptors that the last tenth has more than the second one, medians."""
+        second, last = (self.tenth(self.descriptors, number) for number in (1, 9))
         return statistics.median(last) - statistics.median(second)
 
 
@@ -90,7 +91,7 @@ class Tally:
     failed: list[str] = field(default_factory=list)
 
 
-def soak() -> list[Figure]:
+def soak(soak_s: float = SOAK_S) -> list[Figure]:
     """Growth of the agent's and the worker's memory, descriptors left open, and failures."""
     provider = Provider()
     provider.start()
@@ -106,19 +107,21 @@ def soak() -> list[Figure]:
             wait_for(agent.may_spend, what="the first lease")
             asyncio.run(_client(agent, 0, Tally(), rounds=1))
             (worker,) = agent.workers()
-            samples = {"agent": psutil.Process(agent.child.pid), "worker": psutil.Process(worker)}
-            sampled = {name: Sampled(process) for name, process in samples.items()}
-            tally = asyncio.run(_soak(agent, sampled))
+            sampled = {
+                name: Sampled(psutil.Process(pid), soak_s)
+                for name, pid in (("agent", agent.child.pid), ("worker", worker))
+            }
+            tally = asyncio.run(_soak(agent, sampled, soak_s=soak_s))
             if agent.workers() != [worker]:
                 tally.failed.append("the worker was started again")
         finally:
             fleet.close()
             provider.stop()
-    return _figures(sampled, tally)
+    return _figures(sampled, tally, soak_s=soak_s)
 
 
-def _figures(sampled: Mapping[str, Sampled], tally: Tally) -> list[Figure]:
-    against = f"the second minute of {SOAK_S / 60:g} minutes, {tally.answered:,} answers"
+def _figures(sampled: Mapping[str, Sampled], tally: Tally, *, soak_s: float) -> list[Figure]:
+    against = f"the second tenth of {soak_s / 60:g} minutes, {tally.answered:,} answers"
     figures = [
         Figure(
             name=f"soak, memory of the {name}",
@@ -155,11 +158,11 @@ def _figures(sampled: Mapping[str, Sampled], tally: Tally) -> list[Figure]:
     return figures
 
 
-async def _soak(agent: Agent, sampled: Mapping[str, Sampled]) -> Tally:
+async def _soak(agent: Agent, sampled: Mapping[str, Sampled], *, soak_s: float) -> Tally:
     tally = Tally()
     clients = [asyncio.create_task(_client(agent, number, tally)) for number in range(CLIENTS)]
     begun = time.monotonic()
-    while (at_s := time.monotonic() - begun) < SOAK_S:
+    while (at_s := time.monotonic() - begun) < soak_s:
         for each in sampled.values():
             each.sample(at_s)
         await asyncio.sleep(SAMPLE_S)

@@ -271,15 +271,15 @@ class Scene:
     # Healing.
 
     def readmit(self, name: str) -> None:
-        """Let a quarantined device spend again."""
-        self.call("ReadmitDevice", admin_pb2.ReadmitDeviceRequest(device=name, actor="chaos"))
+        """Let a device spend again if it is quarantined."""
+        if self.until(partial(self.fleet.device, name), what=name).state == "quarantined":
+            self.call("ReadmitDevice", admin_pb2.ReadmitDeviceRequest(device=name, actor="chaos"))
 
     def heal(self) -> None:
         """Make every link whole and wait until each agent has handed over all that it has."""
         self.proxies.heal()
         for name in self.agents:
-            if self.until(partial(self.fleet.device, name), what=name).state == "quarantined":
-                self.readmit(name)
+            self.readmit(name)
 
         def quiet() -> bool:
             for name in self.agents:

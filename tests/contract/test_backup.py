@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,55 @@ def test_a_restore_is_noticed_by_a_standby_with_a_mark_of_its_own(url: str, tmp_
     assert "restored from a backup" in store.load().settings[SettingKey.RECOVERY]
     store.commit([PutSetting(SettingKey.RECOVERY, "")])
     store.close()
+
+
+class Cut(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_a_restore_that_is_cut_short_mixes_no_books(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a `kill -9` the old books have a log, which must never meet the new ones."""
+    path, mark_file, out = tmp_path / "books.db", tmp_path / "epoch", tmp_path / "books.backup"
+    url = f"sqlite:///{path}"
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    store.commit([WINDOW, ledger_row(1)])
+    backup(url, out, progress=quiet)
+    store.commit([ledger_row(2)])
+    killed = {name: (tmp_path / name).read_bytes() for name in ("books.db", "books.db-wal")}
+    store.close()
+    for name, content in killed.items():
+        (tmp_path / name).write_bytes(content)
+    with monkeypatch.context() as patch:
+        left = [step]
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, _cut_after(left, getattr(Path, name)))
+        with contextlib.suppress(Cut):
+            restore(url, out, mark_file=mark_file, progress=quiet)
+    if path.exists() and path.read_bytes() != killed["books.db"]:
+        assert not (tmp_path / "books.db-wal").exists()
+    store = SqlStore(url, mark_file=mark_file)
+    store.open()
+    rows = [row.id for row in store.ledger(after_id=0, limit=9)]
+    if rows != [1, 2]:  # else nothing has begun yet
+        assert rows in ([], [1])
+        assert SettingKey.RECOVERY in store.load().settings
+    store.close()
+    restore(url, out, mark_file=mark_file, progress=quiet)
+    assert [] == list(tmp_path.glob("*.replaced*"))
+
+
+def _cut_after(left: list[int], operate: Callable[..., Any]) -> Callable[..., Any]:
+    def operated(*args: Any, **named: Any) -> Any:
+        if not left[0]:
+            raise Cut
+        left[0] -= 1
+        return operate(*args, **named)
+
+    return operated
 
 
 def test_what_is_no_backup_is_refused_and_the_books_stay(tmp_path: Path) -> None:

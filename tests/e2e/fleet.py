@@ -296,22 +296,21 @@ class Fleet:
 
     def run_agent(self, name: str, *, config: Path, url: str, state: Path, wait: bool) -> Agent:
         """Start an agent's process."""
-        child = self.children.start(
-            Command(
-                name=f"agent-{name}",
-                argv=[
-                    *(sys.executable, "-m", "edge_agent.app"),
-                    *("run", "--config", str(config)),
-                ],
-                cwd=ROOT,
-                environment={KEY_VARIABLE: KEY},
-            )
-        )
+        child = self.children.start(self.agent_command(name, config=config))
         agent = Agent(name, url, child, config, state, ca_file=self.ca_file)
         wait_for(lambda: _alive(agent), within_s=READY_S, what=f"the start of {name}")
         if wait:
             wait_for(lambda: agent.details()["table_version"], what=f"the table of {name}")
         return agent
+
+    def agent_command(self, name: str, *, config: Path) -> Command:
+        """What an agent's process runs."""
+        return Command(
+            name=f"agent-{name}",
+            argv=[*(sys.executable, "-m", "edge_agent.app"), *("run", "--config", str(config))],
+            cwd=ROOT,
+            environment={KEY_VARIABLE: KEY},
+        )
 
     def kill_agent(self, agent: Agent) -> None:
         """`kill -9` of the agent's process alone."""
@@ -453,6 +452,7 @@ def fleet_toml(
     policy: str = "always_cloud",
     heartbeat: str = "500ms",
     close_wait: str = "5s",
+    task_classes: Sequence[str] = (),
 ) -> str:
     """A fleet file whose window is the present hour, so that none ends within a test."""
     anchor = int(time.time()) - 60
@@ -465,6 +465,7 @@ def fleet_toml(
         '[task_classes.notes]\ndeadline = "30s"\nprivacy = "local"\n'
     )
     parts = [head]
+    parts += [f'[task_classes.{name}]\ndeadline = "30s"\n' for name in task_classes]
     parts += [
         f'[arms.{arm}]\nkind = "local"\ncontext_tokens_max = {CONTEXT_TOKENS}\n'
         "max_tokens_default = 16\nbytes_per_token = 1.0\n"

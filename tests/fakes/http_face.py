@@ -25,6 +25,8 @@ from edge_agent.requests import (
     ListedModel,
     Readiness,
     RouteDecision,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.decision.types import Fallout
 from shared.http_server import HttpServer, serve
@@ -64,6 +66,8 @@ def chunk(text: str, **more: Any) -> dict[str, Any]:
 class FixedAnswer(Answer):
     """An answer whose chunks come from a generator that a test wrote."""
 
+    origin = TaskOrigin(TaskSource.HEADER)
+
     def __init__(
         self,
         request: ClientRequest,
@@ -71,7 +75,7 @@ class FixedAnswer(Answer):
         response: Mapping[str, Any] | None = None,
         chunks: AsyncIterator[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.head = AnswerHead(request.request_id, "llama", "weighted", 7, 256)
+        self.head = AnswerHead(request.request_id, "llama", "weighted", 7, 256, "code", self.origin)
         self.response = response
         self._chunks = chunks
 
@@ -125,6 +129,7 @@ class FakeAgent(AgentFacade):
         self.requests: list[ClientRequest] = []
         self.grades: list[tuple[str, float, str]] = []
         self.feedback_result: bool | Exception = True
+        self.origin = TaskOrigin(TaskSource.HEADER)
         self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
 
     async def answer(self, request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
@@ -138,7 +143,8 @@ class FakeAgent(AgentFacade):
     def route(self, request: ClientRequest) -> RouteDecision:
         self.requests.append(request)
         fallouts = (Fallout("gpt", "no_lease"),)
-        return RouteDecision("code", "llama", 250_000, ("tiny",), fallouts, "weighted", 7, 1_500)
+        row = ("code", "llama", 250_000, ("tiny",))
+        return RouteDecision(*row, fallouts, "weighted", 7, 1_500, self.origin)
 
     async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
         self.grades.append((request_id, score, source))

@@ -64,12 +64,15 @@ ALONE = DeviceConfig(
 """What a device can do before it was configured (promise P2)."""
 
 
-async def _nothing(_: object) -> None:
-    """A device without models to load."""
+async def _nothing(*_: object) -> None:
+    """A device without models to load, or a classifier."""
 
 
 _SERVICE: Any = SimpleNamespace(
-    keep_resident=_nothing, local_arms=lambda: ("tiny",), provider_keys=ProviderKeys()
+    keep_resident=_nothing,
+    follow_classes=_nothing,
+    local_arms=lambda: ("tiny",),
+    provider_keys=ProviderKeys(),
 )
 
 

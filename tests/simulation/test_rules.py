@@ -398,6 +398,17 @@ def test_s_4_an_overrun_is_booked_and_closes_its_arm_everywhere(scene: Scene) ->
     scene.until(lambda: "large" not in {arm.id for arm in other.config.arms if arm.enabled})
 
 
+def test_s_4_an_overrun_in_an_overfull_spool_is_told_all_the_same(scene: Scene) -> None:
+    """It was found out while the device was away, and much has happened since."""
+    scene.cut_off(scene.device, ms=20_000)
+    scene.pay(scene.device, fate=Fate.OVERRUN, wait_ms=60)
+    for _ in range(60):
+        scene.pay(scene.device, arm="small", wait_ms=60)
+    assert scene.spooled(scene.device, SpoolSummary)
+    engine = scene.centre.engine
+    scene.until(lambda: any(key.startswith("overrun:large") for key in engine.alarms))
+
+
 @pytest.mark.parametrize(
     ("arm", "settle"), [("large", SettleKind.REPORTED), ("small", SettleKind.UNKNOWN)]
 )

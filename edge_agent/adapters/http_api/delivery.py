@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Send
 from edge_agent.adapters.http_api.errors import error_object, header_safe, internal_error
 from edge_agent.adapters.http_api.gate import log_defect
 from edge_agent.adapters.sse import LAST_EVENT, ascii_json, comment, event
-from edge_agent.requests import Answer, AnswerHead, RequestRefused
+from edge_agent.requests import Answer, AnswerHead, RequestRefused, TaskOrigin, TaskSource
 from shared.decision.money import dollars
 
 WRITE_WAIT_S: Final = 60.0
@@ -25,6 +25,7 @@ HEADERS_OUT: Final = (
     "x-tidegate-reason",
     "x-tidegate-request-id",
     "x-tidegate-table-version",
+    "x-tidegate-task",
 )
 """What a page in a browser may read beside the body."""
 
@@ -52,9 +53,19 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait({task})
 
 
+def task_header(task_class: str, origin: TaskOrigin) -> str:
+    """A class and how it was found, as in `code;source=classifier;confidence=0.93`."""
+    said = f"{task_class};source={origin.source}"
+    if origin.source is not TaskSource.CLASSIFIER:
+        return said
+    unsure = "" if origin.likeliest == task_class else f";likeliest={origin.likeliest}"
+    return f"{said}{unsure};confidence={origin.confidence:.2f}"
+
+
 def _start_message(head: AnswerHead, more: Mapping[str, str]) -> Message:
     """The status of an answer and its headers, with those that tell how it was decided."""
     headers = {
+        "x-tidegate-task": header_safe(task_header(head.task_class, head.origin)),
         "x-tidegate-arm": header_safe(head.arm),
         "x-tidegate-reason": header_safe(head.reason),
         "x-tidegate-table-version": str(head.table_version),

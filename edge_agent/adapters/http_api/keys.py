@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from edge_agent.requests import ClientRequest, RequestRefused
+from edge_agent.requests import ClientRequest, RequestRefused, TaskSource
 from shared.limits import TAG_CHARS_MAX
 
 _TAG: Final = "x-tidegate-tag"
@@ -41,11 +41,12 @@ class ApiKey:
         RequestRefused
             400 if it names a tag that the key does not allow.
         """
+        if not request.task_class and self.task_class:
+            request = replace(request, task_class=self.task_class, task_source=TaskSource.KEY)
         return replace(
             request,
             key_tag=self.tag,
             tag=self._tag_of(request),
-            task_class=request.task_class or self.task_class or None,
             # Applications do not know each other's keys.
             idempotency_key=request.idempotency_key and f"{self.tag} {request.idempotency_key}",
         )

@@ -17,6 +17,8 @@ from edge_agent.requests import (
     ListedModel,
     RequestRefused,
     RouteDecision,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.decision.money import dollars
 from shared.version import SOFTWARE_VERSION
@@ -126,11 +128,23 @@ def _model_object(model: ListedModel) -> dict[str, Any]:
     }
 
 
+def _origin_object(origin: TaskOrigin) -> dict[str, Any]:
+    """How a class was found."""
+    if origin.source is not TaskSource.CLASSIFIER:
+        return {"source": origin.source}
+    return {
+        "source": origin.source,
+        "likeliest": origin.likeliest,
+        "confidence": round(origin.confidence, 4),
+    }
+
+
 def _decision_object(decision: RouteDecision) -> dict[str, Any]:
     """A decision as JSON; money as an exact decimal string."""
     return {
         "object": "tidegate.route",
         "task_class": decision.task_class,
+        "task": _origin_object(decision.origin),
         "arm": decision.arm,
         "propensity_ppm": decision.propensity_ppm,
         "fallbacks": list(decision.fallbacks),

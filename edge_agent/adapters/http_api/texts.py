@@ -165,11 +165,13 @@ def joint_usage(usages: Sequence[Mapping[str, Any]], *, cost_nanos: int) -> dict
 
 
 def _joint_head(heads: Sequence[AnswerHead], *, request_id: str) -> AnswerHead:
-    """The arms and reasons of several answers, each named once."""
+    """The arms and reasons of several answers, each named once; the rest is the first one's."""
     return AnswerHead(
         request_id=request_id,
         arm=",".join(dict.fromkeys(head.arm for head in heads)),
         reason=",".join(dict.fromkeys(head.reason for head in heads)),
         table_version=heads[0].table_version,
         max_tokens=heads[0].max_tokens,
+        task_class=heads[0].task_class,
+        origin=heads[0].origin,
     )

@@ -122,8 +122,10 @@ class LlamaWorker(LocalModels):
         return self._restarts
 
     async def start(self) -> None:
-        """Start supervising; files are looked at, models are loaded later."""
+        """Start supervising; files are looked at, models are loaded later. Without any: nothing."""
         invariant(not self._tasks, "the worker is started once")
+        if not self._models:
+            return  # an idle process takes memory, too
         await asyncio.to_thread(self._arms.check_files)
         self._tasks = (
             asyncio.create_task(self._supervise(), name="llama-worker"),

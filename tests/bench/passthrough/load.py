@@ -1,6 +1,6 @@
 """Clients that ask again as soon as they are answered; prints each request's time, as JSON.
 
-`python -m tests.bench.passthrough.load PORT CONNECTIONS SECONDS MODEL`
+`python -m tests.bench.passthrough.load PORT CONNECTIONS SECONDS MODEL [stream]`
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.bench.passthrough.stub import Messages
 PROMPT = "Summarise the following report in one sentence, and name the three largest risks: " * 2
 
 
-def request(port: int, *, model: str) -> bytes:
+def request(port: int, *, model: str, stream: bool) -> bytes:
     """The bytes of one chat request."""
     body = json.dumps(
         {
@@ -29,6 +29,7 @@ def request(port: int, *, model: str) -> bytes:
             ],
             "max_tokens": 64,
             "temperature": 0.5,
+            "stream": stream,
         }
     ).encode()
     return (
@@ -41,8 +42,9 @@ def request(port: int, *, model: str) -> bytes:
 class _Client(asyncio.Protocol):
     """One connection that always has one request under way."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, *, stream: bool) -> None:
         self._content = content
+        self._stream = stream
         self._messages = Messages()
         self._sent_s = 0.0
         self._transport: asyncio.Transport | None = None
@@ -54,9 +56,9 @@ class _Client(asyncio.Protocol):
         self._send()
 
     def data_received(self, data: bytes) -> None:
-        for head in self._messages.feed(data):
-            if b" 200 " not in head[:20]:
-                self.problem = head.decode()
+        for message in self._messages.feed(data):
+            if b" 200 " not in message[:20] or self._stream != (b"[DONE]" in message):
+                self.problem = message.decode()
             self.times_ms.append((time.perf_counter() - self._sent_s) * 1e3)
             self._send()
 
@@ -69,13 +71,19 @@ class _Client(asyncio.Protocol):
         self._transport.write(self._content)
 
 
-async def load(port: int, *, connections: int, seconds: float, model: str) -> dict[str, object]:
+async def load(
+    port: int, *, connections: int, seconds: float, model: str, stream: bool
+) -> dict[str, object]:
     """What the clients measured."""
-    content, loop = request(port, model=model), asyncio.get_running_loop()
+    content = request(port, model=model, stream=stream)
+    loop = asyncio.get_running_loop()
     begun = time.perf_counter()
+
+    def client() -> _Client:
+        return _Client(content, stream=stream)
+
     clients = [
-        (await loop.create_connection(lambda: _Client(content), "127.0.0.1", port))[1]
-        for _ in range(connections)
+        (await loop.create_connection(client, "127.0.0.1", port))[1] for _ in range(connections)
     ]
     await asyncio.sleep(seconds)
     took_s = time.perf_counter() - begun
@@ -90,5 +98,6 @@ if __name__ == "__main__":
         connections=int(sys.argv[2]),
         seconds=float(sys.argv[3]),
         model=sys.argv[4],
+        stream=sys.argv[5:] == ["stream"],
     )
     json.dump(uvloop.run(measured), sys.stdout)

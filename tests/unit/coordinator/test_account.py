@@ -304,7 +304,7 @@ def written_off(*, unspent: bool) -> BudgetAccount:
         (False, 99, [(LedgerKind.REFUND, 1), (LedgerKind.CLOSE, 0)]),
         (False, 100, [(LedgerKind.CLOSE, 0)]),
         (False, 500, [(LedgerKind.CLOSE, 0)]),
-        (False, 10, [(LedgerKind.REFUND, 70), (LedgerKind.CLOSE, 0)]),
+        (False, 30, [(LedgerKind.REFUND, 70), (LedgerKind.CLOSE, 0)]),
         (True, 30, [(LedgerKind.CLOSE, 0)]),
         (True, 31, [(LedgerKind.GRANT, 1), (LedgerKind.UNCONFIRMED, 1), (LedgerKind.CLOSE, 0)]),
     ],
@@ -321,6 +321,31 @@ def test_the_late_word_on_a_lease_that_was_written_off_corrects_it(
     assert LeaseEnd.CLOSED is lease(account).end
     close(account, 0)
     assert [] == rows(account)
+
+
+@pytest.mark.parametrize("unspent", [False, True])
+def test_a_late_word_below_what_is_booked_counts_as_the_full_lease(unspent: bool) -> None:
+    """Whoever says less than it has reported is not to be believed about the rest (rule L_5)."""
+    account = written_off(unspent=unspent)
+    assert "lease 1 of dev was closed at 29 nanos, with 30 booked of 100" in close(account, 29)
+    assert (30, 70, 0) == balances(account)
+    assert LeaseEnd.CLOSED is lease(account).end
+
+
+def test_a_device_that_is_not_trusted_gets_no_write_off_back() -> None:
+    """An old disk tells of less than was spent on the lease (rules C_7, D_2)."""
+    account = written_off(unspent=False)
+    account.close_in_full(DEVICE, at=5, note="quarantined")
+    assert "" == close(account, 45)
+    assert (30, 70, 0) == balances(account)
+
+
+def test_what_was_assumed_unspent_can_still_be_explained_by_a_copy() -> None:
+    """It was given back: any word on it is nearer to the truth."""
+    account = written_off(unspent=True)
+    account.close_in_full(DEVICE, at=5, note="quarantined")
+    close(account, 45)
+    assert (30, 15, 0) == balances(account)
 
 
 def test_a_lease_that_was_used_up_is_written_off_without_a_rest() -> None:

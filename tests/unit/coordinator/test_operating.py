@@ -255,3 +255,14 @@ def test_metrics_count_alarms_by_kind(fleet: Told) -> None:
         for family in EngineCollector(lambda: None).collect()
         for sample in family.samples
     }
+
+
+def test_only_a_quarantined_device_is_readmitted(fleet: Told) -> None:
+    """Else the next token would be taken as it comes, with leases out: a clone's, perhaps."""
+    lease = fleet.ask()
+    assert isinstance(lease, LeaseSent)
+    with pytest.raises(ConflictError, match="pi-1 is active: there is nothing to readmit"):
+        fleet.engine.readmit("dev", actor="ann", unix_ms=fleet.now)
+    fleet.hello(token="stolen", number_max=0)
+    assert "quarantined" == fleet.device.standing
+    assert lease.amount_nanos == fleet.window.committed_nanos

@@ -262,6 +262,24 @@ def test_a_device_is_heard_when_all_that_it_kept_is_booked(fleet: Fleet) -> None
     assert (40, 40) == (fleet.window.settled_nanos, fleet.window.unconfirmed_nanos)
 
 
+def test_a_quarantined_device_may_have_been_readmitted_after_the_backup(fleet: Fleet) -> None:
+    """And have got leases: it is waited for, and what it presents is booked (rule C_5)."""
+    fleet.hello(token="stolen")
+    old = backup(fleet)
+    fleet.does(fleet.engine.readmit("dev", actor="ann", unix_ms=fleet.now))
+    fleet.hello(token="any")
+    fleet.sync()
+    lost = fleet.lease()
+    restore(fleet, old)
+    assert "quarantined" == fleet.device.standing
+
+    fleet.hello(leases=(status(2, amount=lost.amount_nanos),), number_max=2)
+
+    assert "restored" in fleet.engine.alarms
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    assert lost.amount_nanos == fleet.window.outstanding_nanos
+
+
 def test_complete_books_have_nothing_to_recover(fleet: Fleet) -> None:
     """The operator is told."""
     with pytest.raises(ConflictError, match="nothing to recover"):

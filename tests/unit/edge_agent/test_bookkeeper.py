@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BookEffect, BooksSnapshot
+from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
 from shared.decision.types import Feedback, LeaseClose
@@ -121,6 +121,19 @@ async def test_books_that_fail_otherwise_close_the_paid_arms_for_good() -> None:
     desk.books.fail_with = StoreError("the disk could not be synced")
     with pytest.raises(StoreError, match="synced"):
         await desk.keeper.commit(desk.outbox.spool(BODY))
+    desk.books.fail_with = None
+    await desk.keeper.retry()
+    assert "books_broken" == desk.gate.books_problem
+
+
+async def test_broken_books_stay_broken_when_the_disk_has_room_again() -> None:
+    """What failed for good is missing in them, whatever fits later (rule O_3)."""
+    desk = Desk()
+    desk.books.fail_with = StoreError("the disk has a hole")
+    with pytest.raises(StoreError, match="hole"):
+        await desk.keeper.commit([PutMeta(MetaKey.PLACE, "lost")])
+    desk.books.fail_with = FULL
+    await desk.keeper.commit_or_keep([PutMeta(MetaKey.COPIED, "")])
     desk.books.fail_with = None
     await desk.keeper.retry()
     assert "books_broken" == desk.gate.books_problem

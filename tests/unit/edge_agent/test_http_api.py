@@ -16,11 +16,14 @@ from starlette.types import Message
 from structlog.testing import capture_logs
 
 from edge_agent.adapters.http_api import ApiKey, bodies, delivery
+from edge_agent.adapters.http_api.delivery import task_header
 from edge_agent.requests import (
     Answer,
     ClientRequest,
     Readiness,
     RequestRefused,
+    TaskOrigin,
+    TaskSource,
 )
 from shared.decision.types import Fallout
 from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
@@ -77,6 +80,7 @@ async def test_the_official_client_gets_a_plain_answer(bench: Bench) -> None:
         "x-tidegate-arm": "llama",
         "x-tidegate-reason": "weighted",
         "x-tidegate-table-version": "7",
+        "x-tidegate-task": "code;source=header",
         "x-tidegate-max-tokens": "256",
         "x-tidegate-cost-usd": "0.001234567",
     }
@@ -504,6 +508,7 @@ async def test_a_route_is_told_without_the_call(bench: Bench) -> None:
     assert reply.json() == {
         "object": "tidegate.route",
         "task_class": "code",
+        "task": {"source": "header"},
         "arm": "llama",
         "propensity_ppm": 250_000,
         "fallbacks": ["tiny"],
@@ -512,6 +517,37 @@ async def test_a_route_is_told_without_the_call(bench: Bench) -> None:
         "table_version": 7,
         "worst_case_usd": "0.000001500",
     }
+
+
+async def test_a_guessed_class_comes_with_its_confidence(bench: Bench) -> None:
+    """Also the likeliest one that was not sure enough."""
+    bench.agent.origin = TaskOrigin(TaskSource.CLASSIFIER, "math", 0.41234567)
+    decision = (await bench.post(BODY, path="/v1/route")).json()
+    assert {"source": "classifier", "likeliest": "math", "confidence": 0.4123} == decision["task"]
+
+
+@pytest.mark.parametrize(
+    ("task_class", "origin", "header"),
+    [
+        ("other", TaskOrigin(), "other;source=default"),
+        ("code", TaskOrigin(TaskSource.HEADER), "code;source=header"),
+        (
+            "code",
+            TaskOrigin(TaskSource.CLASSIFIER, "code", 0.934),
+            "code;source=classifier;confidence=0.93",
+        ),
+        (
+            "other",
+            TaskOrigin(TaskSource.CLASSIFIER, "code", 0.4),
+            "other;source=classifier;likeliest=code;confidence=0.40",
+        ),
+    ],
+)
+async def test_the_task_header_tells_class_and_source(
+    task_class: str, origin: TaskOrigin, header: str
+) -> None:
+    """In the form of a structured field with parameters."""
+    assert header == task_header(task_class, origin)
 
 
 @pytest.mark.parametrize(
@@ -583,6 +619,7 @@ async def test_a_key_says_whose_request_it_is() -> None:
         ("lab", "lab", None),
         ("lab", "lab/x", None),
     ] == asked
+    assert ["key", "header"] == [each.task_source for each in agent.requests[:2]]
     assert "shop i" == agent.requests[1].idempotency_key
 
 

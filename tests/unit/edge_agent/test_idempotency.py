@@ -10,7 +10,7 @@ from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.requests import AnswerHead, ClientRequest, RequestRefused
 from shared.limits import IDEMPOTENCY_KEEP_MS, IDEMPOTENCY_KEYS_MAX
 
-KEPT = Kept(AnswerHead("r1", "cloud", "table", 7, 100), None, ({"n": 1}, {"n": 2}), {}, 42)
+KEPT = Kept(AnswerHead("r1", "cloud", "table", 7, 100, "code"), None, ({"n": 1}, {"n": 2}), {}, 42)
 
 
 def ask(key: str = "k1", *, text: str = "Hello?") -> ClientRequest:

@@ -14,6 +14,7 @@ from edge_agent.openai_request import (
     parse_body,
     parse_embeddings,
     parse_headers,
+    prompt_text,
     turns_of,
 )
 from edge_agent.requests import RequestKind
@@ -108,3 +109,19 @@ def test_token_ids_need_an_arm_that_takes_them() -> None:
     """They mean something to one tokeniser only."""
     assert {"embeddings", "token_input"} == facts(input=[1, 2]).capabilities
     assert 1 == facts(input=[1, 2]).messages
+
+
+def test_the_classifier_reads_the_instructions_and_the_last_question() -> None:
+    """Neither earlier turns nor what the model said."""
+    assert "Be brief.\n\nAnd then?" == prompt_text([SYSTEM, ASK, REPLY, MORE])
+    assert "Hello?" == prompt_text([ASK, REPLY])
+    assert "" == prompt_text([REPLY])
+
+
+def test_the_classifier_reads_text_parts_and_the_head_of_long_instructions() -> None:
+    """Pictures tell it nothing."""
+    picture = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    parts = [{"type": "text", "text": "Sum"}, picture, {"type": "text", "text": "this up"}]
+    long = {"role": "developer", "content": "a" * 9_000}
+    found = prompt_text([long, {"role": "user", "content": parts}])
+    assert f"{'a' * 512}\n\nSum\nthis up" == found

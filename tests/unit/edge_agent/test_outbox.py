@@ -148,6 +148,17 @@ def test_what_may_be_booked_already_is_never_compacted() -> None:
     assert [] == box.compact(records)
 
 
+def test_an_overrun_is_never_compacted() -> None:
+    """The coordinator closes its arm everywhere by the attempt alone (rule S_4)."""
+    box = outbox()
+    costs = (9, 101, 8, 7)
+    bodies = [paid("r", lease=1, cost=cost, settle=SettleKind.REPORTED) for cost in costs]
+    records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
+    (effect,) = box.compact(records)
+    summary = SpoolSummary(3, 4, ((1, 15),), (ContextCount("code", "cloud", 2),))
+    assert CompactSpool(3, SpoolRecord(4, "inc", summary)) == effect
+
+
 def test_summaries_are_compacted_again() -> None:
     """Costs and counts add up, and the range begins with the first one's."""
     first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))

@@ -18,6 +18,7 @@ from edge_agent.ports import (
     ChatCall,
     ChatEvent,
     Chunk,
+    Classifier,
     CloudClient,
     DeviceSensors,
     EmbedCall,
@@ -164,7 +165,7 @@ class NoSensors(DeviceSensors):
 class Agent:
     """An agent with one local and one paid arm, a synced lease, and books in memory."""
 
-    def __init__(self, arm: Arm | None = None) -> None:
+    def __init__(self, arm: Arm | None = None, *, classifier: Classifier | None = None) -> None:
         self.books = MemoryBooks()
         self.cloud, self.local = Stage(), Stage(Play(words=("lo", "cal")))
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
@@ -184,7 +185,7 @@ class Agent:
             local=StagedModels(self.local),
             cloud=StagedCloud(self.cloud),
             sensors=NoSensors(),
-            classifier=None,
+            classifier=classifier,
             clock=StandingClock(),
             rng=random.Random(1),  # its first draws are below 0.9: the paid arm
             on_outcome=self.outcomes.put_nowait,

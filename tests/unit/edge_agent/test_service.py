@@ -9,7 +9,7 @@ import pytest
 from edge_agent.ports import ArmFailed
 from edge_agent.requests import RequestRefused
 from shared.decision.types import Feedback
-from shared.errors import BooksFullError, ConflictError, NotFoundError
+from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
 from tests.fakes.samples import granted
 from tests.unit.edge_agent.test_running_requests import Agent, Play, an_agent, ask, read
 
@@ -79,6 +79,42 @@ async def test_house_keeping_outlives_a_full_disk() -> None:
     await agent.service.tidy()
     await read(await agent.chat(ask()))
     assert ("", 1) == (agent.engine.gate.books_problem, len(agent.cloud.calls))
+
+
+async def test_house_keeping_outlives_books_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are recalled later come to their end, and local answers go on."""
+    monkeypatch.setattr("edge_agent.service.HOUSE_KEEPING_S", 0.0)
+    agent = await an_agent()
+    await agent.service.start()
+    try:
+        agent.books.fail_with = StoreError("the disk has a hole")
+        agent.engine.gate.recalled(0, boot_ms=0, reason="first")
+        await settled()
+        assert () == agent.engine.gate.leases()
+        agent.books.fail_with = None
+        await agent.keeper.commit(
+            agent.engine.gate.granted(granted(2), incarnation="i1", boot_ms=0)
+        )
+        agent.engine.gate.recalled(0, boot_ms=0, reason="second")
+        await settled()
+        assert () == agent.engine.gate.leases()
+        assert "books_broken" == agent.engine.gate.books_problem
+    finally:
+        await agent.service.stop(grace_s=0.0)
+
+
+async def test_a_defect_of_the_house_keeping_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it leases would neither close nor get their watermarks: the agent has to end."""
+    monkeypatch.setattr("edge_agent.service.HOUSE_KEEPING_S", 0.0)
+    agent = await an_agent()
+    await agent.service.start()
+    try:
+        monkeypatch.setattr(agent.engine, "tick", None)
+        with pytest.raises(TypeError):
+            await asyncio.wait_for(agent.service.wait_failed(), 5)
+    finally:
+        monkeypatch.undo()
+        await agent.service.stop(grace_s=0.0)
 
 
 async def test_an_agent_starts_on_a_full_disk() -> None:

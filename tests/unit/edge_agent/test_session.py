@@ -129,6 +129,22 @@ async def test_a_token_is_presented_once_it_is_synced() -> None:
     assert "t2" == agent.disk.state.meta[MetaKey.RESUME_TOKEN]
 
 
+async def test_a_token_that_was_kept_back_is_presented_once_it_is_written() -> None:
+    """A restart comes with what the disk has: never with a token that was passed over (D_2)."""
+    agent = Agent()
+    await agent.welcomed("t0")
+    agent.books.fail_with = BooksFullError("no room")
+    with pytest.raises(BooksFullError):
+        await agent.welcomed("t1")
+    assert "t0" == agent.session.hello().resume_token
+    agent.books.fail_with = None
+    await agent.keeper.retry()
+    assert "t1" == agent.disk.state.meta[MetaKey.RESUME_TOKEN]
+    assert "t1" == agent.session.hello().resume_token
+    await agent.welcomed("t2")
+    assert "t2" == agent.session.hello().resume_token
+
+
 async def test_a_lease_can_be_used_once_it_is_synced() -> None:
     """A grant that could not be written is used when it has been."""
     agent = Agent()

@@ -69,6 +69,19 @@ def test_every_cent_is_shown_with_who_holds_it(tidectl: Tidectl, ready: FakeCoor
     assert to_data(BUDGET) == json.loads(tidectl.json("budget", "show").stdout)
 
 
+def test_what_is_said_of_a_window_adds_up(tidectl: Tidectl, coordinator: FakeCoordinator) -> None:
+    """A lease of an earlier window is not in its sums; what is spent never comes back."""
+    reply = admin_pb2.Budget()
+    reply.CopyFrom(BUDGET)
+    reply.settled_nanos = reply.target_nanos + 1
+    reply.holdings.add(device_id="d-2", window_id=4, end="open", outstanding_nanos=9)
+    coordinator.replies.update(GetBudget=reply)
+    text = " ".join(tidectl("budget", "show").stdout.split())
+    assert "$0.003 of it to 1 silent devices" in text
+    assert "more than the target is spent" in text
+    assert "falls to the target" not in text
+
+
 def test_a_write_off_asks_and_sends_who_and_why(tidectl: Tidectl, ready: FakeCoordinator) -> None:
     """Without a terminal and --yes nothing is sent."""
     refused = tidectl(*WRITE_OFF)
