@@ -21,6 +21,7 @@ from shared.decision.types import (
     CostAdjustment,
     Feedback,
     IncarnationRange,
+    JudgeCall,
     LeaseClose,
     Outcome,
     RequestStatus,
@@ -123,6 +124,8 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
         paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
+        JudgeCall("b.judge", Attempt("judge", 5, "", 1, 100, 2, SettleKind.REPORTED)),
+        JudgeCall("c.judge", Attempt("judge", 5, "", 2, 100, 8, SettleKind.RELEASED)),
         Feedback("b", "code", "cloud", 1, "user", 0),
         LeaseClose(1, 45, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
@@ -130,8 +133,8 @@ def test_a_summary_keeps_costs_and_counts() -> None:
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 6, ((1, 36), (2, 5)), (ContextCount("code", "cloud", 4),))
-    assert CompactSpool(2, SpoolRecord(6, "inc", summary)) == effect
+    summary = SpoolSummary(2, 8, ((1, 38), (2, 5)), (ContextCount("code", "cloud", 4),))
+    assert CompactSpool(2, SpoolRecord(8, "inc", summary)) == effect
 
 
 def test_what_may_be_booked_already_is_never_compacted() -> None:
