@@ -156,7 +156,10 @@ def _refusal(
 def _dearest_nanos(device: DeviceRow, *, config: FleetConfig) -> int:
     """What a request may cost a device that has not seen one yet, by the arms' priors."""
     found = config.device_classes.get(device.device_class)
-    arms = [config.arms[name] for name in found.arms] if found else []
+    if found is None:
+        return 0
+    judges = (config.judge.arm,) if config.judge else ()
+    arms = [config.arms[name] for name in (*found.arms, *judges)]
     # A cloud arm that is free needs a lease like any other, if only of next to nothing.
     paid = [max(1, arm.cost_nanos) for arm in arms if arm.arm.cloud is not None]
     return max(paid, default=0)

@@ -7,8 +7,8 @@ teaches exactly what its records would have taught one by one.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,11 +44,11 @@ class Lessons:
 
     Attributes
     ----------
-    kinds : Counter of Kind
+    kinds : mapping of Kind to int
         Requests of each kind.
-    compacted : Counter of (context, slot)
+    compacted : dict of (context, slot) to int
         Requests without details (rule O_2).
-    costs : Counter of arm
+    costs : dict of arm to int
         Nano-dollars.
     grades : list of (arm, reward, weight)
         Full ones; the weight is how many answers each stands for.
@@ -60,9 +60,9 @@ class Lessons:
         Attempts at paid arms, in order.
     """
 
-    kinds: Counter[Kind] = field(default_factory=Counter)
-    compacted: Counter[tuple[Context, int]] = field(default_factory=Counter)
-    costs: Counter[str] = field(default_factory=Counter)
+    kinds: Mapping[Kind, int] = field(default_factory=dict)
+    compacted: dict[tuple[Context, int], int] = field(default_factory=lambda: defaultdict(int))
+    costs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     grades: list[tuple[str, float, float]] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Lessons:
                 case BookedCounts():
                     context = (row.device_class, row.task_class)
                     lessons.compacted[context, row.slot] += row.requests
-        lessons.kinds.update(kinds)
+        lessons.kinds = Counter(kinds)
         return lessons
 
     def _read_outcome(self, row: BookedOutcome) -> Kind:

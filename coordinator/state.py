@@ -102,6 +102,8 @@ class FleetState:
         self.price_version = 0
         self.window_id = max((window.id for window in snapshot.windows), default=0)
         self.planner: Planner | None = None
+        self._device_configs: dict[str, DeviceConfig] = {}
+        self._device_configs_from: tuple[object, ...] = ()
         self._booking = Booking(position=snapshot.position_max)
         if snapshot.config is not None:
             self._restore(snapshot, row=snapshot.config)
@@ -168,14 +170,21 @@ class FleetState:
 
     def device_config(self, device_class: str) -> DeviceConfig | None:
         """A device class's part of the configuration; None if it has none."""
-        if self.config is None or device_class not in self.config.device_classes:
+        config = self.config
+        if config is None or device_class not in config.device_classes:
             return None
-        return self.config.device_config(
-            device_class,
-            version=self.config_version,
-            disabled_arms=self.disabled_arms,
-            price_version=self.price_version,
-        )
+        made_from = (config, self.config_version, self.price_version, self.disabled_arms)
+        if made_from != self._device_configs_from:
+            self._device_configs_from, self._device_configs = made_from, {}
+        found = self._device_configs.get(device_class)
+        if found is None:
+            found = self._device_configs[device_class] = config.device_config(
+                device_class,
+                version=self.config_version,
+                disabled_arms=self.disabled_arms,
+                price_version=self.price_version,
+            )
+        return found
 
     @property
     def tables(self) -> dict[str, SelectionTable]:

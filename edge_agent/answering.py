@@ -16,6 +16,7 @@ import structlog
 
 from edge_agent.answer_text import AnswerText
 from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import spooled_in
 from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
@@ -33,7 +34,7 @@ from edge_agent.ports import (
 from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, RequestRefused
 from shared.clock import Clock
 from shared.decision.money import dollars
-from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind
+from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind, SpoolBody
 from shared.errors import BooksFullError
 
 log = structlog.get_logger(__name__)
@@ -105,7 +106,7 @@ class RequestRun:
         local: LocalModels,
         cloud: CloudClient,
         clock: Clock,
-        on_outcome: Callable[[Outcome], None],
+        on_spooled: Callable[[SpoolBody], None],
         lease_news: LeaseNews | None = None,
         keep: Callable[[Kept | None], None] | None = None,
         on_judge: Callable[[Order], None] | None = None,
@@ -120,7 +121,7 @@ class RequestRun:
         self._local = local
         self._cloud = cloud
         self._clock = clock
-        self._on_outcome = on_outcome
+        self._on_spooled = on_spooled
         self._lease_news = lease_news or LeaseNews()
         self._plan: AttemptPlan | None = None
         self._attempt_started_ms = 0.0
@@ -402,7 +403,8 @@ class RequestRun:
         )
         self._plan = None
         self.cost_nanos = outcome.cost_nanos
-        self._on_outcome(outcome)
+        for body in spooled_in(effects):
+            self._on_spooled(body)
         self._tell_who_waits()
         await self._bookkeeper.commit_or_keep(effects)
         return outcome

@@ -152,7 +152,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             classifier=new_classifier(settings),
             clock=clock,
             rng=random.SystemRandom(),
-            on_outcome=metrics.observe,
+            on_spooled=metrics.observe,
             limits=settings.limits.to_limits(),
             provider_keys=keys,
         )

@@ -6,13 +6,14 @@ gives the snapshot from which the engine starts again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
-from shared.decision.types import DeviceConfig, SpoolRecord
+from shared.decision.types import DeviceConfig, SpoolBody, SpoolRecord
 
 
 class MetaKey(StrEnum):
@@ -73,6 +74,13 @@ class AppendSpool:
     """Append one record to the outbox; its sequence is one above the last."""
 
     record: SpoolRecord
+
+
+def spooled_in(effects: Iterable[object]) -> Iterator[SpoolBody]:
+    """What is told the coordinator with these effects."""
+    for effect in effects:
+        if isinstance(effect, AppendSpool):
+            yield effect.record.body
 
 
 @dataclass(frozen=True)

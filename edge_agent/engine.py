@@ -194,7 +194,7 @@ class AgentEngine:
         self._models_can: Mapping[str, frozenset[str]] = {}
         self._fleet_config = self.config = snapshot.config or fallback
         self.table = snapshot.table
-        self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=unix_ms)
+        self.outbox = Outbox(incarnation=incarnation, snapshot=snapshot)
         self.gate = Gate(
             incarnation=incarnation,
             boot_id=boot_id,
@@ -551,7 +551,7 @@ class AgentEngine:
                     cost_nanos=0,
                 )
                 effects += settled
-        return effects + self.gate.close_idle() + self.outbox.trim(unix_ms=unix_ms)
+        return effects + self.gate.close_idle() + self.outbox.trim(boot_ms=boot_ms)
 
     def hello(self) -> HelloFacts:
         """How the device introduces itself."""
@@ -581,7 +581,9 @@ class AgentEngine:
         self._resume_token = resume_token
 
     def configured(self, config: DeviceConfig) -> Effects:
-        """A new configuration of the fleet."""
+        """The fleet's configuration: a new one, or the same again with a new session."""
+        if config == self._fleet_config:
+            return self.gate.configured()
         self._fleet_config = config
         self.grading.configure(config)
         self._arms_changed()
@@ -610,7 +612,9 @@ class AgentEngine:
             self._arms_changed()
 
     def table_pushed(self, table: SelectionTable) -> Effects:
-        """A new selection table."""
+        """A selection table: a new one, or the same again with a new session."""
+        if table == self.table:
+            return []
         self.table = table
         self._chooser.forget_rows()
         return [PutTable(table)]

@@ -30,6 +30,7 @@ from shared.decision.key_budget import (
     KeyBudgetStatus,
 )
 from shared.decision.lease import (
+    NO_CHANGES,
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
@@ -466,12 +467,14 @@ class Gate:
         return self._keys.ends_unix_ms(key_tag)
 
     def _changes(self) -> Effects:
-        changes = self._leases.take_changes()
+        changes, keys = self._leases.take_changes(), self._keys.take_changes()
+        if changes is NO_CHANGES and not keys:
+            return []
         return [
             *(PutLease(row) for row in changes.leases),
             *(PutReservation(row) for row in changes.reservations),
             *(DropReservation(row_id) for row_id in changes.dropped),
-            *(PutKeyBudget(row) for row in self._keys.take_changes()),
+            *(PutKeyBudget(row) for row in keys),
         ]
 
 
@@ -499,4 +502,5 @@ def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | Judge
         reason="the agent stopped in the middle",
         forced=True,
         attempts=(attempt,),
+        tag=row.key_tag,
     )

@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import spooled_in
 from edge_agent.candidates import RequestFacts
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.grading import JUDGE_SOURCE
@@ -24,7 +25,7 @@ from edge_agent.openai_request import serialise
 from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Finished
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import Feedback, Judge, Outcome, SettleKind
+from shared.decision.types import Feedback, Judge, Outcome, SettleKind, SpoolBody
 from shared.errors import BooksFullError
 from shared.limits import REQUEST_ID_CHARS_MAX
 
@@ -105,7 +106,7 @@ class JudgeRun:
         clock: Clock,
         graded_already: Callable[[str], Awaitable[bool]],
         grading: asyncio.Lock,
-        on_grade: Callable[[str], None],
+        on_spooled: Callable[[SpoolBody], None],
     ) -> None:
         self._order = order
         self._engine = engine
@@ -114,7 +115,7 @@ class JudgeRun:
         self._clock = clock
         self._graded_already = graded_already
         self._grading = grading
-        self._on_grade = on_grade
+        self._on_spooled = on_spooled
         self.call_id = f"{order.outcome.request_id}.judge"[-REQUEST_ID_CHARS_MAX:]
         self._started_ms = 0.0
 
@@ -178,16 +179,17 @@ class JudgeRun:
 
     async def _finish(self, end: AttemptEnd, *, score: float | None) -> None:
         if score is None:
-            effects = self._engine.finish_judging(self.call_id, end=end, grade=None)
-            await self._bookkeeper.commit_or_keep(effects)
+            await self._book(end, grade=None)
             return
         async with self._grading:
             known = await self._graded_already(self._order.outcome.request_id)
-            grade = None if known else self._grade(score)
-            effects = self._engine.finish_judging(self.call_id, end=end, grade=grade)
-            await self._bookkeeper.commit_or_keep(effects)
-        if grade is not None:
-            self._on_grade(grade.source)
+            await self._book(end, grade=None if known else self._grade(score))
+
+    async def _book(self, end: AttemptEnd, *, grade: Feedback | None) -> None:
+        effects = self._engine.finish_judging(self.call_id, end=end, grade=grade)
+        for body in spooled_in(effects):
+            self._on_spooled(body)
+        await self._bookkeeper.commit_or_keep(effects)
 
     def _grade(self, score: float) -> Feedback:
         outcome = self._order.outcome

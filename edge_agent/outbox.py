@@ -42,7 +42,7 @@ class Outbox:
     can be told again what it forgot.
     """
 
-    def __init__(self, *, incarnation: str, snapshot: BooksSnapshot, unix_ms: int) -> None:
+    def __init__(self, *, incarnation: str, snapshot: BooksSnapshot) -> None:
         meta = snapshot.meta
         self._incarnation = incarnation
         self.last = snapshot.spool_last
@@ -50,7 +50,7 @@ class Outbox:
         self.sent_max = int(meta.get(MetaKey.SEQUENCE_SENT_MAX, "0"))
         self._compacted = 0
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
-        self._acked_at = deque([(self.acked, unix_ms)])
+        self._acked_at: deque[tuple[int, int]] = deque()
         began = json.loads(meta.get(MetaKey.INCARNATIONS, "[]"))
         self._began: list[tuple[str, int]] = [(name, after) for name, after in began]
         self._began.append((incarnation, self.last))
@@ -119,18 +119,23 @@ class Outbox:
         unsent = record.sequence > self.sent_max
         return unsent and isinstance(record.body, _SUMMARISED) and not _tells_overrun(record.body)
 
-    def ack(self, sequence: int, *, unix_ms: int) -> Effects:
+    def ack(self, sequence: int, *, boot_ms: int) -> Effects:
         """Everything up to a sequence is in the coordinator's books."""
         if sequence <= self.acked:
             return []
         self.acked = sequence
-        self._acked_at.append((sequence, unix_ms))
-        return [PutMeta(MetaKey.SEQUENCE_ACKED, str(sequence)), *self.trim(unix_ms=unix_ms)]
+        self._acked_at.append((sequence, boot_ms))
+        return [PutMeta(MetaKey.SEQUENCE_ACKED, str(sequence)), *self.trim(boot_ms=boot_ms)]
 
-    def trim(self, *, unix_ms: int) -> Effects:
-        """Delete acked records beyond the retention; the last record always stays."""
+    def trim(self, *, boot_ms: int) -> Effects:
+        """Delete acked records beyond the retention; the last record always stays.
+
+        It is measured on the clock that nobody sets, and starts anew with the process.
+        """
+        if not self._acked_at:
+            self._acked_at.append((self.acked, boot_ms))
         through = self.acked - RETAIN_ACKED_RECORDS_MAX
-        while self._acked_at and self._acked_at[0][1] <= unix_ms - RETAIN_ACKED_MS:
+        while self._acked_at and self._acked_at[0][1] <= boot_ms - RETAIN_ACKED_MS:
             through = max(through, self._acked_at.popleft()[0])
         through = min(through, self.last - 1)
         if through <= self._trimmed:

@@ -46,7 +46,14 @@ from edge_agent.requests import (
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
-from shared.decision.types import ArmKind, CloudSettings, DeviceState, Fallout, Feedback, Outcome
+from shared.decision.types import (
+    ArmKind,
+    CloudSettings,
+    DeviceState,
+    Fallout,
+    Feedback,
+    SpoolBody,
+)
 from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
@@ -63,10 +70,8 @@ class AgentService(AgentFacade):
     ----------
     rng : random.Random
         For the draws from the selection table.
-    on_outcome : callable
-        Told every outcome, for metrics.
-    on_grade : callable
-        Told the source of every grade of a client or a judge.
+    on_spooled : callable
+        Told every outcome, grade and judge's call, for metrics.
     limits : DeviceLimits
         What closes arms when the sensors say so.
 
@@ -92,8 +97,7 @@ class AgentService(AgentFacade):
         classifier: Classifier | None,
         clock: Clock,
         rng: random.Random,
-        on_outcome: Callable[[Outcome], None],
-        on_grade: Callable[[str], None] = lambda _: None,
+        on_spooled: Callable[[SpoolBody], None],
         limits: DeviceLimits = NO_LIMITS,
         provider_keys: ProviderKeys | None = None,
     ) -> None:
@@ -105,8 +109,7 @@ class AgentService(AgentFacade):
         self._classifier = classifier
         self._clock = clock
         self._rng = rng
-        self._on_outcome = on_outcome
-        self._on_grade = on_grade
+        self._on_spooled = on_spooled
         self.watch = DeviceWatch(sensors, limits=limits)
         self.provider_keys = provider_keys or ProviderKeys()
         self.lease_news = LeaseNews()
@@ -188,7 +191,7 @@ class AgentService(AgentFacade):
             local=self._local,
             cloud=self._cloud,
             clock=self._clock,
-            on_outcome=self._on_outcome,
+            on_spooled=self._on_spooled,
             lease_news=self.lease_news,
             keep=keep,
             on_judge=self._judge,
@@ -232,7 +235,7 @@ class AgentService(AgentFacade):
             clock=self._clock,
             graded_already=self._is_graded,
             grading=self._grading,
-            on_grade=self._on_grade,
+            on_spooled=self._on_spooled,
         )
         self._began(asyncio.create_task(run.run(), name=run.call_id))
 
@@ -264,7 +267,7 @@ class AgentService(AgentFacade):
         is_new, effects = self._engine.graded(given, earlier=earlier)
         await self._bookkeeper.commit(effects)
         if is_new:
-            self._on_grade(source)
+            self._on_spooled(given)
         return is_new
 
     def readiness(self) -> Readiness:

@@ -126,7 +126,7 @@ class FleetSession:
 
     async def acked(self, sequence: int) -> None:
         """Records up to a sequence are booked."""
-        effects = self._engine.outbox.ack(sequence, unix_ms=self._clock.unix_ms())
+        effects = self._engine.outbox.ack(sequence, boot_ms=self._clock.boot_ms())
         await self._bookkeeper.commit_or_keep(effects)
 
     async def configured(self, config: DeviceConfig) -> None:

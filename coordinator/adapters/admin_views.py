@@ -217,6 +217,7 @@ def decision(record: DecisionRecord) -> admin_pb2.Decision:
     )
     if record.feedback is not None:
         reply.reward_ppm = record.feedback.feedback.reward_ppm
+        reply.graded_by = record.feedback.feedback.source
     return reply
 
 

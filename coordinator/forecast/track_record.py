@@ -126,7 +126,9 @@ class TrackRecord:
     def resize(self, series: int) -> None:
         """Grow to ``series`` series; a new one has no open blocks."""
         added = series - self._data["weight"].shape[1]
-        self._data = {k: np.pad(v, ((0, 0), (0, added))) for k, v in self._data.items()}
+        if added:
+            fresh = np.zeros((len(HORIZONS), added))
+            self._data = {k: np.concatenate([v, fresh], axis=1) for k, v in self._data.items()}
 
     def to_state(self) -> dict[str, Any]:
         """Plain data; ``from_state`` takes it back exactly."""

@@ -11,13 +11,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shared.decision.key_budget import KeyBudgetStatus
 from shared.decision.money import NANOS_PER_DOLLAR
-from shared.decision.types import Attempt, Outcome
+from shared.decision.types import Attempt, Feedback, JudgeCall, Outcome, SpoolBody
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
 
 M = TypeVar("M", Counter, Histogram)
 OTHER: Final = "other"
 NONE: Final = "none"
 REASONS_MAX: Final = 64
+_GRADERS: Final = ("grader", "judge", "signal")
 _LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TTFT_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -145,6 +146,12 @@ class AgentMetrics:
         self._lease_reserved = Gauge(
             "tidegate_lease_reserved_dollars", "Held by paid calls under way.", registry=registry
         )
+        self._grades = Counter(
+            "tidegate_grades_total",
+            "Grades of answers: by clients, graders, judges, or weak signals.",
+            ["source"],
+            registry=registry,
+        )
         self._key_budget = Gauge(
             "tidegate_key_budget_dollars",
             "A key's budget in its present window: its limit, and what is settled or reserved.",
@@ -156,8 +163,18 @@ class AgentMetrics:
         """From now on these are the configured keys' tags."""
         self._tags = frozenset(tags)
 
-    def observe(self, outcome: Outcome) -> None:
-        """Count a request that has come to its end."""
+    def observe(self, body: SpoolBody) -> None:
+        """Count what the coordinator is told: outcomes, grades, and what judges cost."""
+        match body:
+            case Outcome():
+                self._observe_outcome(body)
+            case JudgeCall(attempt=attempt):
+                self._observe_attempt(attempt, tag=NONE)
+            case Feedback(source=source):
+                kind, named, _ = source.partition(":")
+                self._grades.labels(kind if named and kind in _GRADERS else "client").inc()
+
+    def _observe_outcome(self, outcome: Outcome) -> None:
         arm = self._arms.value(outcome.arm)
         task_class = self._task_classes.value(outcome.task_class)
         self._one_of(self._requests, task_class, arm, outcome.status.value).inc()
@@ -209,6 +226,7 @@ class AgentMetrics:
         self._table.set(gauges.table_version)
         self._lease_available.set(gauges.lease_available_nanos / NANOS_PER_DOLLAR)
         self._lease_reserved.set(gauges.lease_reserved_nanos / NANOS_PER_DOLLAR)
+        self._key_budget.clear()  # keys may have gone
         for each in gauges.key_budgets:
             parts = (
                 ("limit", each.amount_nanos),

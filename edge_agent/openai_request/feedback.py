@@ -10,6 +10,7 @@ from edge_agent.openai_request.json_text import parse_object
 from shared.limits import REQUEST_ID_CHARS_MAX, TAG_CHARS_MAX
 
 SOURCE_DEFAULT: Final = "client"
+_NOT_CLIENTS: Final = ("grader:", "judge:", "signal:")
 
 _GRADE: Final = fields(
     {
@@ -46,9 +47,17 @@ def parse_grade(raw: bytes) -> Grade:
             "set either 'score' (a number from 0 to 1) or 'thumbs' ('up' or 'down')",
             param="score",
         )
+    source = checked.get("source", SOURCE_DEFAULT)
+    if source.startswith(_NOT_CLIENTS):
+        raise refusal(
+            "invalid_value",
+            f"'source' must not begin with one of {', '.join(_NOT_CLIENTS)}: the agent itself "
+            "names its grades so",
+            param="source",
+        )
     score = checked["score"] if "score" in checked else float(checked["thumbs"] == "up")
     return Grade(
         request_id=checked["request_id"],
         score=float(score),
-        source=checked.get("source", SOURCE_DEFAULT),
+        source=source,
     )

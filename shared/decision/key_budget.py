@@ -239,6 +239,8 @@ class KeyBudgetBook:
 
     def take_changes(self) -> tuple[KeyBudgetRow, ...]:
         """Every row that changed since the last call, once."""
+        if not self._changed:
+            return ()
         changed = tuple(self._changed.values())
         self._changed = {}
         return changed

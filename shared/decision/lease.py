@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
-from shared.errors import invariant
+from shared.errors import InvariantError, invariant
 from shared.rows import changed
 
 WATERMARK_CHUNKS = 4
@@ -127,6 +127,9 @@ class LeaseChanges:
     dropped: tuple[str, ...] = ()
 
 
+NO_CHANGES = LeaseChanges()
+
+
 @dataclass(frozen=True)
 class Settlement:
     """How a reservation ended: what is booked and against which lease."""
@@ -182,6 +185,7 @@ class LeaseBook:
         self._dropped: list[str] = []
         self._largest: tuple[int, int] | None = None
         self._actives: list[LeaseRow] | None = None
+        self._closing: list[LeaseRow] | None = None
 
     @property
     def number_max(self) -> int:
@@ -352,11 +356,12 @@ class LeaseBook:
         self._largest = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
-        invariant(
-            self._used(lease.number) <= lease.amount_nanos,
-            f"I2 broken: {row} on lease {lease.number}, of which {self._used(lease.number)} of "
-            f"{lease.amount_nanos} nanos are used",
-        )
+        used = self._used(lease.number)
+        if used > lease.amount_nanos:
+            raise InvariantError(
+                f"I2 broken: {row} on lease {lease.number}, of which {used} of "
+                f"{lease.amount_nanos} nanos are used"
+            )
         return row
 
     def settle(
@@ -418,19 +423,21 @@ class LeaseBook:
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
         """Reservations that a closing lease no longer waits for (rule L_5, step 2)."""
-        return tuple(
-            reservation.id
-            for reservation in self._reservations.values()
-            if (lease := self._leases[reservation.lease_number]).state is LeaseState.CLOSING
-            and boot_ms - lease.closing_since_boot_ms >= close_wait_ms
-        )
+        late = {
+            row.number
+            for row in self._in_closing()
+            if boot_ms - row.closing_since_boot_ms >= close_wait_ms
+        }
+        if not late:
+            return ()
+        return tuple(row.id for row in self._reservations.values() if row.lease_number in late)
 
     def finish_closing(self) -> list[LeaseClose]:
         """Close the closing leases that have no open reservation left (rule L_5, step 3)."""
         return [
             self._close(row, final_nanos=row.settled_nanos, clean=True, reason=row.close_reason)
-            for row in sorted(self._leases.values(), key=lambda row: row.number)
-            if row.state is LeaseState.CLOSING and self._reserved[row.number] == 0
+            for row in self._in_closing()
+            if self._reserved[row.number] == 0
         ]
 
     def forget_closed(self) -> tuple[int, ...]:
@@ -460,6 +467,8 @@ class LeaseBook:
 
     def take_changes(self) -> LeaseChanges:
         """Everything that changed since the last call, once."""
+        if not (self._changed or self._made or self._dropped):
+            return NO_CHANGES
         changes = LeaseChanges(
             leases=tuple(self._changed.values()),
             reservations=tuple(row for row in self._made if row.id not in self._dropped),
@@ -471,9 +480,18 @@ class LeaseBook:
     def _active(self) -> list[LeaseRow]:
         """The active leases, the oldest first; kept until a row changes."""
         if self._actives is None:
-            rows = [row for row in self._leases.values() if row.state is LeaseState.ACTIVE]
-            self._actives = sorted(rows, key=lambda row: row.number)
+            self._actives = self._in_state(LeaseState.ACTIVE)
         return self._actives
+
+    def _in_closing(self) -> list[LeaseRow]:
+        """The closing leases, the oldest first; kept until a row changes."""
+        if self._closing is None:
+            self._closing = self._in_state(LeaseState.CLOSING)
+        return self._closing
+
+    def _in_state(self, state: LeaseState) -> list[LeaseRow]:
+        rows = [row for row in self._leases.values() if row.state is state]
+        return sorted(rows, key=lambda row: row.number)
 
     def _used(self, number: int) -> int:
         return self._leases[number].settled_nanos + self._reserved[number]
@@ -511,7 +529,7 @@ class LeaseBook:
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
-        self._largest = self._actives = None
+        self._largest = self._actives = self._closing = None
         self._leases[row.number] = row
         self._changed[row.number] = row
 

@@ -453,8 +453,12 @@ def fleet_toml(
     heartbeat: str = "500ms",
     close_wait: str = "5s",
     task_classes: Sequence[str] = (),
+    more: str = "",
 ) -> str:
-    """A fleet file whose window is the present hour, so that none ends within a test."""
+    """A fleet file whose window is the present hour, so that none ends within a test.
+
+    `more` is TOML for the end of the file.
+    """
     anchor = int(time.time()) - 60
     head = (
         f'[fleet]\nname = "e2e"\n[window]\nlength = "1h"\nslot = "1s"\nanchor = {anchor}\n'
@@ -488,7 +492,7 @@ def fleet_toml(
     for name, arms in classes.items():
         listed = ", ".join(f'"{arm}"' for arm in arms)
         parts.append(f"[device_classes.{name}]\narms = [{listed}]\n")
-    return "".join(parts)
+    return "".join([*parts, more])
 
 
 def _alive(agent: Agent) -> bool:

@@ -5,7 +5,7 @@ request does is said by its last message: `!status=500` fails, `!once=429` does 
 and asks for a second's patience, `!nousage` answers without usage, `!hang` never answers, `!slow`
 takes its time, `!step` sends a chunk each time that the test lets it, `!break` cuts its stream in
 the middle. Everything else is answered at once: with a call of the first tool if there are tools,
-with an example of the schema if there is one.
+with an example of the schema if there is one, and with a grade by the model `judge-model`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PRICE: Final = Price(
 COMPLETION_TOKENS: Final = 6
 SLOW_TOKENS: Final = 20
 SLOW_GAP_S: Final = 0.05
+JUDGE_MODEL: Final = "judge-model"
+JUDGE_SAYS: Final = "8"
 
 
 @dataclass
@@ -183,6 +185,8 @@ def _text(body: dict[str, Any]) -> str:
 
 def _said(body: dict[str, Any], *, count: int) -> tuple[dict[str, Any], str]:
     """The assistant's message, and why it ends."""
+    if body["model"] == JUDGE_MODEL:
+        return {"role": "assistant", "content": JUDGE_SAYS}, "stop"
     tools, wanted = body.get("tools"), body.get("response_format") or {}
     if tools and body["messages"][-1]["role"] != "tool":
         function = tools[0]["function"]

@@ -61,47 +61,56 @@ class BooksState:
         With `encodes`, also what cannot be put on the wire fails, as it does on a real disk.
         """
         last = self.spool_last
-        reserved = set(self.reservations)
+        reserved: dict[str, bool] = {}  # by these effects: True made, False dropped
         for effect in effects:
-            match effect:
-                case AppendSpool(record):
-                    if encodes:
-                        record_to_bytes(record)
-                    if record.sequence != last + 1:
-                        raise StoreError(f"record {record.sequence} does not follow {last}")
-                    last = record.sequence
-                case TrimSpool(through):
-                    last = max(last, through)
-                case CompactSpool(first, record):
-                    if encodes:
-                        record_to_bytes(record)
-                    if not first <= record.sequence <= last:
-                        raise StoreError(f"{first} to {record.sequence} are not in the spool")
-                case PutReservation(row):
-                    if row.id in reserved:
-                        raise StoreError(f"reservation {row.id} is already in the books")
-                    reserved.add(row.id)
-                case DropReservation(reservation_id):
-                    reserved.discard(reservation_id)
-                case PutTable(table) if encodes:
-                    encode_table(table)
-                case PutConfig(config) if encodes:
-                    encode_config(config)
+            kind = type(effect)  # compared, for the simulation's sake: a match takes longer
+            if kind is PutLease or kind is PutMeta:
+                pass
+            elif isinstance(effect, PutReservation):
+                key = effect.row.id
+                if reserved.get(key, key in self.reservations):
+                    raise StoreError(f"reservation {key} is already in the books")
+                reserved[key] = True
+            elif isinstance(effect, DropReservation):
+                reserved[effect.reservation_id] = False
+            elif isinstance(effect, AppendSpool):
+                record = effect.record
+                if encodes:
+                    record_to_bytes(record)
+                if record.sequence != last + 1:
+                    raise StoreError(f"record {record.sequence} does not follow {last}")
+                last = record.sequence
+            elif isinstance(effect, TrimSpool):
+                last = max(last, effect.through)
+            elif isinstance(effect, CompactSpool):
+                if encodes:
+                    record_to_bytes(effect.record)
+                if not effect.first <= effect.record.sequence <= last:
+                    said = f"{effect.first} to {effect.record.sequence} are not in the spool"
+                    raise StoreError(said)
+            elif isinstance(effect, PutTable) and encodes:
+                encode_table(effect.table)
+            elif isinstance(effect, PutConfig) and encodes:
+                encode_config(effect.config)
 
     def apply(self, effect: BookEffect) -> None:
         """Apply one checked effect."""
+        if isinstance(effect, PutLease):
+            self.leases[effect.row.number] = effect.row
+        elif isinstance(effect, AppendSpool):
+            self.spool[effect.record.sequence] = effect.record
+            self.spool_last = effect.record.sequence
+        elif isinstance(effect, PutReservation):
+            self.reservations[effect.row.id] = effect.row
+        elif isinstance(effect, DropReservation):
+            self.reservations.pop(effect.reservation_id, None)
+        elif isinstance(effect, PutMeta):
+            self.meta[effect.key] = effect.value
+        else:
+            self._apply_rarer(effect)
+
+    def _apply_rarer(self, effect: BookEffect) -> None:
         match effect:
-            case PutLease(row):
-                self.leases[row.number] = row
-            case AppendSpool(record):
-                self.spool[record.sequence] = record
-                self.spool_last = record.sequence
-            case PutMeta(key, value):
-                self.meta[key] = value
-            case PutReservation(reservation):
-                self.reservations[reservation.id] = reservation
-            case DropReservation(reservation_id):
-                self.reservations.pop(reservation_id, None)
             case PutKeyBudget(budget):
                 self.key_budgets[budget.tag] = budget
             case DropLease(number):
@@ -132,8 +141,9 @@ class MemoryDisk:
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         """Apply effects that were checked; `sync` covers every earlier commit too."""
+        apply = self.state.apply
         for effect in effects:
-            self.state.apply(effect)
+            apply(effect)
         self._unsynced.append(tuple(effects))
         if sync:
             self._reach(len(self._unsynced), self._synced)

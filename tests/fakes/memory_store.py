@@ -40,6 +40,7 @@ from shared.decision.types import SpoolRecord
 from shared.errors import LostLeadershipError, NotFoundError, StoreError
 
 Learned = BookedOutcome | BookedFeedback | BookedCounts
+LEARNED = (BookedOutcome, BookedFeedback, BookedCounts)
 
 
 @dataclass
@@ -72,11 +73,14 @@ class MemoryDatabase:
         for effect in effects:
             if isinstance(effect, LedgerRow):
                 ledger_id += 1
-                _demand(effect.id == ledger_id, f"ledger row {effect.id} is not {ledger_id}")
-            if isinstance(effect, BookedOutcome | BookedFeedback | BookedCounts):
+                if effect.id != ledger_id:
+                    raise StoreError(f"ledger row {effect.id} is not {ledger_id}")
+            elif isinstance(effect, LEARNED):
                 position += 1
-                _demand(effect.position == position, f"{effect.position} is not {position}")
-            for key in _unique_keys(effect):
+                if effect.position != position:
+                    raise StoreError(f"{effect.position} is not {position}")
+            key = _unique_key(effect)
+            if key is not None:
                 _demand(key not in fresh and not self._has(key), f"{key} is already in the books")
                 fresh.add(key)
 
@@ -184,14 +188,10 @@ def book_batch(
     )
 
 
-def _unique_keys(effect: StoreEffect) -> list[tuple[str, str, int | str]]:
-    match effect:
-        case ConfigRow():
-            return [("config", "", effect.version)]
-        case BookedFeedback() if not effect.feedback.is_weak:
-            return [("grade", effect.device_id, effect.feedback.request_id)]
-        case _:
-            return []
+def _unique_key(effect: StoreEffect) -> tuple[str, str, int | str] | None:
+    if isinstance(effect, BookedFeedback) and not effect.feedback.is_weak:
+        return "grade", effect.device_id, effect.feedback.request_id
+    return ("config", "", effect.version) if isinstance(effect, ConfigRow) else None
 
 
 def _demand(holds: bool, problem: str) -> None:

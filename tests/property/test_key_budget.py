@@ -48,7 +48,7 @@ class Keys(RuleBasedStateMachine):
         self.disk.held = False
         snapshot = MemoryBooks(self.disk).load()
         incarnation = f"inc-{self.starts}"
-        outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=self.unix_ms)
+        outbox = Outbox(incarnation=incarnation, snapshot=snapshot)
         self.gate = Gate(
             incarnation=incarnation,
             boot_id=f"boot-{self.boots}",

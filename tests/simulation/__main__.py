@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from shared.garbage import collect_seldom
 from tests.simulation.mutations import MUTATIONS, Caught, catch
 from tests.simulation.report import Report
 from tests.simulation.result import Result
@@ -32,7 +33,7 @@ PROGRESS_S = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 1 if an invariant was violated, or a mutation was not caught."""
     options = _options(arguments)
-    _hush()
+    _prepare()
     try:
         return _mutations(options) if options.mutations else _seeds(options)
     except KeyboardInterrupt:
@@ -82,14 +83,15 @@ def _cpu_s() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _hush() -> None:
+def _prepare() -> None:
     """What the engines log of each fault is not what this program is for."""
+    collect_seldom()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def _each(run: Callable[[T], R], items: Iterable[T], options: argparse.Namespace) -> Iterator[R]:
     jobs: int = options.jobs
-    with ProcessPoolExecutor(jobs, initializer=_hush) if jobs > 1 else nullcontext() as pool:
+    with ProcessPoolExecutor(jobs, initializer=_prepare) if jobs > 1 else nullcontext() as pool:
         yield from map(run, items) if pool is None else pool.map(run, items, chunksize=4)
 
 

@@ -27,7 +27,7 @@ CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondi
 GRADED_SHARE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass
 class Wanted:
     """What a client asks for, and the dice of whatever becomes of it."""
 
@@ -232,6 +232,7 @@ class Answering:
         )
         self.heard_of_lease()
         self.keep(effects)
+        self._device.soon()
         wanted = self.wanted.pop(request_id)
         self.clients.ended(request_id)
         if outcome.arm and wanted.dice.random() < GRADED_SHARE:

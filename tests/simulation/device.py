@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROUND_MS = 100
 """As `edge_agent.service.HOUSE_KEEPING_S`, and the link's `SEND_GAP_S`."""
 HEARTBEAT_MS = 5_000
-IDLE_ROUND_MS = 500
+IDLE_ROUND_MS = 1_000
 """What a device does that has nothing to do can wait for so long."""
 ALONE = DeviceConfig(
     version=0,
@@ -168,6 +168,7 @@ class Device:
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
         self._next_round(1 + int(self.rng.random() * ROUND_MS))
+        self.world.at(self.redial_at, self, self.soon)
 
     def kill(self, *, power: bool = False) -> None:
         """End the process, or cut the power: what was not synced is lost, but for some of it."""

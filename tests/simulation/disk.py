@@ -94,9 +94,10 @@ class SimDisk(MemoryDisk):
                 outcome = effect.record.body
                 self.outcomes[outcome.request_id] = outcome
                 fresh.append(outcome.request_id)
-        self._loose.append(fresh)
         if sync:
             self._loose.clear()
+        else:
+            self._loose.append(fresh)
 
     def lose_power(self, *, survivors: int = 0) -> None:
         """Fall back to what was synced; outcomes of lost commits are lost as well."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edge_agent.books import MetaKey
 from tests.simulation.device import Device
+from tests.simulation.dice import Dice
 from tests.simulation.disk import SimDisk
 from tests.simulation.provider import WORST_NANOS, Fate
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
 BUDGET_SHARES = (180, 140, 100, 70)
 RISE_WAIT_MS = 2_000
+PRICE_ENDS_MS = 5_000
+"""Prices end at whole multiples of it, so that runs share texts that were parsed before."""
 
 
 class Faults:
@@ -30,111 +32,111 @@ class Faults:
         self._places = 0
         self.rise_at = 0
 
-    def play(self, kind: str, device: Device, rng: random.Random) -> None:
+    def play(self, kind: str, device: Device, dice: Dice) -> None:
         """Let it happen now, if it can."""
-        action: Callable[[Device, random.Random], bool] = getattr(self, f"_{kind}")
-        if action(device, rng):
+        action: Callable[[Device, Dice], bool] = getattr(self, f"_{kind}")
+        if action(device, dice):
             self.world.seen[kind] += 1
 
     # The network.
 
-    def _message_lost(self, device: Device, rng: random.Random) -> bool:
+    def _message_lost(self, device: Device, dice: Dice) -> bool:
         self.world.network.lose = 1
         return False  # it counts when it hits a message
 
-    def _message_repeated(self, device: Device, rng: random.Random) -> bool:
-        self.world.network.repeat = rng.randint(1, 4)
+    def _message_repeated(self, device: Device, dice: Dice) -> bool:
+        self.world.network.repeat = dice.between(1, 4)
         return False
 
-    def _message_delayed(self, device: Device, rng: random.Random) -> bool:
-        self.world.network.delay = rng.randint(1, 3)
+    def _message_delayed(self, device: Device, dice: Dice) -> bool:
+        self.world.network.delay = dice.between(1, 3)
         return False
 
-    def _message_reordered(self, device: Device, rng: random.Random) -> bool:
-        self.world.network.swap = rng.randint(1, 2)
+    def _message_reordered(self, device: Device, dice: Dice) -> bool:
+        self.world.network.swap = dice.between(1, 2)
         return False
 
-    def _grant_repeated_late(self, device: Device, rng: random.Random) -> bool:
+    def _grant_repeated_late(self, device: Device, dice: Dice) -> bool:
         """A grant that the device has had arrives once more, after whatever happened since."""
         if device.line is None or not device.is_awake or not device.grants:
             return False
-        line, old = device.line, rng.choice(device.grants[-4:])
+        line, old = device.line, dice.choice(device.grants[-4:])
         device.guard(lambda: device.take(line, old))
         return True
 
-    def _line_cut(self, device: Device, rng: random.Random) -> bool:
+    def _line_cut(self, device: Device, dice: Dice) -> bool:
         if device.line is None:
             return False
         device.hang_up()
         return True
 
-    def _partition(self, device: Device, rng: random.Random) -> bool:
+    def _partition(self, device: Device, dice: Dice) -> bool:
         device.hang_up()
-        device.cut_off_until = self.world.now + rng.choice([500, 2_000, 4_000, 10_000])
+        device.cut_off_until = self.world.now + dice.choice([500, 2_000, 4_000, 10_000])
         return True
 
     # Devices.
 
-    def _device_killed(self, device: Device, rng: random.Random) -> bool:
+    def _device_killed(self, device: Device, dice: Dice) -> bool:
         device.kill()
         self.world.revive(device)
         return True
 
-    def _power_lost(self, device: Device, rng: random.Random) -> bool:
+    def _power_lost(self, device: Device, dice: Dice) -> bool:
         device.kill(power=True)
         self.world.revive(device)
         return True
 
-    def _device_reboots(self, device: Device, rng: random.Random) -> bool:
+    def _device_reboots(self, device: Device, dice: Dice) -> bool:
         device.kill()
         device.reboot()
         self.world.revive(device)
         return True
 
-    def _device_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
-        device.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
+    def _device_dies_in_commit(self, device: Device, dice: Dice) -> bool:
+        device.fuse.light(dice.between(1, 6), after=dice.random() < 0.5)
         return False  # it counts when it dies
 
-    def _disk_full(self, device: Device, rng: random.Random) -> bool:
+    def _disk_full(self, device: Device, dice: Dice) -> bool:
         if not device.alive:
             return False
         device.fill_disk(True)
         self.world.at(
-            self.world.now + rng.randint(200, 1_500), None, lambda: device.fill_disk(False)
+            self.world.now + dice.between(200, 1_500), None, lambda: device.fill_disk(False)
         )
         return True
 
-    def _suspend(self, device: Device, rng: random.Random) -> bool:
+    def _suspend(self, device: Device, dice: Dice) -> bool:
         if not device.is_awake:
             return False
-        device.suspend(rng.choice([500, 500, 2_000, 10_000]))
-        if rng.random() < 0.5 and device.line is not None:
+        device.suspend(dice.choice([500, 500, 2_000, 10_000]))
+        if dice.random() < 0.5 and device.line is not None:
             device.line.cut(self.world.now)
         return True
 
-    def _device_clock_steps(self, device: Device, rng: random.Random) -> bool:
-        device.wall_ms += rng.choice([-3_600_000, -5_000, 5_000, 3_600_000])
+    def _device_clock_steps(self, device: Device, dice: Dice) -> bool:
+        device.wall_ms += dice.choice([-3_600_000, -5_000, 5_000, 3_600_000])
         return True
 
-    def _client_gone(self, device: Device, rng: random.Random) -> bool:
+    def _client_gone(self, device: Device, dice: Dice) -> bool:
         """Of a paid call, or of a request that waits for a lease."""
         present = [d for d in self.world.devices if d.is_awake]
         clients = [(d, r) for d in present for r in (*d.answering.calls, *d.answering.waiting)]
         if not clients:
             return False
-        chosen, request_id = rng.choice(clients)
+        chosen, request_id = dice.choice(clients)
         chosen.guard(lambda: chosen.answering.client_gone(request_id))
         return True
 
     # Disks.
 
-    def _disk_copied(self, device: Device, rng: random.Random) -> bool:
+    def _disk_copied(self, device: Device, dice: Dice) -> bool:
         if device.alive and not device.full:
             token = device.disk.state.meta.get(MetaKey.RESUME_TOKEN, "")
             self.copies[device.name] = (device.disk.copied(), token)
         return False
 
-    def _disk_restored(self, device: Device, rng: random.Random) -> bool:
+    def _disk_restored(self, device: Device, dice: Dice) -> bool:
         """An older image takes the disk's place, after a session that has seen what came since."""
         copy, token = self.copies.get(device.name, (None, ""))
         row = self.world.centre.database.devices[device.id]
@@ -148,14 +150,14 @@ class Faults:
         image.is_stale = True
         return self._put_back(device, image)
 
-    def _disk_copied_back(self, device: Device, rng: random.Random) -> bool:
+    def _disk_copied_back(self, device: Device, dice: Dice) -> bool:
         """An older copy of the folder takes its place, whoever has seen what came since."""
         copy, _ = self.copies.get(device.name, (None, ""))
         if copy is None or not self._may_lose(device):
             return False
         return self._put_back(device, copy.copied(place=self._elsewhere()))
 
-    def _disk_moved(self, device: Device, rng: random.Random) -> bool:
+    def _disk_moved(self, device: Device, dice: Dice) -> bool:
         """A stopped device goes on from a copy of its folder."""
         if not self._may_lose(device):
             return False
@@ -175,17 +177,17 @@ class Faults:
         self.world.revive(device)
         return True
 
-    def _clone_of_image(self, device: Device, rng: random.Random) -> bool:
+    def _clone_of_image(self, device: Device, dice: Dice) -> bool:
         """An image of a stopped device's disk starts in another machine."""
         return self._clone(device, stops=True, place=device.disk.place)
 
-    def _clone_of_stopped(self, device: Device, rng: random.Random) -> bool:
+    def _clone_of_stopped(self, device: Device, dice: Dice) -> bool:
         """A stopped device's folder is copied, and both start."""
-        return self._clone(device, stops=True, place=self._elsewhere(), here=rng.random() < 0.5)
+        return self._clone(device, stops=True, place=self._elsewhere(), here=dice.random() < 0.5)
 
-    def _clone_of_running(self, device: Device, rng: random.Random) -> bool:
+    def _clone_of_running(self, device: Device, dice: Dice) -> bool:
         """A running device's folder is copied, token and leases included, and the copy starts."""
-        return self._clone(device, stops=False, place=self._elsewhere(), here=rng.random() < 0.5)
+        return self._clone(device, stops=False, place=self._elsewhere(), here=dice.random() < 0.5)
 
     def _clone(self, device: Device, *, stops: bool, place: str, here: bool = False) -> bool:
         if not self._may_lose(device):
@@ -208,58 +210,58 @@ class Faults:
 
     # The coordinator.
 
-    def _coordinator_restarts(self, device: Device, rng: random.Random) -> bool:
+    def _coordinator_restarts(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
         centre.stop()
         centre.zombie = None
         centre.start()
         return True
 
-    def _coordinator_away(self, device: Device, rng: random.Random) -> bool:
+    def _coordinator_away(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
         centre.stop()
         centre.zombie = None
-        self.world.at(self.world.now + rng.randint(300, 2_000), None, centre.start_again)
+        self.world.at(self.world.now + dice.between(300, 2_000), None, centre.start_again)
         return True
 
-    def _coordinator_dies_in_commit(self, device: Device, rng: random.Random) -> bool:
-        self.world.centre.fuse.light(rng.randint(1, 6), after=rng.random() < 0.5)
+    def _coordinator_dies_in_commit(self, device: Device, dice: Dice) -> bool:
+        self.world.centre.fuse.light(dice.between(1, 6), after=dice.random() < 0.5)
         return False  # it counts when it dies
 
-    def _coordinator_clock_steps(self, device: Device, rng: random.Random) -> bool:
+    def _coordinator_clock_steps(self, device: Device, dice: Dice) -> bool:
         if self.rising:
             return False  # the end of a price is a time on the coordinator's clock
-        self.world.centre.wall_ms += rng.choice([-5_000, -1_000, 1_000, 5_000])
+        self.world.centre.wall_ms += dice.choice([-5_000, -1_000, 1_000, 5_000])
         return True
 
-    def _database_unwritable(self, device: Device, rng: random.Random) -> bool:
+    def _database_unwritable(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
         centre.cannot_write = True
 
         def again() -> None:
             centre.cannot_write = False
 
-        self.world.at(self.world.now + rng.randint(100, 800), None, again)
+        self.world.at(self.world.now + dice.between(100, 800), None, again)
         return True
 
-    def _takeover(self, device: Device, rng: random.Random) -> bool:
+    def _takeover(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
         if not centre.up or centre.cannot_write:
             return False
         centre.take_over()
         return True
 
-    def _database_backed_up(self, device: Device, rng: random.Random) -> bool:
+    def _database_backed_up(self, device: Device, dice: Dice) -> bool:
         self.world.centre.backup()
         return False
 
-    def _database_restored(self, device: Device, rng: random.Random) -> bool:
+    def _database_restored(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
         if not centre.backups or not centre.up:
             return False
-        centre.restore(rng.choice(centre.backups)[0])
-        self.world.at(self.world.now + rng.randint(100, 500), None, centre.start_again)
-        self.world.at(self.world.now + rng.randint(800, 2_000), None, self._recover)
+        centre.restore(dice.choice(centre.backups)[0])
+        self.world.at(self.world.now + dice.between(100, 500), None, centre.start_again)
+        self.world.at(self.world.now + dice.between(800, 2_000), None, self._recover)
         return True
 
     def _recover(self) -> None:
@@ -272,19 +274,19 @@ class Faults:
 
     # The operator.
 
-    def _budget_set(self, device: Device, rng: random.Random) -> bool:
-        nanos = rng.choice(BUDGET_SHARES) * WORST_NANOS
+    def _budget_set(self, device: Device, dice: Dice) -> bool:
+        nanos = dice.choice(BUDGET_SHARES) * WORST_NANOS
         return self.world.order(nanos)
 
-    def _price_rises(self, device: Device, rng: random.Random) -> bool:
+    def _price_rises(self, device: Device, dice: Dice) -> bool:
         """A rise entered ahead: first an end of the old price, then the new one (rule A_3)."""
         world, centre = self.world, self.world.centre
         if self.rising or not centre.up:
             return False
         self.rising = True
-        self.rise_at = world.now + 4_000 + RISE_WAIT_MS
-        ends = centre.unix_ms() + 4_000
+        ends = -(-(centre.unix_ms() + 4_000) // PRICE_ENDS_MS) * PRICE_ENDS_MS
         until = datetime.fromtimestamp(ends // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.rise_at = ends - centre.wall_ms + RISE_WAIT_MS
         world.toml_now = world.toml(valid_until=until)
         centre.configure(world.toml_now)
         world.at(self.rise_at - RISE_WAIT_MS - 500, None, self._enter_new_price)
@@ -305,9 +307,9 @@ class Faults:
         world.provider.prices["large"] = (per_mtok, world.provider.prices["large"][1])
         self.rising = False
 
-    def _spend_paused(self, device: Device, rng: random.Random) -> bool:
+    def _spend_paused(self, device: Device, dice: Dice) -> bool:
         centre, world = self.world.centre, self.world
-        world.at(world.now + rng.randint(200, 1_000), None, lambda: self._pause(False))
+        world.at(world.now + dice.between(200, 1_000), None, lambda: self._pause(False))
         return centre.operate(lambda e, now: e.set_spend_paused(True, actor="op", unix_ms=now))
 
     def _pause(self, paused: bool) -> None:
@@ -315,9 +317,9 @@ class Faults:
             lambda e, now: e.set_spend_paused(paused, actor="op", unix_ms=now)
         )
 
-    def _arm_disabled(self, device: Device, rng: random.Random) -> bool:
-        arm = rng.choice(["large", "small"])
-        self.world.at(self.world.now + rng.randint(200, 1_000), None, self._enable_arms)
+    def _arm_disabled(self, device: Device, dice: Dice) -> bool:
+        arm = dice.choice(["large", "small"])
+        self.world.at(self.world.now + dice.between(200, 1_000), None, self._enable_arms)
         return self.world.centre.operate(
             lambda e, now: e.set_arm_enabled(arm, False, actor="op", unix_ms=now)
         )
@@ -331,7 +333,7 @@ class Faults:
             lambda e, now: e.set_arm_enabled(arm, True, actor="op", unix_ms=now)
         )
 
-    def _device_written_off(self, device: Device, rng: random.Random) -> bool:
+    def _device_written_off(self, device: Device, dice: Dice) -> bool:
         """The operator gives a silent device up; it may come back all the same."""
         centre = self.world.centre
         if not centre.up or device.id in centre.engine.sessions:
@@ -342,8 +344,8 @@ class Faults:
             return False  # lent after the backup: only the device knows of it
         return centre.write_off(device.id)
 
-    def _provider(self, device: Device, rng: random.Random) -> bool:
-        fate = Fate.OVERRUN if rng.random() < 0.012 else rng.choice(FATES)
+    def _provider(self, device: Device, dice: Dice) -> bool:
+        fate = Fate.OVERRUN if dice.random() < 0.012 else dice.choice(FATES)
         self.world.fates.append(fate)
         return False
 
@@ -360,7 +362,6 @@ class Faults:
         world.centre.zombie = None
         for device in world.devices:
             device.cut_off_until = 0
-            device.asleep_until = min(device.asleep_until, world.now)
             device.fuse.put_out()
             if device.alive:
                 device.fill_disk(False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shared.decision.types import Outcome
 from tests.simulation.dice import Dice
 from tests.simulation.facts import Violated
-from tests.simulation.provider import WORST_NANOS
+from tests.simulation.provider import PRICES
 from tests.simulation.result import SERVED_SHARE_MIN, SPENT_SHARE_MIN
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ WARM_MS = 1_500
 BEFORE_END_MS = 2_000
 AFTERWARDS_MS = 1_200
 GAPS_MS = (20, 50, 90, 140)
-TIGHT_WORST_CASES, AMPLE_WORST_CASES = 90, 400
+TIGHT_WORST_CASES, AMPLE_WORST_CASES = 110, 400
 FOR_WANT_OF_A_LEASE = ("no_lease", "lease_too_small", "watermark_not_synced")
 
 
@@ -95,7 +95,12 @@ def _is_well(world: World) -> bool:
         and set(engine.sessions) == ids
         and all(session.may_spend for session in engine.sessions.values())
         and not world.faults.rising
-        and all(d.alive and d.engine.gate.available_nanos for d in world.present())
+        and all(d.is_awake and d.engine.gate.available_nanos for d in world.present())
+        and not any(
+            d.engine.health.resting_ms(arm, now_ms=d.monotonic_ms())
+            for d in world.present()
+            for arm in PRICES
+        )
     )
 
 
@@ -107,7 +112,8 @@ def _warm_up(world: World, dice: Dice) -> None:
 
 def _healthy_window(world: World) -> None:
     tight = world.seed % 3 == 0
-    world.budget_nanos = (TIGHT_WORST_CASES if tight else AMPLE_WORST_CASES) * WORST_NANOS
+    worst_nanos = world.provider.worst_nanos
+    world.budget_nanos = (TIGHT_WORST_CASES if tight else AMPLE_WORST_CASES) * worst_nanos
     world.order(world.budget_nanos)
     _wait_for_window(world)
     dice = Dice(world.seed)
@@ -119,7 +125,7 @@ def _healthy_window(world: World) -> None:
         raise Violated("liveness", "there is no window")
     checker = world.checker
     billed_before = checker.billed[window.id]
-    enough, has_budget = len(world.present()) * WORST_NANOS, True
+    enough, has_budget = len(world.present()) * worst_nanos, True
     while world.centre.unix_ms() < window.end_unix_ms - BEFORE_END_MS:
         world.run(dice.choice(GAPS_MS))
         has_budget &= world.budget_nanos - sum(checker.sums[window.id]) >= enough

@@ -32,6 +32,8 @@ class Line:
         if not self.is_cut:
             self.is_cut = True
             self.up_until = now + late_ms
+            if self.device.line is self:
+                self.device.soon()
 
 
 class Network:

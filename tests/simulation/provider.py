@@ -27,11 +27,13 @@ PRICES = {"large": (2_500_000_000, 10_000_000_000), "small": (1_000_000_000, 4_0
 """Of input and output, in nano-dollars per million tokens, before any rise."""
 WORST_NANOS = 1_700_000
 """What a request can cost at most before any rise."""
+WORST_TOKENS = (280, 100)
+"""Of input and output: what that is for."""
 KNOWN_FREE = (Fate.DEAD, Fate.REFUSED)
 UNKNOWN = (Fate.ABORTED, Fate.SILENT)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bill:
     """One line of the provider's account. Amounts in nano-dollars.
 
@@ -78,6 +80,11 @@ class Provider:
     on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
     beyond_on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
     calls: int = 0
+
+    @property
+    def worst_nanos(self) -> int:
+        """What a request can cost at most at the prices of now."""
+        return self._price("large", *WORST_TOKENS)
 
     def execute(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 
 DEVICES = 4
 FAULTS: dict[str, float] = {
@@ -81,7 +82,7 @@ def make_trace(seed: int, *, steps: int) -> list[Op]:
     """
     rng = random.Random(f"trace {seed}")
     weights = {**FAULTS, **(DATABASE_FAULTS if seed % 2 else DISK_FAULTS)}
-    kinds, shares = list(weights), list(weights.values())
+    kinds, shares = list(weights), list(accumulate(weights.values()))
     ops: list[Op] = []
     left = steps
     while left:
@@ -92,6 +93,6 @@ def make_trace(seed: int, *, steps: int) -> list[Op]:
             ops.append(Op(wait_ms, "ask", device, rng.getrandbits(32)))
             wait_ms = rng.choice(GAPS_IN_BURST_MS)
             if rng.random() < FAULT_SHARE:
-                kind, at = rng.choices(kinds, shares)[0], rng.randrange(DEVICES)
+                kind, at = rng.choices(kinds, cum_weights=shares)[0], rng.randrange(DEVICES)
                 ops.append(Op(rng.randint(0, 40), kind, at, rng.getrandbits(32)))
     return ops

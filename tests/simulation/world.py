@@ -218,7 +218,7 @@ class World:
             if op.kind == "ask":
                 self.ask(device, Dice(op.seed), request_id=f"q{op.seed}")
             else:
-                self.faults.play(op.kind, device, random.Random(op.seed))
+                self.faults.play(op.kind, device, Dice(op.seed))
 
     def present(self) -> list[Device]:
         """The devices that are really there: no clone that was shut down."""

@@ -294,7 +294,7 @@ class Device:
         engine, now_ms = self.engine, self._queue.now_ms
         match message:
             case Acked(sequence):
-                self._commit(engine.outbox.ack(sequence, unix_ms=now_ms))
+                self._commit(engine.outbox.ack(sequence, boot_ms=now_ms))
                 if engine.outbox.last > self._sent_through:
                     self._soon()
             case TableSent(table):
@@ -339,7 +339,7 @@ class Device:
         self._commit(effects, sync=True)
         self.engine.token_synced(message.resume_token)
         self.engine.gate.on_demand = True
-        self._commit(outbox.ack(acked, unix_ms=self._queue.now_ms))
+        self._commit(outbox.ack(acked, boot_ms=self._queue.now_ms))
         self._sent_through, self._welcomed = acked, True
         self._uplink.token_synced(self, message.resume_token)
         self._soon()

@@ -125,7 +125,7 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
         classifier=None,
         clock=clock,
         rng=random.SystemRandom(),
-        on_outcome=metrics.observe,
+        on_spooled=metrics.observe,
     )
     await service.start()
     lease = LeaseGranted(1, 0, LENT_NANOS, FOR_MS, 1)

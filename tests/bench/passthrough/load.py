@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import sys
 import time
 from typing import cast
@@ -40,7 +41,13 @@ def request(port: int, *, model: str, stream: bool) -> bytes:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that always has one request under way."""
+    """One connection that has one request under way until it is told to stop.
+
+    Attributes
+    ----------
+    ended : Future
+        Done when the last request is answered, or failed.
+    """
 
     def __init__(self, content: bytes, *, stream: bool) -> None:
         self._content = content
@@ -48,8 +55,14 @@ class _Client(asyncio.Protocol):
         self._messages = Messages()
         self._sent_s = 0.0
         self._transport: asyncio.Transport | None = None
+        self._stopping = False
         self.times_ms: list[float] = []
         self.problem = ""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._stopping = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -58,12 +71,20 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for message in self._messages.feed(data):
             if b" 200 " not in message[:20] or self._stream != (b"[DONE]" in message):
-                self.problem = message.decode()
+                self._end(message.decode())
             self.times_ms.append((time.perf_counter() - self._sent_s) * 1e3)
-            self._send()
+            if self._stopping:
+                self._end()
+            else:
+                self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.problem = self.problem or "the connection was lost"
+        self._end("the connection was lost")
+
+    def _end(self, problem: str = "") -> None:
+        if not self.ended.done():
+            self.problem = problem
+            self.ended.set_result(None)
 
     def _send(self) -> None:
         assert self._transport is not None
@@ -77,7 +98,6 @@ async def load(
     """What the clients measured."""
     content = request(port, model=model, stream=stream)
     loop = asyncio.get_running_loop()
-    begun = time.perf_counter()
 
     def client() -> _Client:
         return _Client(content, stream=stream)
@@ -86,10 +106,15 @@ async def load(
         (await loop.create_connection(client, "127.0.0.1", port))[1] for _ in range(connections)
     ]
     await asyncio.sleep(seconds)
-    took_s = time.perf_counter() - begun
-    times = sorted(each for client in clients for each in client.times_ms)
-    problems = sorted({client.problem for client in clients if client.problem})
-    return {"per_s": len(times) / took_s, "times_ms": times, "problems": problems}
+    for each in clients:
+        each.stop()
+    # What was asked is waited for: nothing is left over that the next round would pay for.
+    await asyncio.wait([each.ended for each in clients])
+    times = sorted(took for each in clients for took in each.times_ms)
+    problems = sorted({each.problem for each in clients if each.problem})
+    # Each client waits for one answer at a time, so this is their rate.
+    per_s = connections * 1e3 / statistics.fmean(times) if times else 0.0
+    return {"per_s": per_s, "times_ms": times, "problems": problems}
 
 
 if __name__ == "__main__":

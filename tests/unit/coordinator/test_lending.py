@@ -182,6 +182,17 @@ def test_a_device_without_paid_arms_is_lent_nothing() -> None:
     assert lender.refusal(worst_case_nanos=0).exhausted
 
 
+def test_a_judge_is_paid_by_devices_that_have_no_paid_arm() -> None:
+    """It grades local answers, too."""
+    judged = FLEET.replace('["tiny", "large"]', '["tiny"]') + '[judge]\narm = "large"\n'
+    prior = fleet_config(FLEET).arms["large"].cost_nanos
+    late = WINDOW_MS - 500
+    lease = Lender().lease(worst_case_nanos=0, unix_ms=late, toml=judged)
+    assert prior == lease.amount_nanos
+    lender = Lender(device=replace(DEVICE, device_class="gone"))
+    assert lender.refusal(worst_case_nanos=0, toml=judged).exhausted
+
+
 @pytest.mark.parametrize(
     ("length_ms", "closing_ms"), [(100_050, 3_126), (30 * 86_400_000, 600_000)]
 )

@@ -28,7 +28,7 @@ class Desk:
 
     def __init__(self, books: Any = None) -> None:
         self.books = books or MemoryBooks()
-        self.outbox = Outbox(incarnation="i", snapshot=BooksSnapshot(), unix_ms=0)
+        self.outbox = Outbox(incarnation="i", snapshot=BooksSnapshot())
         self.gate = Gate(
             incarnation="i",
             boot_id="b",

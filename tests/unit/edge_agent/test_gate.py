@@ -47,7 +47,7 @@ def gate_of(
 ) -> Gate:
     """A gate on these books."""
     snapshot = snapshot or BooksSnapshot(place="here")
-    outbox = Outbox(incarnation=incarnation, snapshot=snapshot, unix_ms=0)
+    outbox = Outbox(incarnation=incarnation, snapshot=snapshot)
     return Gate(
         incarnation=incarnation,
         boot_id=boot_id,
@@ -155,7 +155,7 @@ def test_an_overrun_closes_its_arm_also_after_a_restart() -> None:
     assert [] == gate.configured(), "the coordinator does not know of it yet"
     later = gate_of(snapshot_of(effects), incarnation="inc-2")
     assert "overrun" == later.problem(facts(), arm=ARM)
-    later._outbox.ack(later._outbox.last, unix_ms=0)
+    later._outbox.ack(later._outbox.last, boot_ms=0)
     (forgotten,) = later.configured()
     assert PutMeta(MetaKey.OVERRUN_ARMS, "{}") == forgotten
     assert "overrun" != later.problem(facts(), arm=ARM)
@@ -354,7 +354,7 @@ def test_a_start_notes_its_process_boot_and_place() -> None:
 def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
     """What the draw was is not, so nothing is learned from it."""
     gate, effects = open_gate()
-    effects += gate.reserve(facts("r1"), arm=ARM, boot_ms=0)[2]
+    effects += gate.reserve(facts("r1", key_tag="shop"), arm=ARM, boot_ms=0)[2]
     found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
     attempt = Attempt(
         "cloud", 0, "interrupted", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN
@@ -362,13 +362,13 @@ def test_a_call_that_was_interrupted_is_told_with_all_that_is_known() -> None:
     reason = "the agent stopped in the middle"
     expected = Outcome(
         "r1", "other", 1_000, RequestStatus.INTERRUPTED, "", "cloud", 0, 0, reason, forced=True,
-        attempts=(attempt,),
+        attempts=(attempt,), tag="shop",
     )  # fmt: skip
     assert expected == found
 
 
-def test_a_judges_call_that_was_interrupted_is_told_as_one() -> None:
-    """It is no request of anybody's."""
+def test_a_judges_call_that_was_interrupted_is_no_request() -> None:
+    """It is booked in full, as what it was (rule S_2)."""
     gate, effects = open_gate()
     effects += gate.reserve(facts("r1.judge"), arm=ARM, boot_ms=0, judge=True)[2]
     found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
@@ -383,7 +383,7 @@ def test_an_overrun_is_forgotten_when_its_record_is_booked(acked: int, forgotten
     """And a configuration comes after that; later records do not matter."""
     effects = gate_of().overran(ARM.id, told=5)
     gate = gate_of(replace(snapshot_of(effects), spool_last=9, place="here"))
-    gate._outbox.ack(acked, unix_ms=0)
+    gate._outbox.ack(acked, boot_ms=0)
     assert forgotten is bool(gate.configured())
     assert forgotten is ("overrun" != gate.problem(facts(), arm=ARM))
 
@@ -392,9 +392,9 @@ def test_an_overrun_whose_record_is_unknown_is_forgotten_with_all_that_was_spool
     """The process ended before it could note the record."""
     effects = gate_of().overran(ARM.id)
     later = gate_of(replace(snapshot_of(effects), spool_last=3), incarnation="inc-2")
-    later._outbox.ack(2, unix_ms=0)
+    later._outbox.ack(2, boot_ms=0)
     assert [] == later.configured()
-    later._outbox.ack(3, unix_ms=0)
+    later._outbox.ack(3, boot_ms=0)
     assert [] != later.configured()
 
 

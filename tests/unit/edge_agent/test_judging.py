@@ -97,6 +97,7 @@ async def test_a_judges_call_is_paid_like_any_other() -> None:
     (outcome,) = agent.of_kind(Outcome)
     assert outcome.cost_nanos + call.attempt.cost_nanos == agent.settled_nanos
     assert [] == list(agent.books.disk.state.reservations)
+    assert [Outcome, JudgeCall, Feedback] == [type(body) for body in agent.heard], "for metrics"
 
 
 async def test_a_judge_sees_the_conversation_and_the_answer_as_material() -> None:

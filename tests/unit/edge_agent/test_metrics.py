@@ -6,7 +6,15 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent.adapters.metrics import AgentGauges, AgentMetrics
 from shared.decision.key_budget import KeyBudgetStatus
-from shared.decision.types import Attempt, Fallout, Outcome, RequestStatus, SettleKind
+from shared.decision.types import (
+    Attempt,
+    Fallout,
+    Feedback,
+    JudgeCall,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+)
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
 
 
@@ -130,6 +138,24 @@ def test_money_is_counted_by_the_tags_of_the_keys_alone() -> None:
     assert {**expected, "shop/checkout": None, "made-up": None} == spent
 
 
+def test_what_judges_cost_and_who_graded_is_counted() -> None:
+    """A judge's call is no request of anybody's; what clients call themselves is no label."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    attempt = Attempt("judge", 5, "", 1, 2_000_000, 1_500_000, SettleKind.REPORTED)
+    metrics.observe(JudgeCall("r1.judge", attempt))
+    for source in ("client", "judge:judge", "grader:sums", "signal:retry", "me:myself", "judge"):
+        metrics.observe(Feedback("r1", "other", "gpt", 0, source, 0))
+    value = registry.get_sample_value
+    assert 0.0015 == value("tidegate_spend_dollars_total", {"arm": "judge", "tag": "none"})
+    assert value("tidegate_requests_total", {"arm": "judge", "task_class": "other"}) is None
+    counted = {
+        name: value("tidegate_grades_total", {"source": name})
+        for name in ("client", "judge", "grader", "signal", "me")
+    }
+    assert {"client": 3, "judge": 1, "grader": 1, "signal": 1, "me": None} == counted
+
+
 def test_a_keys_budget_is_shown_in_parts() -> None:
     """Its limit, and what of it is settled or reserved."""
     registry = CollectorRegistry()
@@ -139,3 +165,6 @@ def test_a_keys_budget_is_shown_in_parts() -> None:
     for part, dollars in (("limit", 4.0), ("settled", 1.0), ("reserved", 0.5)):
         labels = {"tag": "shop", "part": part}
         assert dollars == registry.get_sample_value("tidegate_key_budget_dollars", labels)
+    metrics.set_gauges(AgentGauges(0, True, 0, 0, 0))
+    labels = {"tag": "shop", "part": "limit"}
+    assert registry.get_sample_value("tidegate_key_budget_dollars", labels) is None, "it has gone"

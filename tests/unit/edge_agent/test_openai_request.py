@@ -447,6 +447,7 @@ def test_a_grade_is_a_score_or_a_thumb(fields: dict[str, Any], grade: Grade) -> 
         ({"request_id": "r", "score": "good"}, "score"),
         ({"request_id": "r", "thumbs": "sideways"}, "thumbs"),
         ({"request_id": "r", "score": 1, "stars": 5}, "stars"),
+        ({"request_id": "r", "score": 1, "source": "judge:gpt"}, "source"),
     ],
 )
 def test_a_wrong_grade_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -38,7 +38,7 @@ BODY = LeaseClose(1, 0, clean=True, reason="")
 
 def outbox(records: int = 0, *, snapshot: BooksSnapshot | None = None) -> Outbox:
     """An outbox of incarnation `inc`, with so many records."""
-    box = Outbox(incarnation="inc", snapshot=snapshot or BooksSnapshot(), unix_ms=0)
+    box = Outbox(incarnation="inc", snapshot=snapshot or BooksSnapshot())
     for _ in range(records):
         box.spool(BODY)
     return box
@@ -79,7 +79,6 @@ def test_each_incarnation_has_its_records() -> None:
     later = Outbox(
         incarnation="inc-2",
         snapshot=BooksSnapshot(meta=state.meta, spool_first=1, spool_last=2),
-        unix_ms=0,
     )
     later.spool(BODY)
     assert (
@@ -102,9 +101,9 @@ def test_an_incarnation_is_forgotten_with_its_last_record() -> None:
 def test_an_ack_counts_once() -> None:
     """An ack that is repeated, or late, changes nothing."""
     box = outbox(5)
-    assert [PutMeta(MetaKey.SEQUENCE_ACKED, "4")] == box.ack(4, unix_ms=1)
-    assert [] == box.ack(4, unix_ms=2)
-    assert [] == box.ack(3, unix_ms=2)
+    assert [PutMeta(MetaKey.SEQUENCE_ACKED, "4")] == box.ack(4, boot_ms=1)
+    assert [] == box.ack(4, boot_ms=2)
+    assert [] == box.ack(3, boot_ms=2)
     assert 1 == box.waiting
 
 
@@ -116,7 +115,10 @@ def paid(request_id: str, *, lease: int, cost: int, settle: SettleKind) -> Outco
 
 
 def test_a_summary_keeps_costs_and_counts() -> None:
-    """What was released or sent is not in it, and a close keeps its place and its words."""
+    """What was released or sent is not in it; a close keeps its place and its words.
+
+    A judge's call is a cost and no request.
+    """
     box = outbox()
     bodies: list[SpoolBody] = [
         paid("a", lease=1, cost=9, settle=SettleKind.REPORTED),
@@ -124,16 +126,16 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
         paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
-        JudgeCall("b.judge", Attempt("judge", 5, "", 1, 100, 2, SettleKind.REPORTED)),
         JudgeCall("c.judge", Attempt("judge", 5, "", 2, 100, 8, SettleKind.RELEASED)),
         Feedback("b", "code", "cloud", 1, "user", 0),
+        JudgeCall("b.judge", Attempt("judge", 5, "", 2, 9, 3, SettleKind.REPORTED)),
         LeaseClose(1, 45, clean=True, reason=""),
         paid("e", lease=2, cost=1, settle=SettleKind.REPORTED),
     ]
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 8, ((1, 38), (2, 5)), (ContextCount("code", "cloud", 4),))
+    summary = SpoolSummary(2, 8, ((1, 36), (2, 8)), (ContextCount("code", "cloud", 4),))
     assert CompactSpool(2, SpoolRecord(8, "inc", summary)) == effect
 
 
@@ -194,7 +196,7 @@ def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPat
     assert 0 == box.overfull_after()
     box.sent(1)
     assert 1 == box.overfull_after()
-    box.ack(2, unix_ms=0)
+    box.ack(2, boot_ms=0)
     assert 2 == box.overfull_after()
     box.compact(records[:1])
     assert None is box.overfull_after()
@@ -208,47 +210,48 @@ def test_a_spool_is_overfull_by_what_waits_in_full(monkeypatch: pytest.MonkeyPat
 def test_acked_records_are_kept_for_a_day() -> None:
     """A coordinator that was restored from a backup can be told again (rule C_5)."""
     box = outbox(5)
-    box.ack(2, unix_ms=500)
-    box.ack(4, unix_ms=1_000)
-    assert [] == box.trim(unix_ms=500 + RETAIN_ACKED_MS - 1)
-    assert [TrimSpool(2)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS - 1)
-    assert [TrimSpool(4)] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
-    assert [] == box.trim(unix_ms=1_000 + RETAIN_ACKED_MS)
+    box.ack(2, boot_ms=500)
+    box.ack(4, boot_ms=1_000)
+    assert [] == box.trim(boot_ms=500 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(2)] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(4)] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS)
+    assert [] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS)
 
 
 def test_what_was_acked_before_a_restart_is_kept_for_a_day_after_it() -> None:
     """When it was acked is not known any more; it goes, also if nothing else is acked."""
     meta = {MetaKey.SEQUENCE_ACKED: "5"}
     box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=3, spool_last=9))
-    assert [] == box.trim(unix_ms=RETAIN_ACKED_MS - 1)
-    assert [TrimSpool(5)] == box.trim(unix_ms=RETAIN_ACKED_MS)
+    assert [] == box.trim(boot_ms=7)
+    assert [] == box.trim(boot_ms=7 + RETAIN_ACKED_MS - 1)
+    assert [TrimSpool(5)] == box.trim(boot_ms=7 + RETAIN_ACKED_MS)
 
 
 def test_the_last_record_always_stays() -> None:
     """From it the next sequence is told, even if everything is acked and old."""
     box = outbox(5)
-    box.ack(5, unix_ms=0)
-    assert [TrimSpool(4)] == box.trim(unix_ms=RETAIN_ACKED_MS)
+    box.ack(5, boot_ms=0)
+    assert [TrimSpool(4)] == box.trim(boot_ms=RETAIN_ACKED_MS)
 
 
 def test_unacked_records_are_never_trimmed() -> None:
     """However old."""
     box = outbox(5)
-    assert [] == box.trim(unix_ms=10 * RETAIN_ACKED_MS)
+    assert [] == box.trim(boot_ms=10 * RETAIN_ACKED_MS)
 
 
 def test_the_kept_records_are_bounded() -> None:
     """Beyond the limit the oldest acked records go early, and the others in their time."""
     box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
-    box.ack(3, unix_ms=1)
-    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=5)[-1]
-    assert [] == box.trim(unix_ms=5)
-    last = box.ack(RETAIN_ACKED_RECORDS_MAX + 8, unix_ms=5 + RETAIN_ACKED_MS)[-1]
+    box.ack(3, boot_ms=1)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, boot_ms=5)[-1]
+    assert [] == box.trim(boot_ms=5)
+    last = box.ack(RETAIN_ACKED_RECORDS_MAX + 8, boot_ms=5 + RETAIN_ACKED_MS)[-1]
     assert TrimSpool(RETAIN_ACKED_RECORDS_MAX + 7) == last
 
 
 def test_the_bound_holds_also_when_some_of_it_is_old() -> None:
     """Whatever trims more."""
     box = outbox(RETAIN_ACKED_RECORDS_MAX + 10)
-    box.ack(2, unix_ms=0)
-    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, unix_ms=RETAIN_ACKED_MS)[-1]
+    box.ack(2, boot_ms=0)
+    assert TrimSpool(7) == box.ack(RETAIN_ACKED_RECORDS_MAX + 7, boot_ms=RETAIN_ACKED_MS)[-1]

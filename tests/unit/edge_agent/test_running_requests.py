@@ -41,6 +41,7 @@ from shared.decision.types import (
     Outcome,
     RequestStatus,
     SettleKind,
+    SpoolBody,
 )
 from shared.errors import BooksFullError
 from tests.fakes.memory_books import MemoryBooks
@@ -169,6 +170,7 @@ class Agent:
         self.books = MemoryBooks()
         self.cloud, self.local = Stage(), Stage(Play(words=("lo", "cal")))
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.heard: list[SpoolBody] = []
         config = device_config(local_arm(), arm or cloud_arm())
         self.engine = AgentEngine(
             incarnation="i1",
@@ -188,8 +190,13 @@ class Agent:
             classifier=classifier,
             clock=StandingClock(),
             rng=random.Random(1),  # its first draws are below 0.9: the paid arm
-            on_outcome=self.outcomes.put_nowait,
+            on_spooled=self._hear,
         )
+
+    def _hear(self, body: SpoolBody) -> None:
+        self.heard.append(body)
+        if isinstance(body, Outcome):
+            self.outcomes.put_nowait(body)
 
     async def lend(self, *, amount: int = 20 * WORST_CASE_NANOS) -> None:
         """Grant a lease and sync it."""
