@@ -339,6 +339,7 @@ class CoordinatorEngine(Operating):
         worst_case_nanos: int,
         needed_nanos: int = 0,
         asked_boot_ms: int = 0,
+        lease_number_max: int | None = None,
         unix_ms: int,
     ) -> Reaction:
         """A device asks for an allowance (rules C_1, L_6).
@@ -349,6 +350,8 @@ class CoordinatorEngine(Operating):
             The worst cases of all requests that wait for it; 0 if it asks ahead.
         asked_boot_ms : int
             When, on its boot-time clock; the lease's duration counts from there. 0: not known.
+        lease_number_max : int or None
+            Of the leases that had reached it when it asked; None if it does not say.
         """
         if self.config is None:
             refused = LeaseRefused("", "the fleet is not configured yet", RETRY_AFTER_MS)
@@ -367,6 +370,7 @@ class CoordinatorEngine(Operating):
             worst_case_nanos=worst_case_nanos,
             needed_nanos=needed_nanos,
             asked_boot_ms=asked_boot_ms,
+            lease_number_max=lease_number_max,
             unix_ms=unix_ms,
         )
         for _, message in reaction.sends:

@@ -47,9 +47,13 @@ class Lending:
         worst_case_nanos: int,
         needed_nanos: int,
         asked_boot_ms: int,
+        lease_number_max: int | None = None,
         unix_ms: int,
     ) -> Reaction:
         """Grant a lease, or refuse it with the reason.
+
+        Neither if what the device asks for is on its way: over a slow link, or when the
+        coordinator has stood still, it has asked several times before the first answer arrives.
 
         Parameters
         ----------
@@ -62,12 +66,20 @@ class Lending:
             that wait for a lease need together.
         asked_boot_ms : int
             When it asked, on its own clock: the lease's duration counts from there.
+        lease_number_max : int or None
+            Of the leases that had reached it by then; None if it does not say.
         """
         problem, retry_after_ms = self._problem(device, window=window, unix_ms=unix_ms)
         if frozen:
             problem, retry_after_ms = frozen, FROZEN_RETRY_AFTER_MS
         if problem or window is None:
             return _refusal(device, config, reason=problem, retry_after_ms=retry_after_ms)
+        session = self._sessions[device.id]
+        under_way = 0
+        if lease_number_max is not None:
+            under_way = session.under_way_nanos(after=lease_number_max, unix_ms=unix_ms)
+        if under_way and under_way >= max(worst_case_nanos, needed_nanos):
+            return Reaction()
         duration_ms = _duration_ms(config, window=window, unix_ms=unix_ms)
         stores_end_ms = _stores_end_ms(window)
         store = stores_end_ms - unix_ms >= STORE_MS_MIN
@@ -80,7 +92,7 @@ class Lending:
             free_nanos=window.free_nanos,
             planned_nanos_per_slot=planned_nanos_per_slot,
             lease_slots=config.link.lease_slots,
-            available_nanos=available_nanos,
+            available_nanos=available_nanos + under_way,
             worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
             needed_nanos=needed_nanos,
             devices=len(self._sessions),
@@ -96,13 +108,14 @@ class Lending:
         lease = LeaseRecord(
             device_id=device.id,
             number=device.lease_number_max + 1,
-            incarnation=self._sessions[device.id].incarnation,
+            incarnation=session.incarnation,
             window_id=window.id,
             amount_nanos=amount,
             price_version=price_version,
             granted_unix_ms=unix_ms,
         )
         self._account.grant(lease)
+        session.granted.append(lease)
         device = self._registry.put(changed(device, lease_number_max=lease.number))
         sent = LeaseSent(
             incarnation=lease.incarnation,

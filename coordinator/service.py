@@ -229,6 +229,7 @@ class CoordinatorService:
         worst_case_nanos: int,
         needed_nanos: int = 0,
         asked_boot_ms: int = 0,
+        lease_number_max: int | None = None,
     ) -> None:
         """Grant or refuse a lease."""
         await self._change(
@@ -238,6 +239,7 @@ class CoordinatorService:
                 worst_case_nanos=worst_case_nanos,
                 needed_nanos=needed_nanos,
                 asked_boot_ms=asked_boot_ms,
+                lease_number_max=lease_number_max,
                 unix_ms=self._clock.unix_ms(),
             )
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from coordinator.alerts import Alert
 from coordinator.messages import Message
-from coordinator.records import StoreEffect
+from coordinator.records import LeaseRecord, StoreEffect
 from coordinator.spool_progress import SpoolProgress
 from shared.decision.types import ArmSpeed, LeaseStatus
+
+UNDER_WAY_MS: Final = 10_000
+"""A grant that was not heard of for so long is taken for lost."""
 
 
 @dataclass
@@ -99,6 +103,8 @@ class Session:
         Leases that it has seen and, by its hello, no longer holds. Their closes are on the way.
     may_spend : bool
         Its resume token of this session is synced (rule D_2).
+    granted : list of LeaseRecord
+        In this session, as far as they may still be on their way.
     """
 
     device_id: str
@@ -111,3 +117,13 @@ class Session:
     leases: tuple[LeaseStatus, ...] = ()
     local_arms: tuple[str, ...] = ()
     speeds: tuple[ArmSpeed, ...] = ()
+    granted: list[LeaseRecord] = field(default_factory=list)
+
+    def under_way_nanos(self, *, after: int, unix_ms: int) -> int:
+        """What was lent lately in leases above a number, the highest that has arrived."""
+        self.granted = [
+            lease
+            for lease in self.granted
+            if lease.number > after and unix_ms - lease.granted_unix_ms < UNDER_WAY_MS
+        ]
+        return sum(lease.amount_nanos for lease in self.granted)

@@ -373,7 +373,8 @@ class Gate:
         largest = max(self._needs.values(), default=0)
         if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            return LeaseWish(available, largest, sum(self._needs.values()), boot_ms)
+            together = sum(self._needs.values())
+            return LeaseWish(available, largest, together, boot_ms, self.number_max)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
         low = max(
@@ -384,7 +385,7 @@ class Gate:
         if available > low and not fragmented:
             return None
         self._asked_ms, self._asking, self._asked_for_need = now_ms, True, False
-        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms)
+        return LeaseWish(available, self._worst_case_nanos, 0, boot_ms, self.number_max)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
         """Whether a lease that is missing may come within a round trip, so that waiting is sound.

@@ -231,6 +231,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     worst_case_nanos=request.worst_case_nanos,
                     needed_nanos=request.needed_nanos,
                     asked_boot_ms=request.asked_boot_ms,
+                    lease_number_max=request.lease_number_max
+                    if request.HasField("lease_number_max")
+                    else None,
                 )
             case "resume_token_synced":
                 token = message.resume_token_synced.resume_token

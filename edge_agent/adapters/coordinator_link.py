@@ -271,6 +271,7 @@ class CoordinatorLink:
                     worst_case_nanos=wish.worst_case_nanos,
                     needed_nanos=wish.needed_nanos,
                     asked_boot_ms=wish.asked_boot_ms,
+                    lease_number_max=wish.lease_number_max,
                 )
                 await call.write(fleet_pb2.DeviceMessage(lease_request=request))
             if loop.time() >= heartbeat_at:

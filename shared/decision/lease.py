@@ -91,12 +91,15 @@ class LeaseWish:
         Of all requests that wait for it together; 0 if it is asked for ahead.
     asked_boot_ms : int
         When, on the boot-time clock.
+    lease_number_max : int
+        Of the leases that have arrived: a later one is still on its way.
     """
 
     available_nanos: int
     worst_case_nanos: int
     needed_nanos: int
     asked_boot_ms: int
+    lease_number_max: int
 
 
 @dataclass(frozen=True)

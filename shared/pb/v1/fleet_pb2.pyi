@@ -207,16 +207,18 @@ class HeartbeatReply(_message.Message):
     def __init__(self, spend_paused: _Optional[bool] = ..., now_unix_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("available_nanos", "worst_case_nanos", "asked_boot_ms", "needed_nanos")
+    __slots__ = ("available_nanos", "worst_case_nanos", "asked_boot_ms", "needed_nanos", "lease_number_max")
     AVAILABLE_NANOS_FIELD_NUMBER: _ClassVar[int]
     WORST_CASE_NANOS_FIELD_NUMBER: _ClassVar[int]
     ASKED_BOOT_MS_FIELD_NUMBER: _ClassVar[int]
     NEEDED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_NUMBER_MAX_FIELD_NUMBER: _ClassVar[int]
     available_nanos: int
     worst_case_nanos: int
     asked_boot_ms: int
     needed_nanos: int
-    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ..., needed_nanos: _Optional[int] = ...) -> None: ...
+    lease_number_max: int
+    def __init__(self, available_nanos: _Optional[int] = ..., worst_case_nanos: _Optional[int] = ..., asked_boot_ms: _Optional[int] = ..., needed_nanos: _Optional[int] = ..., lease_number_max: _Optional[int] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("incarnation", "lease_number", "window_id", "amount_nanos", "duration_ms", "price_version", "asked_boot_ms")

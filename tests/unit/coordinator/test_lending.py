@@ -87,6 +87,28 @@ def test_a_lease_is_booked_with_its_number_before_it_is_sent() -> None:
     assert device == lender.registry.device("dev")
 
 
+def test_what_is_on_its_way_is_not_lent_again() -> None:
+    """A coordinator that has stood still finds many wishes of the same need."""
+    lender = Lender()
+    first = lender.lease(lease_number_max=4)
+    lender.device = lender.registry.device("dev")
+    asked = [lender.ask(lease_number_max=4, unix_ms=50_000 + after) for after in (0, 9_999)]
+    assert [Reaction(), Reaction()] == asked
+    more = lender.lease(lease_number_max=4, needed_nanos=first.amount_nanos + 1)
+    assert 6 == more.lease_number
+
+
+@pytest.mark.parametrize(
+    ("arrived", "unix_ms"), [(5, 50_001), (None, 50_001), (4, 60_000)], ids=str
+)
+def test_who_has_it_may_ask_for_more(arrived: int | None, unix_ms: int) -> None:
+    """So may who does not say, and after ten seconds the first one is taken for lost."""
+    lender = Lender()
+    lender.lease(lease_number_max=4)
+    lender.device = lender.registry.device("dev")
+    assert 6 == lender.lease(lease_number_max=arrived, unix_ms=unix_ms).lease_number
+
+
 def test_a_device_whose_token_is_not_synced_gets_nothing() -> None:
     """Nor does one that has gone while its wish was under way (rule D_2)."""
     lender = Lender()

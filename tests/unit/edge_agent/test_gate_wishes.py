@@ -35,13 +35,13 @@ def closing(gate: Gate) -> list[bool]:
 
 def test_a_device_asks_when_its_money_is_low() -> None:
     """At once without a lease, then not while half of the newest one is left (rule L_6)."""
-    assert LeaseWish(0, 0, 0, 7) == gate_of().wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, 0, 0, 7, 0) == gate_of().wish(now_ms=0.0, boot_ms=7)
     gate, _ = open_gate()
     assert gate.wish(now_ms=0.0, boot_ms=7) is None
     for _ in range(10):
         gate.reserve(facts(), arm=ARM, boot_ms=0)
         gate.synced(gate.raised_watermarks())
-    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 0, 7) == gate.wish(
+    assert LeaseWish(10 * WORST_CASE_NANOS, WORST_CASE_NANOS, 0, 7, 1) == gate.wish(
         now_ms=0.0, boot_ms=7
     )
     assert gate.wish(now_ms=499.0, boot_ms=7) is None
@@ -101,7 +101,7 @@ def test_the_largest_request_fades_by_one_in_a_hundred() -> None:
     for _ in range(2):
         gate.problem(facts(), arm=ARM)
     faded = large * 99 // 100 * 99 // 100
-    assert repr(LeaseWish(0, faded, 0, 0)) == repr(gate.wish(now_ms=0.0, boot_ms=0))
+    assert repr(LeaseWish(0, faded, 0, 0, 0)) == repr(gate.wish(now_ms=0.0, boot_ms=0))
 
 
 def test_a_lease_on_demand_is_open_for_four_requests_and_then_two_ahead() -> None:
@@ -236,7 +236,9 @@ def test_a_wish_asks_for_all_who_wait() -> None:
     gate = on_demand()
     gate.need("r1", amount_nanos=30)
     gate.need("r2", amount_nanos=50)
-    assert LeaseWish(0, 50, 80, asked_boot_ms=7) == gate.wish(now_ms=0.0, boot_ms=7)
+    assert LeaseWish(0, 50, 80, asked_boot_ms=7, lease_number_max=0) == gate.wish(
+        now_ms=0.0, boot_ms=7
+    )
 
 
 def test_only_a_missing_lease_is_worth_a_wait() -> None:

@@ -52,7 +52,7 @@ def test_a_request_waits_for_the_lease_that_it_lacks() -> None:
     """The wish asks for its worst case; with the lease the drawn arm is called."""
     engine = waiting_engine()
     assert engine.waits_for_lease("r1")
-    assert LeaseWish(0, WORST_CASE_NANOS, WORST_CASE_NANOS, 7) == engine.gate.wish(
+    assert LeaseWish(0, WORST_CASE_NANOS, WORST_CASE_NANOS, 7, 0) == engine.gate.wish(
         now_ms=0.0, boot_ms=7
     )
     lend(engine, amount=WORST_CASE_NANOS)
@@ -66,7 +66,7 @@ def test_requests_that_wait_together_are_asked_for_together() -> None:
     begin(engine, "r2")
     engine.next_attempt("r2", boot_ms=0)
     wish = engine.gate.wish(now_ms=0.0, boot_ms=7)
-    assert LeaseWish(0, WORST_CASE_NANOS, 2 * WORST_CASE_NANOS, 7) == wish
+    assert LeaseWish(0, WORST_CASE_NANOS, 2 * WORST_CASE_NANOS, 7, 0) == wish
 
 
 def test_a_request_that_waited_lost_no_candidate() -> None:
