@@ -258,12 +258,12 @@ def test_an_unclean_close_counts_until_a_clean_one() -> None:
     """Devices that crash in a loop are told from others (rule L_4)."""
     desk = Desk()
     desk.account.grant(LeaseRecord("d1", 2, "inc", 7, 100, 1, 0))
-    desk.book(LeaseClose(1, 0, clean=False, reason="rebooted"))
-    assert 1 == desk.device.unclean_closes
+    desk.book(LeaseClose(1, 0, clean=False, reason="rebooted"), now=7_000)
+    assert (1, 8_000) == (desk.device.unclean_closes, desk.device.lends_from_unix_ms)
     desk.book(LeaseClose(1, 0, clean=True, reason="again"), first=2)
     assert 1 == desk.device.unclean_closes, "it was closed already"
     desk.book(LeaseClose(2, 0, clean=True, reason="expired"), first=3)
-    assert 0 == desk.device.unclean_closes
+    assert (0, 0) == (desk.device.unclean_closes, desk.device.lends_from_unix_ms)
 
 
 def test_usage_above_the_reservation_raises_an_alarm() -> None:
