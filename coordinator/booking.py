@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
 from coordinator.fleet_config import WindowConfig
+from coordinator.granting import back_off_ms
 from coordinator.planner import Planner
 from coordinator.records import (
     BookedCounts,
@@ -279,7 +280,8 @@ class Booking:
             booked.alarms[f"{AlertKind.CLOSE}:{device.id}"] = alarm
         if lease.end is LeaseEnd.OPEN:
             unclean = 0 if close.clean else device.unclean_closes + 1
-            booked.device = changed(device, unclean_closes=unclean)
+            lends_from = unix_ms + back_off_ms(unclean) if unclean else 0
+            booked.device = changed(device, unclean_closes=unclean, lends_from_unix_ms=lends_from)
 
     def _next(self) -> int:
         self.position += 1

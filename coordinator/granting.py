@@ -1,9 +1,11 @@
-"""How large a lease is (rule L_6)."""
+"""How large a lease is (rule L_6), and who has to wait for one (rule L_4)."""
 
 from __future__ import annotations
 
 WORST_CASES_WANTED = 8
 FREE_SHARE_MAX = 4
+UNCLEAN_BACKOFF_MS = 1_000
+UNCLEAN_BACKOFF_MS_MAX = 600_000
 
 
 def lease_amount_nanos(
@@ -48,3 +50,11 @@ def lease_amount_nanos(
     fair = free_nanos // (FREE_SHARE_MAX * devices)
     amount = max(min(wanted - available_nanos, fair), least)
     return amount if amount <= free_nanos else 0
+
+
+def back_off_ms(unclean_closes: int) -> int:
+    """How long a device gets no lease after so many in a row that it did not close cleanly.
+
+    It doubles, so that a crash loop does not drain the budget.
+    """
+    return min(UNCLEAN_BACKOFF_MS_MAX, UNCLEAN_BACKOFF_MS << (unclean_closes - 1))

@@ -19,8 +19,6 @@ STANDING_RETRY_AFTER_MS = 60_000
 WITHOUT_STORES_SHARE = 32
 WITHOUT_STORES_MS_MAX = 600_000
 STORE_MS_MIN = 1_000
-UNCLEAN_BACKOFF_MS = 1_000
-UNCLEAN_BACKOFF_MS_MAX = 600_000
 
 
 class Lending:
@@ -32,7 +30,6 @@ class Lending:
         self._account = account
         self._registry = registry
         self._sessions = sessions
-        self._unclean: dict[str, tuple[int, int]] = {}  # closes, and when their wait is over
 
     def request(
         self,
@@ -140,24 +137,11 @@ class Lending:
             return reason, STANDING_RETRY_AFTER_MS
         if window is None or unix_ms >= window.end_unix_ms:
             return "the budget window is over and the next has not begun", RETRY_AFTER_MS
-        wait_ms = self._unclean_until_ms(device, unix_ms=unix_ms) - unix_ms
+        wait_ms = device.lends_from_unix_ms - unix_ms
         if wait_ms > 0:
             reason = f"{device.unclean_closes} leases in a row were not closed cleanly"
             return reason, wait_ms
         return "", 0
-
-    def _unclean_until_ms(self, device: DeviceRow, *, unix_ms: int) -> int:
-        """Until when a device that did not close its leases cleanly gets none (rule L_4).
-
-        Each such close counts once: a link that breaks meanwhile does not begin the wait anew.
-        """
-        closes, until_ms = self._unclean.get(device.id, (0, 0))
-        if device.unclean_closes != closes:
-            closes = device.unclean_closes
-            wait_ms = UNCLEAN_BACKOFF_MS << (closes - 1) if closes else 0
-            until_ms = unix_ms + min(UNCLEAN_BACKOFF_MS_MAX, wait_ms)
-            self._unclean[device.id] = closes, until_ms
-        return until_ms
 
 
 def _refusal(

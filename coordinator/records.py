@@ -171,7 +171,8 @@ class DeviceRow:
     resume_digest: str = ""  # confirmed by the device as synced
     resume_digest_next: str = ""  # issued, not yet confirmed
     lease_number_max: int = 0
-    unclean_closes: int = 0
+    unclean_closes: int = 0  # in a row
+    lends_from_unix_ms: int = 0  # after the last of them
     seen_unix_ms: int = 0
     software_version: str = ""
 

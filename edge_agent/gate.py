@@ -89,7 +89,7 @@ class Gate:
         snapshot: BooksSnapshot,
         outbox: Outbox,
         key_budgets: Iterable[KeyBudget] = (),
-        unix_ms: int = 0,
+        unix_ms: int,
     ) -> None:
         self._incarnation = incarnation
         self._boot_id = boot_id

@@ -115,6 +115,7 @@ DEVICE: Final = Table(
     _text("resume_digest_next"),
     _big("lease_number_max"),
     _big("unclean_closes"),
+    _big("lends_from_unix_ms"),
     _big("seen_unix_ms"),
     _text("software_version"),
 )

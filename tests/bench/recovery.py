@@ -87,8 +87,8 @@ def _fill(books: sqlite3.Connection) -> None:
     books.execute("BEGIN IMMEDIATE")
     texts = ("bench", "edge", "x" * 64)
     books.execute(
-        "INSERT INTO device VALUES (?, ?, ?, ?, ?, 'active', '', 'inc', '', '', ?, ?, 0, ?, '1')",
-        (DEVICE, *texts, now_ms, OUTCOMES, LEASES, now_ms),
+        "INSERT INTO device VALUES (?, ?, ?, ?, ?, 'active', '', 'inc', '', '', ?, 0, 0, ?, '1')",
+        (DEVICE, *texts, now_ms, LEASES, now_ms),
     )
     books.executemany(
         f"INSERT INTO outcome VALUES ({', '.join('?' * 12)})",

@@ -210,10 +210,11 @@ def test_what_a_batch_names_is_looked_up_before_it_is_booked() -> None:
         Feedback("r2", "other", "cloud", 500_000, "user", 0),
         LeaseClose(4, 0, clean=True, reason="expired"),
         CostAdjustment("r3", 3, 1, "usage came late"),
-        SpoolSummary(6, 9, ((2, 25), (1, 5)), ()),
+        JudgeCall("r4.judge", Attempt("judge", 5, "", 6, 100, 40, SettleKind.REPORTED)),
+        SpoolSummary(7, 9, ((2, 25), (1, 5)), ()),
     )
     named = named_in(SpoolRecord(at, "inc", body) for at, body in enumerate(bodies, 1))
-    assert Named(graded=("r2",), leases=(1, 2, 3, 4, 5), outcomes=("r3",)) == named
+    assert Named(graded=("r2",), leases=(1, 2, 3, 4, 5, 6), outcomes=("r3",)) == named
 
 
 def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
@@ -257,12 +258,12 @@ def test_an_unclean_close_counts_until_a_clean_one() -> None:
     """Devices that crash in a loop are told from others (rule L_4)."""
     desk = Desk()
     desk.account.grant(LeaseRecord("d1", 2, "inc", 7, 100, 1, 0))
-    desk.book(LeaseClose(1, 0, clean=False, reason="rebooted"))
-    assert 1 == desk.device.unclean_closes
+    desk.book(LeaseClose(1, 0, clean=False, reason="rebooted"), now=7_000)
+    assert (1, 8_000) == (desk.device.unclean_closes, desk.device.lends_from_unix_ms)
     desk.book(LeaseClose(1, 0, clean=True, reason="again"), first=2)
     assert 1 == desk.device.unclean_closes, "it was closed already"
     desk.book(LeaseClose(2, 0, clean=True, reason="expired"), first=3)
-    assert 0 == desk.device.unclean_closes
+    assert (0, 0) == (desk.device.unclean_closes, desk.device.lends_from_unix_ms)
 
 
 def test_usage_above_the_reservation_raises_an_alarm() -> None:
@@ -431,8 +432,10 @@ def test_a_judges_late_cost_is_known_from_its_batch() -> None:
     desk = Desk()
     attempt = Attempt("judge", 5, "", 1, 100, 90, SettleKind.UNKNOWN)
     late = CostAdjustment("r1.judge", 1, 20, "usage came late")
-    booked = desk.book(JudgeCall("r1.judge", attempt), late)
-    assert ({("judge", ""): 110}, {"judge"}) == (spent(booked), booked.overrun_arms)
+    other = JudgeCall("r0.judge", attempt._replace(arm="stranger"))
+    booked = desk.book(other, JudgeCall("r1.judge", attempt), late)
+    assert {("judge", ""): 110, ("stranger", ""): 90} == spent(booked)
+    assert {"judge"} == booked.overrun_arms
 
 
 def test_a_weak_grade_never_stands_in_the_way_of_a_full_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.granting import lease_amount_nanos
+from coordinator.granting import back_off_ms, lease_amount_nanos
 
 
 def amount(**changes: float) -> int:
@@ -80,3 +80,11 @@ def test_no_lease_exceeds_what_is_free() -> None:
 def test_near_the_end_of_a_window_a_lease_is_for_one_request() -> None:
     """What a device kept in store then would be lost to all."""
     assert 100 == amount(planned_nanos_per_slot=1_000.0, store=False)
+
+
+@pytest.mark.parametrize(
+    ("unclean", "wait_ms"), [(1, 1_000), (2, 2_000), (5, 16_000), (10, 512_000), (500, 600_000)]
+)
+def test_unclean_closes_make_a_device_wait_longer_and_longer(unclean: int, wait_ms: int) -> None:
+    """Twice as long each time, and at most ten minutes (rule L_4)."""
+    assert wait_ms == back_off_ms(unclean)

@@ -161,29 +161,14 @@ def test_money_that_is_used_up_is_refused_as_such() -> None:
     assert LeaseRefused("cloud", reason, 2_000, exhausted=True) == refused
 
 
-@pytest.mark.parametrize(
-    ("unclean", "wait_ms"), [(1, 1_000), (2, 2_000), (5, 16_000), (10, 512_000), (500, 600_000)]
-)
-def test_unclean_closes_make_a_device_wait_longer_and_longer(unclean: int, wait_ms: int) -> None:
-    """From its first wish on, and at most ten minutes (rule L_4)."""
-    lender = Lender(device=replace(DEVICE, unclean_closes=unclean))
-    reason = f"{unclean} leases in a row were not closed cleanly"
-    assert LeaseRefused("cloud", reason, wait_ms) == lender.refusal(unix_ms=1_000)
-    lender.window = replace(WINDOW, end_unix_ms=10**6)
-    assert 1 == lender.refusal(unix_ms=999 + wait_ms).retry_after_ms
-    lender.lease(unix_ms=1_000 + wait_ms)
-
-
-def test_a_wait_does_not_begin_anew_with_a_new_session() -> None:
-    """Or a device with a bad line would never get a lease; the next unclean close is another."""
-    lender = Lender(device=replace(DEVICE, unclean_closes=2))
-    assert 2_000 == lender.refusal(unix_ms=1_000).retry_after_ms
+def test_a_device_that_did_not_close_its_leases_cleanly_waits() -> None:
+    """Until the time that was booked with the last of them, whatever sessions begin (rule L_4)."""
+    lender = Lender(device=replace(DEVICE, unclean_closes=2, lends_from_unix_ms=3_000))
+    reason = "2 leases in a row were not closed cleanly"
+    assert LeaseRefused("cloud", reason, 2_000) == lender.refusal(unix_ms=1_000)
     lender.sessions["dev"] = replace(lender.sessions["dev"], incarnation="inc-10")
-    assert 500 == lender.refusal(unix_ms=2_500).retry_after_ms
-    lender.device = replace(DEVICE, unclean_closes=3)
-    assert 4_000 == lender.refusal(unix_ms=2_600).retry_after_ms
-    lender.device = replace(DEVICE, unclean_closes=0)
-    assert 5 == lender.lease(unix_ms=2_700).lease_number
+    assert 1 == lender.refusal(unix_ms=2_999).retry_after_ms
+    lender.lease(unix_ms=3_000)
 
 
 def test_a_device_that_has_seen_no_request_is_lent_for_the_dearest_arm() -> None:

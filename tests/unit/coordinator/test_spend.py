@@ -31,7 +31,8 @@ def test_a_new_day_begins_with_nothing() -> None:
 def test_unconfirmed_money_is_nobodys_until_it_is_explained() -> None:
     """Then it is settled for an arm, and is missing where it was."""
     spend = SpendByDay()
-    spend.add(("", ""), settled=0, unconfirmed=9, unix_ms=0)
+    spend.add(("large", "shop"), settled=0, unconfirmed=9, unix_ms=0)
+    assert [SpendRow(0, "", "", 0, 9)] == spend.take()
     spend.add(("large", "shop"), settled=4, unconfirmed=-4, unix_ms=0)
     assert [SpendRow(0, "", "", 0, 5), SpendRow(0, "large", "shop", 4)] == spend.take()
 
@@ -50,10 +51,21 @@ def test_a_device_that_makes_up_tags_fills_one_line(monkeypatch: pytest.MonkeyPa
     spend = SpendByDay()
     for number in range(5):
         spend.add(("large", f"tag-{number}"), settled=1, unconfirmed=1, unix_ms=0)
+    spend.add(("large", "tag-0"), settled=1, unconfirmed=0, unix_ms=0)
     rows = {(row.arm, row.tag): row for row in spend.take()}
-    assert {("", ""), ("", OTHER_TAGS), ("large", "tag-0")} == rows.keys()
-    assert 5 == sum(row.settled_nanos for row in rows.values())
+    assert {("", ""): 0, ("", OTHER_TAGS): 4, ("large", "tag-0"): 2} == {
+        label: row.settled_nanos for label, row in rows.items()
+    }
     assert 5 == rows["", ""].unconfirmed_nanos
+
+
+def test_unconfirmed_money_has_its_line_on_a_full_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken from there when it is explained, so it must not be mixed with tags."""
+    monkeypatch.setattr("coordinator.spend.SPEND_LINES_PER_DAY_MAX", 1)
+    spend = SpendByDay()
+    spend.add(("large", "shop"), settled=1, unconfirmed=0, unix_ms=0)
+    spend.add(("large", "shop"), settled=0, unconfirmed=2, unix_ms=0)
+    assert [SpendRow(0, "", "", 0, 2), SpendRow(0, "large", "shop", 1)] == spend.take()
 
 
 def test_a_name_is_counted_as_the_books_keep_it() -> None:

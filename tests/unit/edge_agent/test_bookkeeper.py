@@ -31,7 +31,13 @@ class Desk:
     def __init__(self, books: Any = None) -> None:
         self.books = books or MemoryBooks()
         self.outbox = Outbox(incarnation="i", snapshot=BooksSnapshot())
-        self.gate = Gate(incarnation="i", boot_id="b", snapshot=BooksSnapshot(), outbox=self.outbox)
+        self.gate = Gate(
+            incarnation="i",
+            boot_id="b",
+            snapshot=BooksSnapshot(),
+            outbox=self.outbox,
+            unix_ms=0,
+        )
         self.keeper = Bookkeeper(self.books, gate=self.gate)
 
     async def spool(self) -> None:

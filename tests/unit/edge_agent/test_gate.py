@@ -54,6 +54,7 @@ def gate_of(
         snapshot=snapshot,
         outbox=outbox,
         key_budgets=key_budgets,
+        unix_ms=0,
     )
 
 
@@ -211,6 +212,18 @@ def test_a_request_that_is_larger_than_before_gets_through_after_one_sync() -> N
     assert "" == gate.problem(large, arm=ARM)
 
 
+def test_where_requests_wait_a_refusal_makes_room_for_two() -> None:
+    """Whoever comes together after the next sync is not refused again (rule L_6)."""
+    gate, _ = open_gate()
+    gate.on_demand = True
+    large = sized(8 * WORST_CASE_NANOS)
+    row, problem, effects = gate.reserve(large, arm=ARM, boot_ms=0)
+    assert (None, "watermark_not_synced") == (row, problem)
+    gate.synced(effects)
+    for _ in range(2):
+        assert gate.reserve(large, arm=ARM, boot_ms=0)[0] is not None
+
+
 def test_a_grant_for_another_incarnation_is_ignored() -> None:
     """Leases belong to one start of the process (rule D_1)."""
     gate = gate_of()
@@ -359,8 +372,10 @@ def test_a_judges_call_that_was_interrupted_is_no_request() -> None:
     gate, effects = open_gate()
     effects += gate.reserve(facts("r1.judge"), arm=ARM, boot_ms=0, judge=True)[2]
     found, _ = spooled(gate_of(snapshot_of(effects), incarnation="inc-2").recover())
-    assert isinstance(found, JudgeCall)
-    assert ("r1.judge", WORST_CASE_NANOS) == (found.request_id, found.attempt.cost_nanos)
+    attempt = Attempt(
+        "cloud", 0, "interrupted", 1, WORST_CASE_NANOS, WORST_CASE_NANOS, SettleKind.UNKNOWN
+    )
+    assert JudgeCall("r1.judge", attempt) == found
 
 
 @pytest.mark.parametrize(("acked", "forgotten"), [(4, False), (5, True)])
@@ -513,8 +528,38 @@ def test_a_keys_budget_is_held_with_the_lease_and_settled_with_it() -> None:
     assert "key_budget" == with_room(gate)
     assert "" == gate.problem(facts(key_tag="lab"), arm=ARM), "another key is not concerned"
     assert 0 == gate.allowance("shop").room_nanos
+    assert (1_000, 0) == tuple(gate.key_budget_ends_unix_ms(key) for key in ("shop", "lab"))
     _, effects = gate.settle(rows[0].id, arm=ARM.id, kind=SettleKind.RELEASED, cost_nanos=0)
     assert {PutLease, DropReservation, PutKeyBudget} == {type(effect) for effect in effects}
+    assert "" == with_room(gate)
+
+
+def test_the_least_of_lease_and_budget_is_the_room_of_a_key() -> None:
+    """Whichever is synced for less."""
+    gate, _ = open_gate(key_budgets=[KeyBudget("shop", 100 * WORST_CASE_NANOS, 1_000)])
+    assert Allowance("", 5 * WORST_CASE_NANOS) == gate.allowance("shop")
+    gate, _ = open_gate(key_budgets=SHOP)
+    assert Allowance("", WORST_CASE_NANOS) == gate.allowance("shop")
+
+
+def test_a_request_beyond_what_is_synced_for_its_key_gets_through_after_the_next_sync() -> None:
+    """It is refused once, and asks for more; its key has the money."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    large = replace(sized(2 * WORST_CASE_NANOS), key_tag="shop")
+    row, problem, effects = gate.reserve(large, arm=ARM, boot_ms=0)
+    assert (None, "watermark_not_synced") == (row, problem)
+    assert [PutKeyBudget] == [type(effect) for effect in effects]
+    gate.synced(gate.raised_watermarks())
+    assert gate.reserve(large, arm=ARM, boot_ms=0)[0] is not None
+
+
+def test_a_key_whose_budget_was_changed_is_held_to_the_new_one() -> None:
+    """At once, and with what it has spent."""
+    gate, _ = open_gate(key_budgets=SHOP)
+    gate.reserve(facts(key_tag="shop"), arm=ARM, boot_ms=0)
+    gate.limit_keys([KeyBudget("shop", WORST_CASE_NANOS, 1_000)])
+    assert "key_budget" == with_room(gate)
+    gate.limit_keys([])
     assert "" == with_room(gate)
 
 

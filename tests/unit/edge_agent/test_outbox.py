@@ -126,6 +126,7 @@ def test_a_summary_keeps_costs_and_counts() -> None:
         paid("c", lease=2, cost=5, settle=SettleKind.UNKNOWN),
         paid("f", lease=1, cost=6, settle=SettleKind.REPORTED),
         paid("d", lease=2, cost=7, settle=SettleKind.RELEASED),
+        JudgeCall("c.judge", Attempt("judge", 5, "", 2, 100, 8, SettleKind.RELEASED)),
         Feedback("b", "code", "cloud", 1, "user", 0),
         JudgeCall("b.judge", Attempt("judge", 5, "", 2, 9, 3, SettleKind.REPORTED)),
         LeaseClose(1, 45, clean=True, reason=""),
@@ -134,8 +135,8 @@ def test_a_summary_keeps_costs_and_counts() -> None:
     records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
     box.sent(1)
     (effect,) = box.compact(records)
-    summary = SpoolSummary(2, 7, ((1, 36), (2, 8)), (ContextCount("code", "cloud", 4),))
-    assert CompactSpool(2, SpoolRecord(7, "inc", summary)) == effect
+    summary = SpoolSummary(2, 8, ((1, 36), (2, 8)), (ContextCount("code", "cloud", 4),))
+    assert CompactSpool(2, SpoolRecord(8, "inc", summary)) == effect
 
 
 def test_what_may_be_booked_already_is_never_compacted() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
-from shared.decision.key_budget import KeyBudget, KeyBudgetBook, KeyBudgetRefusal, KeyBudgetRow
+from shared.decision.key_budget import (
+    NO_WINDOW,
+    KeyBudget,
+    KeyBudgetBook,
+    KeyBudgetRefusal,
+    KeyBudgetRow,
+)
 from shared.decision.lease import ReservationRow, Settlement
 from shared.decision.types import SettleKind
 
@@ -129,6 +136,68 @@ def test_a_new_window_opens_when_the_last_one_has_ended() -> None:
     )
 
 
+def test_the_room_of_a_key_is_what_is_synced_and_not_used() -> None:
+    """Within its budget, also after a cut; a late word of an older sync takes nothing back."""
+    book = book_of(amount=1_000)
+    assert (-1, NO_WINDOW) == (book.room_nanos("shop"), book.window_of("shop"))
+    book.open_windows(unix_ms=NOON)
+    opening = book.unsynced()
+    sync(book)
+    assert (250, MIDNIGHT) == (book.room_nanos("shop"), book.window_of("shop"))
+    hold(book, 100)
+    assert 150 == book.room_nanos("shop")
+    sync(book)
+    room = book.room_nanos("shop")
+    for row in opening:
+        book.synced(row)
+    assert room == book.room_nanos("shop")
+    book.configure([KeyBudget("shop", 120, DAY_MS)])
+    assert 20 == book.room_nanos("shop")
+    book.configure([])
+    assert (None, NO_WINDOW) == (book.room_nanos("shop"), book.window_of("shop"))
+
+
+def test_a_window_opens_in_its_own_time() -> None:
+    """Whatever the other keys' do; after days without any it begins at its own midnight."""
+    book = KeyBudgetBook([KeyBudget("shop", 100, DAY_MS), KeyBudget("lab", 100, DAY_MS // 4)])
+    book.open_windows(unix_ms=NOON)
+    sync(book)
+    assert (MIDNIGHT, NOON) == (book.window_of("shop"), book.window_of("lab"))
+    book.open_windows(unix_ms=NOON + DAY_MS // 4)
+    sync(book)
+    assert (MIDNIGHT, NOON + DAY_MS // 4) == (book.window_of("shop"), book.window_of("lab"))
+    book.open_windows(unix_ms=NOON + 3 * DAY_MS)
+    sync(book)
+    assert MIDNIGHT + 3 * DAY_MS == book.window_of("shop")
+
+
+def test_a_window_opens_with_no_more_than_its_budget() -> None:
+    """Else a loss of power would count more as spent than there was."""
+    book = opened(amount=100)
+    hold(book, 20)
+    book.open_windows(unix_ms=NOON + DAY_MS)
+    (row,) = book.take_changes()[-1:]
+    assert (MIDNIGHT + DAY_MS, 100) == (row.start_unix_ms, row.watermark_nanos)
+
+
+def test_only_what_was_raised_is_synced_and_counts_for_its_own_window() -> None:
+    """A sync takes its time; the window that it covers may be over when it ends."""
+    book = opened(amount=1_000)
+    assert () == book.unsynced()
+    book.make_room("shop", 600)
+    raised = book.unsynced()
+    book.open_windows(unix_ms=NOON + DAY_MS)
+    (opening,) = book.unsynced()
+    assert MIDNIGHT + DAY_MS == opening.start_unix_ms
+    for row in raised:
+        book.synced(row)
+    assert MIDNIGHT == book.window_of("shop"), "the next one is not synced yet"
+    book.synced(replace(opening, watermark_nanos=300))
+    for row in raised:
+        book.synced(row)
+    assert (300, MIDNIGHT + DAY_MS) == (book.room_nanos("shop"), book.window_of("shop"))
+
+
 def test_what_ends_while_the_next_window_is_synced_does_not_overwrite_it() -> None:
     """The books would fall back to the old window, and open the next one afresh."""
     book = opened(amount=100)
@@ -174,13 +243,42 @@ def test_after_a_loss_of_power_the_watermark_counts_as_spent() -> None:
     book.close_earlier()
     sync(book)
     assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 41)
+    assert KeyBudgetRefusal.NOT_SYNCED is book.refusal("shop", 40)
+    assert [(60, 0)] == [(each.settled_nanos, each.reserved_nanos) for each in book.status()]
+
+
+def test_a_loss_of_power_takes_nothing_back_that_is_settled() -> None:
+    """The window of copied books was counted as spent, whatever its watermark."""
+    row = KeyBudgetRow("shop", MIDNIGHT, MIDNIGHT + DAY_MS, settled_nanos=100, watermark_nanos=60)
+    book = book_of(row, amount=100)
+    book.close_earlier()
+    sync(book)
+    assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 1)
 
 
 def test_after_the_end_of_the_process_what_it_had_reserved_is_still_held() -> None:
     """Until the gate settles it at its amount."""
     row = KeyBudgetRow("shop", MIDNIGHT, MIDNIGHT + DAY_MS, settled_nanos=10, watermark_nanos=60)
-    book = book_of(row, amount=100, held=50)
+    book = book_of(row, amount=100)
+    book.restore(
+        rows=[row],
+        reservations=[
+            held_row(20, window=MIDNIGHT),
+            held_row(30, window=MIDNIGHT),
+            held_row(40, window=MIDNIGHT - DAY_MS),
+        ],
+    )
     assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 41)
+    assert [(10, 50)] == [(each.settled_nanos, each.reserved_nanos) for each in book.status()]
+
+
+def test_a_process_relies_on_no_watermark_that_it_has_not_synced() -> None:
+    """The one before may have been killed between its commit and its sync."""
+    row = KeyBudgetRow("shop", MIDNIGHT, MIDNIGHT + DAY_MS, watermark_nanos=60)
+    book = book_of(row, amount=100)
+    assert KeyBudgetRefusal.NOT_SYNCED is book.refusal("shop", 1)
+    sync(book)
+    assert book.refusal("shop", 60) is None
 
 
 def test_the_windows_of_copied_books_are_spent() -> None:
@@ -190,6 +288,9 @@ def test_the_windows_of_copied_books_are_spent() -> None:
         book = book_of(row, amount=100)
         book.close_earlier()
         book.spend_windows(unix_ms=unix_ms)
+        book.open_windows(unix_ms=unix_ms + 1)
+        sync(book)
+        book.open_windows(unix_ms=unix_ms + 2)
         sync(book)
         assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 1)
         book.open_windows(unix_ms=unix_ms + DAY_MS)

@@ -73,7 +73,7 @@ def _create_fleet() -> None:
         _big("joined_unix_ms"),
         *_texts("standing", "standing_reason", "incarnation"),
         *_texts("resume_digest", "resume_digest_next"),
-        *_bigs("lease_number_max", "unclean_closes", "seen_unix_ms"),
+        *_bigs("lease_number_max", "unclean_closes", "lends_from_unix_ms", "seen_unix_ms"),
         _text("software_version"),
     )
     _create("spool_mark", _name("device_id"), _name("incarnation"), _big("sequence"))
