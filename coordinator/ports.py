@@ -140,11 +140,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def prune(self, *, position: int, limit: int) -> int:
+    def prune(self, *, position: int, before_unix_ms: int, limit: int) -> int:
         """Delete the oldest outcomes, grades and counts up to a position; how many rows went.
 
-        At most `limit` of each, in one transaction; a grade goes with its outcome. What no
-        snapshot covers yet MUST stay, and so must the ledger. 0 once nothing is left to delete.
+        With them go audit rows from before a time, and join tokens that expired before it. At most
+        `limit` of each, in one transaction; a grade goes with its outcome. What no snapshot covers
+        yet MUST stay, and so must the ledger. 0 once nothing is left to delete.
         """
 
     @abstractmethod

@@ -157,6 +157,14 @@ class Registry:
         self._join_tokens[row.digest] = row
         return row
 
+    def forget_join_tokens(self, *, before_unix_ms: int) -> None:
+        """Forget those that expired before a time, used or not."""
+        self._join_tokens = {
+            key: token
+            for key, token in self._join_tokens.items()
+            if token.expires_unix_ms >= before_unix_ms
+        }
+
     def add_admin_token(self, row: AdminTokenRow) -> AdminTokenRow:
         """Allow an operator."""
         self._admin_tokens[row.digest] = row

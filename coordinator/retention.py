@@ -1,4 +1,4 @@
-"""Which positions of the books have had their time (`retention.outcomes_days`).
+"""What of the books has had its time (`retention.outcomes_days`).
 
 Devices' clocks may be wrong, so the age of a row is counted from its booking, by the coordinator's
 own clock: once a day it is noted how far the books had come, and what lies below a note that is old
@@ -12,6 +12,25 @@ from dataclasses import dataclass
 from typing import Final
 
 DAY_MS: Final = 24 * 3_600_000
+
+
+@dataclass(frozen=True)
+class Outlived:
+    """What of the books has had its time.
+
+    Attributes
+    ----------
+    position : int
+        The last position of such a learned record; 0 if there is none.
+    before_unix_ms : int
+        Whatever has a time by the coordinator's own clock, and an earlier one.
+    """
+
+    position: int
+    before_unix_ms: int
+
+
+NOTHING_OUTLIVED: Final = Outlived(0, 0)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from coordinator.records import (
     StoreSnapshot,
 )
 from coordinator.registry import digest
+from coordinator.retention import NOTHING_OUTLIVED
 from coordinator.sessions import Reaction
 from shared.clock import Clock, IdSource
 from shared.decision.table import SelectionTable
@@ -422,24 +423,29 @@ class CoordinatorService:
             await asyncio.sleep(TICK_S)
 
     async def _prune_for_ever(self) -> None:
-        """Let old outcomes go, in small transactions between those of the fleet."""
+        """Let old rows go, in small transactions between those of the fleet."""
         while True:
             try:
                 wait_s = PRUNE_WAIT_S if await self._prune() else PRUNE_CHECK_S
             except LostLeadershipError:
                 raise
             except StoreError as error:
-                log.warning("outcomes_not_pruned", problem=str(error), again_in_s=PRUNE_CHECK_S)
+                log.warning("books_not_pruned", problem=str(error), again_in_s=PRUNE_CHECK_S)
                 wait_s = PRUNE_CHECK_S
             await asyncio.sleep(wait_s)
 
     async def _prune(self) -> int:
-        position = self.engine.outlived_position(unix_ms=self._clock.unix_ms())
-        if not position:
+        old = self.engine.outlived(unix_ms=self._clock.unix_ms())
+        if old == NOTHING_OUTLIVED:
             return 0
-        gone = await self._read(lambda: self._store.prune(position=position, limit=PRUNE_ROWS))
+        gone = await self._read(
+            lambda: self._store.prune(
+                position=old.position, before_unix_ms=old.before_unix_ms, limit=PRUNE_ROWS
+            )
+        )
+        self.engine.registry.forget_join_tokens(before_unix_ms=old.before_unix_ms)
         if gone:
-            log.info("outcomes_pruned", rows=gone, up_to_position=position)
+            log.info("books_pruned", rows=gone, up_to_position=old.position)
         return gone
 
     async def _change(self, change: Change) -> None:

@@ -27,7 +27,7 @@ from coordinator.records import (
 )
 from coordinator.recovery import Recovery
 from coordinator.registry import Registry
-from coordinator.retention import RetentionMarks
+from coordinator.retention import DAY_MS, NOTHING_OUTLIVED, Outlived, RetentionMarks
 from coordinator.sessions import LastWord, Reaction, Refusals, Session
 from coordinator.shelf import TableShelf
 from shared.decision.table import SelectionTable
@@ -161,12 +161,13 @@ class FleetState:
         window = self._require_config().window
         return (unix_ms - window.anchor_unix_ms) // window.slot_ms
 
-    def outlived_position(self, *, unix_ms: int) -> int:
-        """Up to where the learned records have had their time; 0 if none has."""
+    def outlived(self, *, unix_ms: int) -> Outlived:
+        """What of the books has had its time."""
         if self.config is None:
-            return 0
+            return NOTHING_OUTLIVED
         days = self.config.retention.outcomes_days
-        return self.retention.outlived(outcomes_days=days, unix_ms=unix_ms)
+        position = self.retention.outlived(outcomes_days=days, unix_ms=unix_ms)
+        return Outlived(position=position, before_unix_ms=unix_ms - days * DAY_MS)
 
     def device_config(self, device_class: str) -> DeviceConfig | None:
         """A device class's part of the configuration; None if it has none."""

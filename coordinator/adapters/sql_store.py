@@ -36,7 +36,7 @@ from coordinator.adapters.sql_load import (
     load_table,
     maxima,
 )
-from coordinator.adapters.sql_upkeep import add_everything_up, prune_learned
+from coordinator.adapters.sql_upkeep import add_everything_up, prune_dated, prune_learned
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
     BookedCounts,
@@ -239,11 +239,14 @@ class SqlStore(Store):
         ):
             return add_everything_up(reader, progress=progress)
 
-    def prune(self, *, position: int, limit: int) -> int:
-        """Delete the oldest outcomes, grades and counts up to a position; how many rows went."""
-        with translated("prune the outcomes"), self._begin() as transaction:
+    def prune(self, *, position: int, before_unix_ms: int, limit: int) -> int:
+        """Delete what has had its time: learned rows, audit, join tokens; how many rows went."""
+        with translated("prune the books"), self._begin() as transaction:
             check_epoch(transaction.connection, epoch=self._epoch)
-            return prune_learned(transaction.connection, position=position, limit=limit)
+            gone = prune_learned(transaction.connection, position=position, limit=limit)
+            return gone + prune_dated(
+                transaction.connection, before_unix_ms=before_unix_ms, limit=limit
+            )
 
     @contextmanager
     def _begin(self) -> Iterator[RootTransaction]:

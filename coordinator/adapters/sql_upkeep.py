@@ -1,4 +1,4 @@
-"""The long life of the books: adding the whole ledger up again, and letting old outcomes go."""
+"""The long life of the books: adding the whole ledger up again, and letting old rows go."""
 
 from __future__ import annotations
 
@@ -59,6 +59,18 @@ def prune_learned(connection: Connection, *, position: int, limit: int) -> int:
         if table is schema.OUTCOME:
             gone += _prune_grades(connection, upto=upto, covered=covered)
         gone += connection.execute(delete(table).where(table.c.position <= upto)).rowcount
+    return gone
+
+
+def prune_dated(connection: Connection, *, before_unix_ms: int, limit: int) -> int:
+    """Delete the audit from before a time, and join tokens that expired before it."""
+    gone = 0
+    for key, at in (
+        (schema.AUDIT.c.id, schema.AUDIT.c.at_unix_ms),
+        (schema.JOIN_TOKEN.c.digest, schema.JOIN_TOKEN.c.expires_unix_ms),
+    ):
+        old = select(key).where(at < before_unix_ms).order_by(at).limit(limit)
+        gone += connection.execute(delete(key.table).where(key.in_(old))).rowcount
     return gone
 
 

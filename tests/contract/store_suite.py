@@ -486,19 +486,33 @@ class StoreSuite:
         """The oldest first; grades and counts of their time too; the ledger stays."""
         learned = (booked(1), booked(2), counted(3), booked(4), graded(5, request=1), booked(6))
         store.commit([*learned, ledger_row(1), Snapshot(6, 1, 1, "{}")])
-        assert 3 == store.prune(position=4, limit=1), "an outcome, its later grade, a count"
+        assert 3 == store.prune(position=4, before_unix_ms=0, limit=1), (
+            "an outcome, its later grade, a count"
+        )
         assert [6, 4, 2] == [row.outcome.position for row in store.decisions(limit=9)]
-        assert 2 == store.prune(position=4, limit=9)
-        assert 0 == store.prune(position=4, limit=9)
+        assert 2 == store.prune(position=4, before_unix_ms=0, limit=9)
+        assert 0 == store.prune(position=4, before_unix_ms=0, limit=9)
         assert [6] == [row.outcome.position for row in store.decisions(limit=9)]
         assert [ledger_row(1)] == list(store.ledger(after_id=0, limit=9))
+
+    def test_old_audit_and_expired_join_tokens_go(self, bench: StoreBench, store: Store) -> None:
+        """Used or not, the oldest first; what is as young as the limit stays."""
+        audit = [AuditRow(at, "op", "did", "it") for at in (10, 20, 30, 40)]
+        tokens = [JoinTokenRow(name, "pi", 0, at, used) for name, at, used in (
+            ("a", 10, "dev-1"), ("b", 20, ""), ("c", 30, "dev-2"), ("d", 40, ""))]  # fmt: skip
+        store.commit([*audit, *tokens, ledger_row(1)])
+        assert 2 == store.prune(position=0, before_unix_ms=30, limit=1)
+        assert tuple(tokens[1:]) == store.load().join_tokens
+        assert 2 == store.prune(position=0, before_unix_ms=30, limit=9)
+        assert 0 == store.prune(position=0, before_unix_ms=30, limit=9)
+        assert tuple(tokens[2:]) == self.reopened(bench, store).load().join_tokens
 
     def test_what_no_snapshot_covers_must_not_be_pruned(self, store: Store) -> None:
         """It has still to be learned again after a restart, a grade of an older outcome too."""
         store.commit([booked(1), booked(2)])
-        assert 0 == store.prune(position=2, limit=9)
+        assert 0 == store.prune(position=2, before_unix_ms=0, limit=9)
         store.commit([Snapshot(1, 1, 1, "{}"), graded(3, request=1)])
-        assert 1 == store.prune(position=3, limit=9)
+        assert 1 == store.prune(position=3, before_unix_ms=0, limit=9)
         assert (booked(2), graded(3, request=1)) == store.load().learned_since
 
     def test_numbering_goes_on_after_everything_was_pruned(
@@ -506,7 +520,7 @@ class StoreSuite:
     ) -> None:
         """A position is never given twice."""
         store.commit([booked(1), booked(2), Snapshot(2, 1, 1, "{}")])
-        assert 2 == store.prune(position=2, limit=9)
+        assert 2 == store.prune(position=2, before_unix_ms=0, limit=9)
         again = self.reopened(bench, store)
         assert 2 == again.load().position_max
         again.commit([booked(3)])
@@ -517,7 +531,7 @@ class StoreSuite:
         store.commit([booked(1), Snapshot(1, 1, 1, "{}")])
         bench.depose()
         with pytest.raises(LostLeadershipError):
-            store.prune(position=1, limit=9)
+            store.prune(position=1, before_unix_ms=0, limit=9)
 
     def test_a_second_writer_must_wait_for_the_first(self, bench: StoreBench, store: Store) -> None:
         """While one process is the writer, another cannot open the store and does no harm."""

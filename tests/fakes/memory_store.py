@@ -367,29 +367,12 @@ class MemoryStore(Store):
             spend=database.spend.values(),
         )
 
-    def prune(self, *, position: int, limit: int) -> int:
+    def prune(self, *, position: int, before_unix_ms: int, limit: int) -> int:
         database = self._open_database()
         self._check_epoch()
-        covered = database.snapshot.position if database.snapshot is not None else 0
-        gone: set[int] = set()
-        for kind in (BookedOutcome, BookedFeedback, BookedCounts):
-            rows = [row for row in database.learned if isinstance(row, kind)]
-            old = [row.position for row in rows if row.position <= min(position, covered)]
-            gone.update(old[:limit])
-        requests = {
-            (row.device_id, row.outcome.request_id)
-            for row in database.learned
-            if isinstance(row, BookedOutcome) and row.position in gone
-        }
-        gone |= {
-            row.position
-            for row in database.learned
-            if isinstance(row, BookedFeedback)
-            and (row.device_id, row.feedback.request_id) in requests
-            and row.position <= covered
-        }
-        database.forget(gone)
-        return len(gone)
+        return _prune_learned(database, position=position, limit=limit) + _prune_dated(
+            database, before_unix_ms=before_unix_ms, limit=limit
+        )
 
     def _check_epoch(self) -> None:
         if self.database.epoch != self._epoch:
@@ -400,3 +383,35 @@ class MemoryStore(Store):
     def _open_database(self) -> MemoryDatabase:
         _demand(self._epoch > 0, "the store is not open; call open() first")
         return self.database
+
+
+def _prune_learned(database: MemoryDatabase, *, position: int, limit: int) -> int:
+    covered = database.snapshot.position if database.snapshot is not None else 0
+    gone: set[int] = set()
+    for kind in (BookedOutcome, BookedFeedback, BookedCounts):
+        rows = [row for row in database.learned if isinstance(row, kind)]
+        old = [row.position for row in rows if row.position <= min(position, covered)]
+        gone.update(old[:limit])
+    requests = {
+        (row.device_id, row.outcome.request_id)
+        for row in database.learned
+        if isinstance(row, BookedOutcome) and row.position in gone
+    }
+    gone |= {
+        row.position
+        for row in database.learned
+        if isinstance(row, BookedFeedback)
+        and (row.device_id, row.feedback.request_id) in requests
+        and row.position <= covered
+    }
+    database.forget(gone)
+    return len(gone)
+
+
+def _prune_dated(database: MemoryDatabase, *, before_unix_ms: int, limit: int) -> int:
+    audit = [row for row in database.audit if row.at_unix_ms < before_unix_ms][:limit]
+    database.audit = [row for row in database.audit if row not in audit]
+    tokens = [row for row in database.join_tokens.values() if row.expires_unix_ms < before_unix_ms]
+    for token in tokens[:limit]:
+        del database.join_tokens[token.digest]
+    return len(audit) + len(tokens[:limit])

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from coordinator.records import SettingKey
+from coordinator.records import JoinTokenRow, SettingKey
+from coordinator.registry import digest
 from coordinator.retention import DAY_MS, RetentionMarks
 from coordinator.service import CoordinatorService
-from shared.errors import LostLeadershipError
+from coordinator.sessions import Reaction
+from shared.errors import AuthenticationError, LostLeadershipError
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.coordinator.test_commit_then_speak import CountingIds, StoppedClock
 from tests.unit.coordinator.test_fleet_flow import NOW, Fleet, paid
@@ -68,13 +70,37 @@ def test_old_outcomes_leave_the_books_and_the_ledger_stays() -> None:
     assert ledger == fleet.store.database.ledger[: len(ledger)]
 
 
+async def test_join_tokens_and_audit_do_not_pile_up() -> None:
+    """They go after the same days, from the books and from memory."""
+    fleet = Fleet()
+    days = 90 * DAY_MS
+    old = JoinTokenRow(digest("old"), "pi", NOW, NOW + 60_000, used_by="dev")
+    fleet.now = NOW + 60_000 + days + 1
+    young = JoinTokenRow(digest("young"), "pi", fleet.now - days, fleet.now - days)
+    for token in (old, young):
+        fleet.does(Reaction(effects=[fleet.engine.registry.add_join_token(token)]))
+    database = fleet.store.database
+    assert database.audit, "of the configuration"
+    service = CoordinatorService(fleet.store, clock=_At(fleet.now), ids=CountingIds())
+    service.engine = fleet.engine
+    await service._prune()
+    await service.stop()
+    assert ([young], []) == (list(database.join_tokens.values()), database.audit)
+    for secret, why in (("old", "not known"), ("young", "expired")):
+        with pytest.raises(AuthenticationError, match=why):
+            fleet.engine.registry.join(
+                device_id="d", name="n", device_class="pi",
+                token=secret, credential="c", unix_ms=fleet.now,
+            )  # fmt: skip
+
+
 async def test_a_deposed_coordinator_ends_over_its_pruning() -> None:
     """As over any other write: another one is the writer now."""
     store = MemoryStore()
     store.open()
     service = CoordinatorService(store, clock=StoppedClock(), ids=CountingIds())
 
-    def refuse(*, position: int, limit: int) -> int:
+    def refuse(*, position: int, before_unix_ms: int, limit: int) -> int:
         raise LostLeadershipError("epoch 2, not 1")
 
     store.prune = refuse  # type: ignore[method-assign]
