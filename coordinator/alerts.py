@@ -27,6 +27,7 @@ class AlertKind(StrEnum):
     RESTORED = "restored"  # the books were restored from a backup (rule C_5)
     STRANGER = "stranger"  # a device that restored books do not know has called (rule C_5)
     MISSING = "missing"  # records that no device keeps any more
+    DOUBLED = "doubled"  # records that a copy told in full and its original in a summary
     UNSPENT = "unspent"  # written off as unspent: promise P1 no longer holds (rule C_7)
     BUDGET = "budget"  # so much of a window's budget is spent
     REFUSED = "refused"  # the budget has refused a lease

@@ -165,12 +165,18 @@ class Booking:
             If sequences have a gap: something that the device spooled is missing.
         """
         missing: list[str] = []
+        doubled: dict[str, str] = {}
         after, fresh = spool.after(
-            records, device=device.name, missing=missing if gaps_allowed else None
+            records,
+            device=device.name,
+            missing=missing if gaps_allowed else None,
+            doubled=doubled,
         )
         booked = Booked(device, after, graded=set(earlier.graded), outcomes=earlier.outcomes)
         if missing:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
+        for sequences, text in doubled.items():
+            booked.alarms[f"{AlertKind.DOUBLED}:{device.id}/{sequences}"] = text
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:

@@ -50,7 +50,12 @@ class SpoolProgress:
         return self.acked >= self.last
 
     def after(
-        self, records: Iterable[SpoolRecord], *, device: str, missing: list[str] | None = None
+        self,
+        records: Iterable[SpoolRecord],
+        *,
+        device: str,
+        missing: list[str] | None = None,
+        doubled: dict[str, str] | None = None,
     ) -> tuple[SpoolProgress, list[SpoolRecord]]:
         """The progress once these records are booked, and those of them that are not yet.
 
@@ -59,6 +64,10 @@ class SpoolProgress:
         missing : list of str, optional
             Takes what is missing between records, which is an error without it: restored books
             may be told of a time whose records the device no longer keeps.
+        doubled : dict of str to str, optional
+            Takes which sequences may be counted twice, with the words for an alarm: a disk has
+            compacted what a copy of it had told in full. A summary cannot be taken apart, so it
+            counts as a whole: the budget may come out too small by it, never too large.
 
         Raises
         ------
@@ -83,7 +92,14 @@ class SpoolProgress:
                     f"{incarnation!r}, which its hello did not name"
                 )
             acked = sequence
-            if sequence > marks[incarnation]:
+            mark = marks[incarnation]
+            if first <= mark < sequence and doubled is not None:
+                doubled[f"{first}-{mark}"] = (
+                    f"device {device} sent the records {first} to {sequence} of the incarnation "
+                    f"{incarnation} as one summary, and a copy of its books had told those up to "
+                    f"{mark}: the cost and the requests of {first} to {mark} are counted twice"
+                )
+            if sequence > mark:
                 marks[incarnation] = sequence
                 fresh.append(record)
         return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.account import BudgetAccount
+from coordinator.alerts import AlertKind, kind_of
 from coordinator.booking import Booked, Booking, Named, named_in
 from coordinator.fleet_config import WindowConfig, parse_fleet
 from coordinator.planner import Planner
@@ -168,6 +169,18 @@ def test_everything_learned_has_a_position() -> None:
     assert [(BookedOutcome, 11, 1), (BookedFeedback, 12, 2), (BookedCounts, 13, 9)] == learned
     expected = [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 25, "")]
     assert (expected, 9) == (ledger(booked), booked.spool.acked)
+
+
+def test_what_a_copy_told_before_its_original_summed_it_up_raises_an_alarm() -> None:
+    """The original's summary is booked as a whole: spent money is never counted too low."""
+    desk = Desk()
+    desk.book(outcome("r1", 30), outcome("r2", 20))
+    desk.spool = SpoolProgress(acked=0, last=4, marks={"inc": 2})  # the original's session
+    booked = desk.take([SpoolRecord(4, "inc", SpoolSummary(1, 4, ((1, 65),), ()))])
+    assert [(LedgerKind.SETTLE, 65, "")] == ledger(booked)
+    ((key, text),) = booked.alarms.items()
+    assert (AlertKind.DOUBLED, "doubled:d1/1-2") == (kind_of(key), key)
+    assert "the records 1 to 4 of the incarnation inc" in text
 
 
 def test_a_row_tells_when_and_why_it_was_booked() -> None:

@@ -76,6 +76,26 @@ def test_a_summary_counts_from_its_first_sequence() -> None:
     assert (9, 1) == (after.acked, len(fresh))
 
 
+@pytest.mark.parametrize(
+    ("mark", "doubled", "fresh"),
+    [
+        pytest.param(0, [], 1, id="nothing was told before"),
+        pytest.param(2, ["1-2"], 1, id="a copy had told a part"),
+        pytest.param(4, [], 0, id="a copy had told all of it"),
+    ],
+)
+def test_a_summary_of_what_a_copy_told_in_part_is_said_to_count_twice(
+    mark: int, doubled: list[str], fresh: int
+) -> None:
+    """It cannot be taken apart, and nothing of it may be lost: it is booked as a whole."""
+    begun = progress(("a", 0, 4), marks={"a": mark})
+    said: dict[str, str] = {}
+    summary = SpoolRecord(4, "a", SpoolSummary(1, 4, ((1, 5),), ()))
+    after, booked = begun.after([summary], device="pi", doubled=said)
+    assert (4, fresh, doubled) == (after.acked, len(booked), list(said))
+    assert all("of 1 to 2 are counted twice" in text for text in said.values())
+
+
 def test_a_gap_is_an_error_unless_it_was_expected() -> None:
     """Restored books may be told of a time whose records the device no longer keeps."""
     begun, missing = progress(("a", 0, 9), marks={"a": 2}), list[str]()
