@@ -177,4 +177,4 @@ def _duration_ms(config: FleetConfig, *, window: WindowRow, unix_ms: int) -> int
     ends = [window.end_unix_ms, unix_ms + config.link.lease_duration_ms]
     prices = config.prices.values()
     ends += [price.valid_until_unix_ms for price in prices if price.valid_until_unix_ms]
-    return max(0, min(ends) - unix_ms)
+    return min(ends) - unix_ms

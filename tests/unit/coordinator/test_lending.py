@@ -94,8 +94,18 @@ def test_what_is_on_its_way_is_not_lent_again() -> None:
     lender.device = lender.registry.device("dev")
     asked = [lender.ask(lease_number_max=4, unix_ms=50_000 + after) for after in (0, 9_999)]
     assert [Reaction(), Reaction()] == asked
-    more = lender.lease(lease_number_max=4, needed_nanos=first.amount_nanos + 1)
-    assert 6 == more.lease_number
+    assert Reaction() == lender.ask(lease_number_max=4, needed_nanos=first.amount_nanos)
+
+
+@pytest.mark.parametrize("asked", [{"needed_nanos": 9 * WORST}, {"worst_case_nanos": 9 * WORST}])
+def test_who_needs_more_than_what_is_on_its_way_gets_what_it_needs(asked: dict[str, int]) -> None:
+    """And nothing to keep in store: that is on its way."""
+    lender = Lender()
+    lender.lease(lease_number_max=4, worst_case_nanos=WORST)
+    lender.device = lender.registry.device("dev")
+    more = lender.lease(lease_number_max=4, **asked)
+    store = 9 * WORST if "needed_nanos" in asked else 25 * WORST
+    assert (6, store) == (more.lease_number, more.amount_nanos)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +219,13 @@ def test_stores_end_a_share_of_the_window_early(length_ms: int, closing_ms: int)
     toml = FLEET.replace("[arms.tiny]", '[link]\nlease_duration = "60d"\n[arms.tiny]', 1)
     lease = Lender(window=window).lease(toml=toml, unix_ms=0)
     assert str(length_ms - closing_ms) == str(lease.duration_ms)
+
+
+def test_a_lease_lasts_as_long_as_the_fleet_file_says() -> None:
+    """A device that is cut off gives its money back after that (rule L_3)."""
+    window = replace(WINDOW, end_unix_ms=10**9)
+    toml = FLEET.replace("[arms.tiny]", '[link]\nlease_duration = "7m"\n[arms.tiny]', 1)
+    assert 420_000 == Lender(window=window).lease(toml=toml, unix_ms=0).duration_ms
 
 
 def test_a_store_of_less_than_a_second_is_not_worth_it() -> None:

@@ -98,6 +98,13 @@ def test_an_incarnation_is_forgotten_with_its_last_record() -> None:
     assert ["c", "e", "inc"] == [each.incarnation for each in box.incarnations()]
 
 
+def test_an_empty_spool_holds_nothing_of_older_incarnations() -> None:
+    """Only the two latest are told: they show what the disk was like."""
+    meta = {MetaKey.INCARNATIONS: json.dumps([["a", 0], ["b", 4], ["c", 4]])}
+    box = outbox(snapshot=BooksSnapshot(meta=meta, spool_first=0, spool_last=4))
+    assert ["c", "inc"] == [each.incarnation for each in box.incarnations()]
+
+
 def test_an_ack_counts_once() -> None:
     """An ack that is repeated, or late, changes nothing."""
     box = outbox(5)
@@ -164,6 +171,18 @@ def test_an_overrun_is_never_compacted() -> None:
     assert CompactSpool(3, SpoolRecord(4, "inc", summary)) == effect
 
 
+def test_the_overrun_of_a_judge_is_never_compacted_either() -> None:
+    """It is a paid call like any other."""
+    box = outbox()
+    bodies: list[SpoolBody] = [
+        JudgeCall(f"{cost}.judge", Attempt("judge", 5, "", 1, 100, cost, SettleKind.REPORTED))
+        for cost in (9, 101, 8, 7)
+    ]
+    records = [effect.record for body in bodies for effect in box.spool(body)]  # type: ignore[union-attr]
+    (effect,) = box.compact(records)
+    assert CompactSpool(3, SpoolRecord(4, "inc", SpoolSummary(3, 4, ((1, 15),), ()))) == effect
+
+
 def test_summaries_are_compacted_again() -> None:
     """Costs and counts add up, and the range begins with the first one's."""
     first = SpoolSummary(2, 5, ((1, 30),), (ContextCount("code", "cloud", 3),))
@@ -216,6 +235,15 @@ def test_acked_records_are_kept_for_a_day() -> None:
     assert [TrimSpool(2)] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS - 1)
     assert [TrimSpool(4)] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS)
     assert [] == box.trim(boot_ms=1_000 + RETAIN_ACKED_MS)
+
+
+def test_each_ack_has_its_own_day() -> None:
+    """Also right after the start of the machine, when its clock shows next to nothing."""
+    box = outbox(10)
+    box.ack(3, boot_ms=0)
+    box.ack(9, boot_ms=1)
+    assert [TrimSpool(3)] == box.trim(boot_ms=RETAIN_ACKED_MS)
+    assert [TrimSpool(9)] == box.trim(boot_ms=RETAIN_ACKED_MS + 1)
 
 
 def test_what_was_acked_before_a_restart_is_kept_for_a_day_after_it() -> None:
