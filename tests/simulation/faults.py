@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
 BUDGET_SHARES = (180, 140, 100, 70)
+RISE_AHEAD_MS = 6_500
 RISE_WAIT_MS = 2_000
 PRICE_ENDS_MS = 5_000
 """Prices end at whole multiples of it, so that runs share texts that were parsed before."""
@@ -279,12 +280,15 @@ class Faults:
         return self.world.order(nanos)
 
     def _price_rises(self, device: Device, dice: Dice) -> bool:
-        """A rise entered ahead: first an end of the old price, then the new one (rule A_3)."""
+        """A rise entered ahead: first an end of the old price, then the new one (rule A_3).
+
+        Ahead by more than a lease lasts: who is cut off goes on at the old price until then.
+        """
         world, centre = self.world, self.world.centre
         if self.rising or not centre.up:
             return False
         self.rising = True
-        ends = -(-(centre.unix_ms() + 4_000) // PRICE_ENDS_MS) * PRICE_ENDS_MS
+        ends = -(-(centre.unix_ms() + RISE_AHEAD_MS) // PRICE_ENDS_MS) * PRICE_ENDS_MS
         until = datetime.fromtimestamp(ends // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.rise_at = ends - centre.wall_ms + RISE_WAIT_MS
         world.toml_now = world.toml(valid_until=until)
