@@ -345,6 +345,10 @@ class BudgetAccount:
         self._dirty_windows, self._dirty_leases, self._rows = {}, {}, []
         return changes
 
+    def is_booked_in_full(self, device_id: str, number: int) -> bool:
+        """Whether a lease has ended and all of it counts as spent, confirmed or not."""
+        return self._known(device_id, number).is_booked_in_full
+
     def _known(self, device_id: str, number: int) -> LeaseRecord:
         lease = self.lease(device_id, number)
         if lease is None:

@@ -77,6 +77,7 @@ class Booked:
     alarms: dict[str, str] = field(default_factory=dict)
     overrun_arms: set[str] = field(default_factory=set)
     outcomes: tuple[Outcome, ...] = ()
+    doubled: dict[int, str] = field(default_factory=dict)
     judge_calls: list[JudgeCall] = field(default_factory=list)
 
     def note_cost(self, attempt: Attempt, request_id: str, *, tag: str = "") -> None:
@@ -165,18 +166,24 @@ class Booking:
             If sequences have a gap: something that the device spooled is missing.
         """
         missing: list[str] = []
-        doubled: dict[str, str] = {}
+        doubled: dict[int, str] = {}
         after, fresh = spool.after(
             records,
             device=device.name,
             missing=missing if gaps_allowed else None,
             doubled=doubled,
         )
-        booked = Booked(device, after, graded=set(earlier.graded), outcomes=earlier.outcomes)
+        booked = Booked(
+            device,
+            after,
+            graded=set(earlier.graded),
+            outcomes=earlier.outcomes,
+            doubled=doubled,
+        )
         if missing:
             booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = missing[-1]
-        for sequences, text in doubled.items():
-            booked.alarms[f"{AlertKind.DOUBLED}:{device.id}/{sequences}"] = text
+        for sequence, text in doubled.items():
+            booked.alarms[f"{AlertKind.DOUBLED}:{device.id}/{sequence}"] = text
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
         for record in fresh:
@@ -221,7 +228,14 @@ class Booking:
                 self._settle(booked, account=account, unix_ms=unix_ms)
                 self._book_late(body, booked, account=account, unix_ms=unix_ms)
             case SpoolSummary():
-                booked.costs += [(number, cost, "", UNKNOWN) for number, cost in body.costs]
+                self._settle(booked, account=account, unix_ms=unix_ms)
+                booked.costs = [
+                    (number, cost, "", UNKNOWN)
+                    for number, cost in body.costs
+                    if record.sequence not in booked.doubled
+                    # The copy was noticed, and this lease booked in full: it covers every cost.
+                    or not account.is_booked_in_full(device.id, number)
+                ]
                 where = (device.id, device.device_class, record.sequence, slots.of(unix_ms))
                 for count in body.counts:
                     what = (count.task_class, count.arm, count.requests)

@@ -147,6 +147,12 @@ class LeaseRecord:
     unconfirmed_nanos: int = 0
     end: LeaseEnd = LeaseEnd.OPEN
 
+    @property
+    def is_booked_in_full(self) -> bool:
+        """Whether it has ended and all of it counts as spent, confirmed or not."""
+        booked = self.booked_nanos + self.unconfirmed_nanos
+        return self.end is not LeaseEnd.OPEN and 0 < self.amount_nanos <= booked
+
 
 class DeviceStanding(StrEnum):
     """Whether a device may talk and spend."""

@@ -55,7 +55,7 @@ class SpoolProgress:
         *,
         device: str,
         missing: list[str] | None = None,
-        doubled: dict[str, str] | None = None,
+        doubled: dict[int, str] | None = None,
     ) -> tuple[SpoolProgress, list[SpoolRecord]]:
         """The progress once these records are booked, and those of them that are not yet.
 
@@ -64,10 +64,9 @@ class SpoolProgress:
         missing : list of str, optional
             Takes what is missing between records, which is an error without it: restored books
             may be told of a time whose records the device no longer keeps.
-        doubled : dict of str to str, optional
-            Takes which sequences may be counted twice, with the words for an alarm: a disk has
-            compacted what a copy of it had told in full. A summary cannot be taken apart, so it
-            counts as a whole: the budget may come out too small by it, never too large.
+        doubled : dict of int to str, optional
+            Takes, by their sequence, the summaries of which a part is booked, with the words for
+            an alarm: a disk has compacted what a copy of it had told.
 
         Raises
         ------
@@ -94,10 +93,11 @@ class SpoolProgress:
             acked = sequence
             mark = marks[incarnation]
             if first <= mark < sequence and doubled is not None:
-                doubled[f"{first}-{mark}"] = (
+                doubled[sequence] = (
                     f"device {device} sent the records {first} to {sequence} of the incarnation "
                     f"{incarnation} as one summary, and a copy of its books had told those up to "
-                    f"{mark}: the cost and the requests of {first} to {mark} are counted twice"
+                    f"{mark}: the requests of {first} to {mark} are counted twice, and what the "
+                    "others cost stays unconfirmed"
                 )
             if sequence > mark:
                 marks[incarnation] = sequence
