@@ -10,8 +10,9 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.adapters.http_api.errors import error_response, internal_error, refused_from
+from edge_agent.adapters.http_api.errors import error_response, refused_from
 from edge_agent.adapters.http_api.keys import ApiKey, ApiKeys
+from edge_agent.refusals import internal_error
 from edge_agent.requests import RequestRefused
 from shared.clock import Clock, IdSource
 from shared.errors import TidegateError
@@ -78,7 +79,11 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), id_header]
+                headers = list(message.get("headers", ()))
+                # An answer given again has the id under which it is in the books.
+                if all(name != _ID_HEADER for name, _ in headers):
+                    headers.append(id_header)
+                message["headers"] = headers
             await send(message)
 
         refused = await self._pass(scope, receive, send_with_id, noted=noted)
