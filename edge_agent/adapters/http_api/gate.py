@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
 _KEY: Final = "tidegate_key"
 _GUARDED: Final = "/v1/"
+_ORIGIN_CHARS_SHOWN: Final = 100
 _ID_HEADER: Final = b"x-tidegate-request-id"
 
 
@@ -55,8 +56,17 @@ def api_key(scope: Scope) -> ApiKey | None:
 class Gate:
     """ASGI middleware: gives each request its id and turns what escapes into a reply."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, ids: IdSource, api_keys: ApiKeys) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        api_keys: ApiKeys,
+        origins: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._origins = origins
         self._clock = clock
         self._ids = ids
         self._api_keys = api_keys
@@ -97,7 +107,9 @@ class Gate:
         request_id = noted.request_id
         try:
             if scope["path"].startswith(_GUARDED):
-                scope["state"][_KEY] = self._api_keys.check(noted.headers)
+                key = scope["state"][_KEY] = self._api_keys.check(noted.headers)
+                if key is None and scope["method"] == "POST":
+                    _refuse_strange_page(noted.headers.get("origin", ""), allowed=self._origins)
             await self._app(scope, receive, send)
         except ClientDisconnect:
             _log.info("client_gone_while_sending", request_id=request_id)
@@ -118,6 +130,22 @@ class Gate:
         """The refusal for what should not have happened; the log gets the traceback."""
         log_defect(error, request_id)
         return internal_error(request_id)
+
+
+def _refuse_strange_page(origin: str, *, allowed: Collection[str]) -> None:
+    """Where no key is asked for, keep out pages that the browser takes for the agent's own.
+
+    A page whose DNS name is made to point at this device needs no leave of CORS.
+    """
+    of_a_page = origin.startswith(("http://", "https://")) or origin == "null"
+    if of_a_page and origin not in allowed and "*" not in allowed:
+        raise RequestRefused(
+            403,
+            "origin_not_allowed",
+            f"pages of {origin[:_ORIGIN_CHARS_SHOWN]!r} may not call this agent: add the origin to "
+            "cors_origins in the agent's configuration",
+            param="origin",
+        )
 
 
 def log_defect(error: Exception, request_id: str, **facts: Any) -> None:

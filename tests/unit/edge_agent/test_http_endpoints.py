@@ -311,5 +311,8 @@ async def test_without_origins_no_page_may_call() -> None:
             headers={"origin": ORIGIN, "access-control-request-method": "POST"},
         )
         reply = await closed.post(BODY, origin=ORIGIN)
-    assert 405 == asked.status_code
+        assert [] == closed.agent.requests, "nor one that takes the agent for its own server"
+        assert 200 == (await closed.post(BODY, origin="app://desktop")).status_code
+    assert (405, 403) == (asked.status_code, reply.status_code)
+    assert ("origin_not_allowed", "origin") == tuple(error_of(reply)[k] for k in ("code", "param"))
     assert "access-control-allow-origin" not in reply.headers
