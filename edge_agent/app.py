@@ -51,7 +51,7 @@ from edge_agent.service import AgentService
 from edge_agent.session import FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.errors import TidegateError
+from shared.errors import ConfigError, TidegateError
 from shared.garbage import give_back
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -123,7 +123,14 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            "state_dir",
+            f"{settings.state_dir} cannot be made ({error.strerror}): name a folder that this "
+            "user may write to",
+        ) from None
     clock, ids = SystemClock(), SystemIds()
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])

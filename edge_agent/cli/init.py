@@ -81,8 +81,11 @@ def init(
         listen=listening,
         state_dir=state_dir,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, text)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, text)
+    except OSError as error:
+        raise ConfigError("", f"{out} cannot be written: {error.strerror}") from None
     typer.echo(f"wrote {out}")
     _say_what_is_left(out, models=models, address=address)
 

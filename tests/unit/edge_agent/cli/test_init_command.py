@@ -14,6 +14,7 @@ from edge_agent.app import cli
 from edge_agent.cli import init as init_module
 from edge_agent.cli.init import _OFF_LOOPBACK
 from edge_agent.config import AgentConfig, load
+from shared.errors import ConfigError
 from shared.units import Address
 from tests.unit.edge_agent.llama_cpp.gguf_files import TINY
 
@@ -146,3 +147,21 @@ def test_awkward_paths_survive(init: Init) -> None:
     odd = 'mo"del\\s'
     assert 0 == init("--models-folder", odd, "--state-dir", odd).exit_code
     assert (odd, odd) == (written().library.folder, str(written().state_dir))
+
+
+def test_a_place_that_cannot_be_written_is_named(init: Init, tmp_path: Path) -> None:
+    """Without a traceback."""
+    (tmp_path / "file").touch()
+    result = init(str(tmp_path / "file" / "agent.toml"), "--yes")
+    assert isinstance(result.exception, ConfigError)
+    assert "cannot be written" in str(result.exception)
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """The agent says which key to correct."""
+    (tmp_path / "file").touch()
+    config = tmp_path / "agent.toml"
+    config.write_text(f'state_dir = "{tmp_path}/file/state"\n')
+    result = CliRunner().invoke(cli, ["run", "--config", str(config)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith("state_dir: ")
