@@ -93,6 +93,20 @@ _CONSTRAINTS: Final = frozenset(
         *(word for words in _IMPLIED.values() for word in words),
     }
 )
+_SHAPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "$ref": (str,),
+    "allOf": (list,),
+    "anyOf": (list,),
+    "format": (str, type(None)),
+    "oneOf": (list,),
+    "pattern": (str, type(None)),
+    "prefixItems": (list,),
+    "properties": (dict,),
+    "required": (list,),
+    "type": (str, list, type(None)),
+}
+_KINDS: Final = {str: "a string", list: "a list", dict: "an object", type(None): "absent"}
+_OF_TEXTS: Final = ("required", "type")
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
@@ -170,6 +184,7 @@ class GrammarWriter:
             return "value"
         if not isinstance(schema, Mapping):
             raise GrammarError(f"{_shown(schema)} is no schema: it must be an object")
+        _check_shape(schema)
         for keyword in schema.keys() & _UNHELD:
             if schema[keyword] is not False:
                 raise GrammarError(f"`{keyword}` cannot be held by a grammar: leave it out")
@@ -386,10 +401,13 @@ def _implied_type(schema: Mapping[str, Any]) -> str | None:
 def _merged(schema: Mapping[str, Any], part: object, keyword: str) -> object:
     """A part of `anyOf`, `oneOf` or `allOf` with what stands beside that keyword."""
     own = {name: value for name, value in schema.items() if name in _CONSTRAINTS - {keyword}}
-    if not own or part is True:
-        return own if part is True else part
+    if part is True:
+        return own
     if not isinstance(part, Mapping):
         raise GrammarError(f"{_shown(part)} is no schema: it must be an object")
+    if not own:
+        return part
+    _check_shape(part)
     joined = {**own, **part}
     for name in own.keys() & part.keys():
         if name == "properties" and not own[name].keys() & part[name].keys():
@@ -402,6 +420,18 @@ def _merged(schema: Mapping[str, Any], part: object, keyword: str) -> object:
     if hidden and own.keys() != {"type"}:
         raise GrammarError(f"what stands beside `{keyword}` and `{hidden.pop()}` cannot be held")
     return joined
+
+
+def _check_shape(schema: Mapping[str, Any]) -> None:
+    """Refuse keywords whose values are of another kind than JSON schema has there."""
+    for keyword in schema.keys() & _SHAPES.keys():
+        value, kinds = schema[keyword], _SHAPES[keyword]
+        right = isinstance(value, kinds)
+        if keyword in _OF_TEXTS and isinstance(value, list):
+            right = all(isinstance(each, str) for each in value)
+        if not right:
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise GrammarError(f"`{keyword}` is {_shown(value)}: it must be {wanted}")
 
 
 def _shown(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,4 +158,27 @@ def test_a_schema_that_is_nested_without_end_is_refused() -> None:
     for _ in range(200):
         schema = {"type": "array", "items": schema}
     with pytest.raises(GrammarError, match="deep"):
+        schema_grammar(json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"$ref": {"a": 1}}, "$ref"),
+        ({"allOf": 5}, "allOf"),
+        ({"allOf": [[], "a"]}, "no schema"),
+        ({"anyOf": True}, "anyOf"),
+        ({"oneOf": {"a": {}}}, "oneOf"),
+        ({"type": "string", "format": ["date"]}, "format"),
+        ({"pattern": 5}, "pattern"),
+        ({"prefixItems": 5}, "prefixItems"),
+        ({"properties": {"a": {}}, "required": [{}]}, "required"),
+        ({"properties": [], "allOf": [{"properties": {}}]}, "properties"),
+        ({"properties": {"a": {}}, "allOf": [{"properties": 5}]}, "properties"),
+        ({"type": [{}]}, "type"),
+    ],
+)
+def test_a_keyword_of_the_wrong_kind_is_refused(schema: dict[str, Any], named: str) -> None:
+    """Anything else than this refusal would end the worker, and with it everybody's answers."""
+    with pytest.raises(GrammarError, match=re.escape(named)):
         schema_grammar(json.dumps(schema))
