@@ -37,7 +37,12 @@ class AnswerText:
         if not self.wanted:
             return None
         if response is None:
-            return "".join(self._pieces) if self._pieces else None
+            return _whole("".join(self._pieces)) if self._pieces else None
         choices = response.get("choices") or [{}]
         text = (choices[0].get("message") or {}).get("content")
-        return text if isinstance(text, str) and len(text) <= GRADED_CHARS_MAX else None
+        return _whole(text) if isinstance(text, str) and len(text) <= GRADED_CHARS_MAX else None
+
+
+def _whole(text: str) -> str:
+    """A text that can be written as UTF-8: a model may give the halves of a pair one by one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

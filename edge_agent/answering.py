@@ -31,6 +31,7 @@ from edge_agent.ports import (
     LocalModels,
     Usage,
 )
+from edge_agent.refusals import internal_error
 from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, RequestRefused
 from shared.clock import Clock
 from shared.decision.money import dollars
@@ -168,9 +169,11 @@ class RequestRun:
         except asyncio.CancelledError:
             await self._cut_off()
             if not self._gone:
+                self._tell(_stopping())  # else half an answer would look like a whole one
                 raise
         except Exception:
             await self._cut_off()  # a defect, which must not keep the reservation open
+            self._tell(internal_error(self._request.request_id))
             raise
         finally:
             self._ended = True
@@ -385,6 +388,7 @@ class RequestRun:
             self.delivered.put_nowait(refused)
         else:
             self.first.set_exception(refused)
+            self.first.exception()  # whoever waited may have gone
 
     async def _cut_off(self) -> None:
         """The request ends here: nobody will know the usage of a call under way (rule I5).

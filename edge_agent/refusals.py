@@ -194,3 +194,10 @@ def expectation_refusal(task_class: str, *, expected: str) -> RequestRefused:
         "for that",
         param=EXPECTED_HEADER,
     )
+
+
+def internal_error(request_id: str) -> RequestRefused:
+    """What a client is told of a defect: the id under which the log has the rest."""
+    return RequestRefused(
+        500, "internal_error", f"the agent failed; its log says more under request id {request_id}"
+    )

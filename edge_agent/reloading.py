@@ -49,7 +49,7 @@ def make_reloader(
         async def apply() -> None:
             engine.gate.limit_keys(budgets)
             metrics.set_tags(key.tag for key in keys)
-            await service.tidy()  # new budgets open before they are asked for
+            await service.tidy_if_possible()  # new budgets open before they are asked for
             api_keys.replace(keys)
 
         return apply

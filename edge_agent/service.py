@@ -156,7 +156,7 @@ class AgentService(AgentFacade):
         effects = self._engine.gate.recalled(
             0, boot_ms=self._clock.boot_ms(), reason="agent stopped"
         )
-        await self._tidy_if_possible(first=effects)
+        await self.tidy_if_possible(first=effects)
         await self._local.stop()
         await self._cloud.close()
 
@@ -180,9 +180,9 @@ class AgentService(AgentFacade):
                 uniform=self._rng.random(),
                 sample=self._rng.random(),
             )
-        except RequestRefused:
+        except BaseException:
             if keep is not None:
-                keep(None)
+                keep(None)  # else whoever sends the key again waits for ever
             raise
         run = RequestRun(
             request,
@@ -407,9 +407,9 @@ class AgentService(AgentFacade):
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSE_KEEPING_S)
-            await self._tidy_if_possible()
+            await self.tidy_if_possible()
 
-    async def _tidy_if_possible(self, *, first: Sequence[BookEffect] = ()) -> None:
+    async def tidy_if_possible(self, *, first: Sequence[BookEffect] = ()) -> None:
         """Books that fail have closed the paid arms; all else goes on (promise P2)."""
         try:
             await self._bookkeeper.commit_or_keep(first)

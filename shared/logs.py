@@ -11,6 +11,9 @@ import structlog
 REDACTED: Final = "[redacted]"
 SECRET_WORDS: Final = ("token", "credential", "secret", "password", "authorization", "api_key")
 
+# The values of variables are prompts and keys: a traceback names lines and no more.
+_TRACEBACK: Final = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
 
 def configure(*, format_: str, level: str) -> None:
     """Set up logging for this process, the standard library's included.
@@ -30,11 +33,15 @@ def configure(*, format_: str, level: str) -> None:
     ]
     if format_ == "json":
         render: list[Any] = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACEBACK),
             structlog.processors.JSONRenderer(),
         ]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        render = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *render],

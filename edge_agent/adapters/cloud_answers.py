@@ -116,10 +116,10 @@ def whole_answer(body: bytes, *, texts: bool = False) -> tuple[dict[str, Any], U
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise AnswerError("bad_response", "the reply has no choices", usage=usage)
+    if not all(_is_choice(each, said="message", among=len(choices)) for each in choices):
+        raise AnswerError("bad_response", "a choice of the reply is malformed", usage=usage)
     if texts:
-        answer["choices"] = [
-            chat_form(each if isinstance(each, dict) else {}, streamed=False) for each in choices
-        ]
+        answer["choices"] = [chat_form(each, streamed=False) for each in choices]
     return answer, usage
 
 
@@ -204,6 +204,7 @@ class StreamTally:
         self._texts = texts
         self.started = False
         self.usage: Usage | None = None
+        self._choices = choices
         self._open = set(range(choices))
         self._begun: set[object] = set()
 
@@ -229,8 +230,10 @@ class StreamTally:
         # Whoever asked for the usage gets it from the agent, with the cost.
         chunk.pop("usage", None)
         choices = chunk.get("choices")
-        if not isinstance(choices, list) or not all(isinstance(each, dict) for each in choices):
-            raise AnswerError("bad_response", "a chunk has no array of choices")
+        if not isinstance(choices, list) or not all(
+            _is_choice(each, said="delta", among=self._choices) for each in choices
+        ):
+            raise AnswerError("bad_response", "a chunk has no array of well-formed choices")
         for choice in choices:
             index = choice.get("index", 0)
             if index not in self._begun:
@@ -247,6 +250,14 @@ class StreamTally:
             chunk["choices"] = [chat_form(choice, streamed=True) for choice in choices]
         self.started = True
         return Chunk(chunk)
+
+
+def _is_choice(value: object, *, said: str, among: int) -> bool:
+    """Whether something is one of so many choices, and what it says an object or absent."""
+    if not isinstance(value, dict) or not isinstance(value.get(said) or {}, dict):
+        return False
+    index = value.get("index")
+    return index is None or (type(index) is int and 0 <= index < among)
 
 
 def _json_object(data: bytes, *, what: str) -> dict[str, Any]:

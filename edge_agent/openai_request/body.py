@@ -30,6 +30,7 @@ STOPS_MAX: Final = 4
 STOP_CHARS_MAX: Final = 256
 METADATA_PAIRS_MAX: Final = 16
 LOGIT_BIASES_MAX: Final = 1_024
+TOKEN_ID_DIGITS_MAX: Final = 10
 TOP_LOGPROBS_MAX: Final = 20
 TOP_K_MAX: Final = 1_000_000
 GRAMMAR_CHARS_MAX: Final = 64 * 1024
@@ -73,7 +74,7 @@ def _logit_bias(value: Any, path: str) -> dict[str, Any]:
     if len(value) > LOGIT_BIASES_MAX:
         raise wrong_value(path, f"an object of at most {LOGIT_BIASES_MAX} token ids", value)
     for token in value:
-        if not (token.isascii() and token.isdigit()):
+        if not (token.isascii() and token.isdigit() and len(token) <= TOKEN_ID_DIGITS_MAX):
             raise wrong_value(path, "an object whose names are token ids such as '50256'", token)
     return {token: number(-100, 100)(bias, f"{path}.{token}") for token, bias in value.items()}
 

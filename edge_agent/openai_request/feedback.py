@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_agent.openai_request.checks import fields, number, one_of, refusal, text
-from edge_agent.openai_request.json_text import parse_object
+from edge_agent.openai_request.json_text import measured, parse_object
 from shared.limits import REQUEST_ID_CHARS_MAX, TAG_CHARS_MAX
 
 SOURCE_DEFAULT: Final = "client"
@@ -41,6 +41,7 @@ def parse_grade(raw: bytes) -> Grade:
         400 that names the field at fault.
     """
     checked: dict[str, Any] = _GRADE(parse_object(raw), "")
+    measured(checked)  # texts that cannot be kept or sent are refused here
     if ("score" in checked) == ("thumbs" in checked):
         raise refusal(
             "invalid_value",

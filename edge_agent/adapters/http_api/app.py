@@ -72,7 +72,7 @@ def build_app(
         ],
         middleware=[
             *_cors(cors_origins),
-            Middleware(Gate, clock=clock, ids=ids, api_keys=keys),
+            Middleware(Gate, clock=clock, ids=ids, api_keys=keys, origins=cors_origins),
             Middleware(_Shortcut, endpoints=answers),
         ],
         exception_handlers={HTTPException: _http_error},

@@ -10,9 +10,10 @@ from typing import Any, Final
 import structlog
 from starlette.types import Message, Receive, Send
 
-from edge_agent.adapters.http_api.errors import error_object, header_safe, internal_error
+from edge_agent.adapters.http_api.errors import error_object, header_safe
 from edge_agent.adapters.http_api.gate import log_defect
 from edge_agent.adapters.sse import LAST_EVENT, ascii_json, comment, event
+from edge_agent.refusals import internal_error
 from edge_agent.requests import Answer, AnswerHead, RequestRefused, TaskOrigin, TaskSource
 from shared.decision.money import dollars
 
@@ -65,6 +66,7 @@ def task_header(task_class: str, origin: TaskOrigin) -> str:
 def _start_message(head: AnswerHead, more: Mapping[str, str]) -> Message:
     """The status of an answer and its headers, with those that tell how it was decided."""
     headers = {
+        "x-tidegate-request-id": head.request_id,
         "x-tidegate-task": header_safe(task_header(head.task_class, head.origin)),
         "x-tidegate-arm": header_safe(head.arm),
         "x-tidegate-reason": header_safe(head.reason),

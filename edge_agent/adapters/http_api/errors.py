@@ -98,10 +98,3 @@ def refused_from_http(error: HTTPException, *, method: str, path: str) -> Reques
         message = f"{method} is not allowed at {path}: use {allowed}"
         return RequestRefused(405, "method_not_allowed", message)
     return RequestRefused(error.status_code, "http_error", error.detail)
-
-
-def internal_error(request_id: str) -> RequestRefused:
-    """What a client is told of a defect: the id under which the log has the rest."""
-    return RequestRefused(
-        500, "internal_error", f"the agent failed; its log says more under request id {request_id}"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,8 +10,9 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.adapters.http_api.errors import error_response, internal_error, refused_from
+from edge_agent.adapters.http_api.errors import error_response, refused_from
 from edge_agent.adapters.http_api.keys import ApiKey, ApiKeys
+from edge_agent.refusals import internal_error
 from edge_agent.requests import RequestRefused
 from shared.clock import Clock, IdSource
 from shared.errors import TidegateError
@@ -20,6 +21,7 @@ _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
 _KEY: Final = "tidegate_key"
 _GUARDED: Final = "/v1/"
+_ORIGIN_CHARS_SHOWN: Final = 100
 _ID_HEADER: Final = b"x-tidegate-request-id"
 
 
@@ -54,8 +56,17 @@ def api_key(scope: Scope) -> ApiKey | None:
 class Gate:
     """ASGI middleware: gives each request its id and turns what escapes into a reply."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, ids: IdSource, api_keys: ApiKeys) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        api_keys: ApiKeys,
+        origins: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._origins = origins
         self._clock = clock
         self._ids = ids
         self._api_keys = api_keys
@@ -78,7 +89,11 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), id_header]
+                headers = list(message.get("headers", ()))
+                # An answer given again has the id under which it is in the books.
+                if all(name != _ID_HEADER for name, _ in headers):
+                    headers.append(id_header)
+                message["headers"] = headers
             await send(message)
 
         refused = await self._pass(scope, receive, send_with_id, noted=noted)
@@ -92,7 +107,9 @@ class Gate:
         request_id = noted.request_id
         try:
             if scope["path"].startswith(_GUARDED):
-                scope["state"][_KEY] = self._api_keys.check(noted.headers)
+                key = scope["state"][_KEY] = self._api_keys.check(noted.headers)
+                if key is None and scope["method"] == "POST":
+                    _refuse_strange_page(noted.headers.get("origin", ""), allowed=self._origins)
             await self._app(scope, receive, send)
         except ClientDisconnect:
             _log.info("client_gone_while_sending", request_id=request_id)
@@ -113,6 +130,22 @@ class Gate:
         """The refusal for what should not have happened; the log gets the traceback."""
         log_defect(error, request_id)
         return internal_error(request_id)
+
+
+def _refuse_strange_page(origin: str, *, allowed: Collection[str]) -> None:
+    """Where no key is asked for, keep out pages that the browser takes for the agent's own.
+
+    A page whose DNS name is made to point at this device needs no leave of CORS.
+    """
+    of_a_page = origin.startswith(("http://", "https://")) or origin == "null"
+    if of_a_page and origin not in allowed and "*" not in allowed:
+        raise RequestRefused(
+            403,
+            "origin_not_allowed",
+            f"pages of {origin[:_ORIGIN_CHARS_SHOWN]!r} may not call this agent: add the origin to "
+            "cors_origins in the agent's configuration",
+            param="origin",
+        )
 
 
 def log_defect(error: Exception, request_id: str, **facts: Any) -> None:

@@ -80,7 +80,7 @@ class TextAnswer(Answer):
             await asyncio.wait(tasks)
 
     def _piece(self, number: int, choice: Mapping[str, Any]) -> dict[str, Any]:
-        index: int = choice.get("index", 0)
+        index: int = choice.get("index") or 0
         text = self._texts[number * self._asked.n + index]
         said: Mapping[str, Any] = choice.get("delta") or choice.get("message") or {}
         return text.choice(said.get("content") or "", choice)
@@ -167,7 +167,7 @@ def joint_usage(usages: Sequence[Mapping[str, Any]], *, cost_nanos: int) -> dict
 def _joint_head(heads: Sequence[AnswerHead], *, request_id: str) -> AnswerHead:
     """The arms and reasons of several answers, each named once; the rest is the first one's."""
     return AnswerHead(
-        request_id=request_id,
+        request_id=heads[0].request_id if len(heads) == 1 else request_id,
         arm=",".join(dict.fromkeys(head.arm for head in heads)),
         reason=",".join(dict.fromkeys(head.reason for head in heads)),
         table_version=heads[0].table_version,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from edge_agent.adapters.llama_cpp.sampling import invalid, unsupported
 from shared.limits import MESSAGES_MAX
 
+ARGUMENTS_DEPTH_MAX: Final = 48
 _ROLES: Final = {
     "system": "system",
     # Chat templates know no developer; OpenAI defines it as the system role's successor.
@@ -109,10 +110,21 @@ def _tool_call(field: str, value: object, called: dict[str, str]) -> dict[str, A
         try:
             # Templates write them as JSON themselves.
             arguments = json.loads(arguments or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise invalid(f"{field}.function.arguments", arguments, f"no JSON: {error}") from error
+    if _is_deeper(arguments, than=ARGUMENTS_DEPTH_MAX):
+        remedy = f"it must be nested at most {ARGUMENTS_DEPTH_MAX} levels deep"
+        raise invalid(f"{field}.function.arguments", "an object", remedy)
     return {
         "type": "function",
         "id": call_id,
         "function": {"name": name, "arguments": arguments},
     }
+
+
+def _is_deeper(value: object, *, than: int) -> bool:
+    """Whether lists and objects are nested deeper than that."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return than == 0 or any(_is_deeper(each, than=than - 1) for each in inside)

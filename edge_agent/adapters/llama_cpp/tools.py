@@ -135,7 +135,10 @@ def _choice(value: object) -> tuple[tuple[str, ...] | None, bool]:
             return (_named(value),), True
         allowed = value.get("allowed_tools")
         if kind == "allowed_tools" and isinstance(allowed, Mapping):
-            names = tuple(_named(tool) for tool in allowed.get("tools", ()))
+            tools = allowed.get("tools")
+            if not isinstance(tools, list):
+                raise invalid("tool_choice.allowed_tools.tools", tools, "it must be a list")
+            names = tuple(map(_named, tools))
             return names, allowed.get("mode") == "required"
     raise invalid("tool_choice", value, "it must be `none`, `auto`, `required` or name a function")
 

@@ -50,3 +50,12 @@ def test_a_text_that_is_too_long_is_not_graded(streamed: bool) -> None:
     if streamed:
         text.take(chunk(long))
     assert text.of(None if streamed else whole(long)) is None
+
+
+def test_halves_of_a_character_are_put_together() -> None:
+    """A model may give them one by one; a half that stays alone is no text to grade or send."""
+    text = AnswerText(wanted=True)
+    for piece in ("\ud83d", "\ude00", "\ud83d"):
+        text.take(chunk(piece))
+    assert "\U0001f600\ufffd" == text.of(None)
+    assert "a\ufffd" == AnswerText(wanted=True).of(whole("a\ud83d"))

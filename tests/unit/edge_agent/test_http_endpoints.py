@@ -6,6 +6,7 @@ import asyncio
 import base64
 import struct
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,21 @@ async def test_a_single_prompt_keeps_the_request_s_id(bench: Bench) -> None:
     )
     assert 200 == reply.status_code
     assert reply.headers["x-tidegate-request-id"] == bench.agent.requests[0].request_id
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_an_answer_given_again_has_the_id_that_can_be_graded(bench: Bench, path: str) -> None:
+    """The books know it by the first request's id, so that is the one to hand out."""
+
+    async def kept(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        first = await whole(request, gone)
+        first.head = replace(first.head, request_id="req-first")
+        return first
+
+    bench.agent.play = kept
+    asked = BODY if path.startswith("/v1/chat") else {"model": "auto", "prompt": "a"}
+    reply = await bench.post(asked, path=path, authorization="Bearer none")
+    assert ["req-first"] == reply.headers.get_list("x-tidegate-request-id")
 
 
 async def test_the_official_client_streams_several_prompts(bench: Bench) -> None:
@@ -295,5 +311,8 @@ async def test_without_origins_no_page_may_call() -> None:
             headers={"origin": ORIGIN, "access-control-request-method": "POST"},
         )
         reply = await closed.post(BODY, origin=ORIGIN)
-    assert 405 == asked.status_code
+        assert [] == closed.agent.requests, "nor one that takes the agent for its own server"
+        assert 200 == (await closed.post(BODY, origin="app://desktop")).status_code
+    assert (405, 403) == (asked.status_code, reply.status_code)
+    assert ("origin_not_allowed", "origin") == tuple(error_of(reply)[k] for k in ("code", "param"))
     assert "access-control-allow-origin" not in reply.headers

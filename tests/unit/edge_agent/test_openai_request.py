@@ -120,6 +120,7 @@ def test_what_the_api_cannot_do_without_is_asked_for(name: str) -> None:
         ("frequency_penalty", "x"),
         ("logit_bias", [1]),
         ("logit_bias", {"word": 1}),
+        ("logit_bias", {"1" * 5_000: 1}),
         ("logprobs", 1),
         ("top_logprobs", 21),
         ("response_format", "json"),
@@ -448,9 +449,11 @@ def test_a_grade_is_a_score_or_a_thumb(fields: dict[str, Any], grade: Grade) -> 
         ({"request_id": "r", "thumbs": "sideways"}, "thumbs"),
         ({"request_id": "r", "score": 1, "stars": 5}, "stars"),
         ({"request_id": "r", "score": 1, "source": "judge:gpt"}, "source"),
+        ({"request_id": "r\ud83d", "score": 1}, None),
+        ({"request_id": "r", "score": 1, "source": "\ud83d"}, None),
     ],
 )
-def test_a_wrong_grade_is_refused(fields: dict[str, Any], param: str) -> None:
+def test_a_wrong_grade_is_refused(fields: dict[str, Any], param: str | None) -> None:
     """The refusal names the field at fault."""
     with pytest.raises(RequestRefused) as caught:
         parse_grade(json.dumps(fields).encode())

@@ -546,7 +546,7 @@ async def test_a_defect_in_a_backend_does_not_keep_the_reservation_open() -> Non
     with pytest.raises(RequestRefused) as caught:
         await agent.chat(ask())
     outcome = agent.outcomes.get_nowait()
-    assert (caught.value.status, outcome.status) == (503, RequestStatus.INTERRUPTED)
+    assert (caught.value.status, outcome.status) == (500, RequestStatus.INTERRUPTED)
     assert (agent.settled_nanos, agent.spooled()) == (WORST_CASE_NANOS, [outcome])
 
 
@@ -643,3 +643,46 @@ async def test_what_a_full_disk_kept_back_is_written_later_in_order() -> None:
     assert agent.spooled() == [agent.outcomes.get_nowait(), agent.outcomes.get_nowait()]
     assert (agent.settled_nanos, agent.books.disk.state.reservations) == (USAGE_NANOS, {})
     assert (await agent.chat(ask("r3"))).head.arm == "cloud"
+
+
+async def test_a_stream_that_a_defect_cut_off_ends_with_an_error() -> None:
+    """Half an answer must not look like a whole one."""
+    agent = await an_agent()
+    agent.cloud.play = Play(failure=RuntimeError("a defect"))
+    answer = await agent.chat(ask())
+    with pytest.raises(RequestRefused, match="request id r1") as caught:
+        await read(answer)
+    assert (caught.value.status, caught.value.code) == (500, "internal_error")
+
+
+async def test_a_defect_before_the_first_token_is_told_as_one() -> None:
+    """The agent is not stopping, so it must not say so."""
+    agent = await an_agent()
+    agent.cloud.play = Play(words=(), failure=RuntimeError("a defect"))
+    with pytest.raises(RequestRefused) as caught:
+        await agent.chat(ask())
+    assert (caught.value.status, caught.value.code) == (500, "internal_error")
+
+
+async def test_a_stream_that_the_agent_s_end_cuts_off_ends_with_an_error() -> None:
+    """The client knows that the answer is not whole, and that it may ask again."""
+    agent = await an_agent()
+    agent.cloud.play = Play(until=asyncio.Event())
+    answer = await agent.chat(ask())
+    reading = asyncio.create_task(read(answer))
+    await asyncio.sleep(0)
+    await agent.service.stop(grace_s=0.0)
+    with pytest.raises(RequestRefused) as caught:
+        await reading
+    assert (caught.value.status, caught.value.code) == (503, "stopping")
+
+
+async def test_a_key_is_free_again_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise whoever sends it again would wait for ever."""
+    agent = await an_agent()
+    monkeypatch.setattr(agent.engine, "begin", None)
+    with pytest.raises(TypeError):
+        await agent.chat(ask(idempotency_key="k"))
+    monkeypatch.undo()
+    answer = await agent.chat(ask("r2", idempotency_key="k", stream=False))
+    assert "r2" == answer.head.request_id

@@ -164,3 +164,19 @@ def test_choices_with_a_seed_differ_from_each_other() -> None:
     seeds = [settings.for_choice(index).seed for index in range(3)]
     assert [0xFFFF_FFFE, 0xFFFF_FFFF, 0] == seeds
     assert SamplingSettings().for_choice(1).seed is None
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, "[" * 900 + "]" * 900])
+def test_arguments_nested_too_deeply_are_refused(arguments: str) -> None:
+    """They would end the worker, and with it everybody's answers."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    assert "messages[0].tool_calls[0].function.arguments" in str(_failure(messages=messages))
+
+
+@pytest.mark.parametrize("tools", [5, None])
+def test_allowed_tools_that_are_no_list_are_refused(tools: object) -> None:
+    """Named, like every other field."""
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
+    asked = [{"type": "function", "function": {"name": "f"}}]
+    assert "tool_choice" in str(_failure(tools=asked, tool_choice=choice))

@@ -1,0 +1,38 @@
+"""What endpoints send that is JSON and yet no answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from edge_agent.adapters.cloud_answers import AnswerError, StreamTally, whole_answer
+
+MALFORMED = [
+    "text",
+    {"index": []},
+    {"index": "0"},
+    {"index": 7},
+    {"index": -1},
+    {"index": 0, "delta": "text", "message": "text"},
+]
+
+
+@pytest.mark.parametrize("choice", MALFORMED)
+def test_a_malformed_choice_is_a_bad_response(choice: Any) -> None:
+    """The next arm may answer then, and what the endpoint reports is booked."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    with pytest.raises(AnswerError, match="choice") as caught:
+        whole_answer(json.dumps({"choices": [choice], "usage": usage}).encode())
+    assert ("bad_response", True) == (caught.value.reason, caught.value.usage is not None)
+    with pytest.raises(AnswerError, match="choice"):
+        StreamTally(choices=2).take(json.dumps({"choices": [choice]}).encode())
+
+
+def test_a_choice_without_an_index_is_the_first() -> None:
+    """Small servers leave it out."""
+    answer, _ = whole_answer(b'{"choices": [{"message": {"content": "a"}}]}')
+    chunk = StreamTally(choices=1).take(b'{"choices": [{"index": null, "delta": null}]}')
+    assert answer["choices"]
+    assert chunk is not None
