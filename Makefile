@@ -31,7 +31,7 @@ up: install ## start the same set and leave it running
 	$(PY) -m deploy.demo.run --up $(ARGS)
 
 test: install $(COMPAT_READY) ## run every test
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: install ## break real processes for 5 minutes and judge the books; ARGS="--seed 2 --seconds 60"
 	$(PY) -m tests.chaos $(ARGS)

@@ -72,7 +72,7 @@ def start(fleet: Fleet, device_class: str) -> Agent:
         device_class,
         device_class=device_class,
         models=model_toml("local", path=MODEL),
-        head=f'[[keys]]\nkey = "file:{key}"\ntag = "compat"\n',
+        head=f'[[keys]]\nkey = "file:{key}"\ntag = "compat"\nrefine_tag = true\n',
     )
 
 
@@ -133,7 +133,8 @@ def booked_as(fleet: Fleet) -> Callable[[str], Any]:
 
     def find(tag: str) -> Any:
         def booked() -> list[Any]:
-            return [each for each in fleet.decisions() if each.outcome.tag == tag]
+            whole = f"compat/{tag}"
+            return [each for each in fleet.decisions() if each.outcome.tag == whole]
 
         (found,) = wait_for(booked, what=f"the booking of {tag}")
         return found

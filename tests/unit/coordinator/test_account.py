@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from coordinator.account import BudgetAccount
-from coordinator.records import LeaseEnd, LeaseRecord, LedgerKind, LedgerRow, WindowRow
+from coordinator.records import (
+    LeaseEnd,
+    LeaseRecord,
+    LedgerKind,
+    LedgerRow,
+    SpendRow,
+    WindowRow,
+)
 from shared.errors import InvariantError, NotFoundError
 
 DEVICE = "dev"
@@ -327,7 +334,9 @@ def test_the_late_word_on_a_lease_that_was_written_off_corrects_it(
 def test_a_late_word_below_what_is_booked_counts_as_the_full_lease(unspent: bool) -> None:
     """Whoever says less than it has reported is not to be believed about the rest (rule L_5)."""
     account = written_off(unspent=unspent)
-    assert "lease 1 of dev was closed at 29 nanos, with 30 booked of 100" in close(account, 29)
+    alarm = close(account, 29)
+    assert "lease 1 of dev was closed at 29 nanos, with 30 booked of 100" in alarm
+    assert alarm == ledger(account)[-1].note
     assert (30, 70, 0) == balances(account)
     assert LeaseEnd.CLOSED is lease(account).end
 
@@ -338,6 +347,50 @@ def test_a_device_that_is_not_trusted_gets_no_write_off_back() -> None:
     account.close_in_full(DEVICE, at=5, note="quarantined")
     assert "" == close(account, 45)
     assert (30, 70, 0) == balances(account)
+
+
+def test_only_that_devices_write_offs_end_and_the_row_says_why() -> None:
+    """Not its open leases, nor those of others, nor when one lease alone is booked in full."""
+    account = written_off(unspent=False)
+    account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 50, 1, 0))
+    account.grant(LeaseRecord("other", 1, "inc", 7, 40, 1, 0))
+    account.write_off("other", at=4, note="ann")
+    account.take_changes()
+    account.close_in_full(DEVICE, at=5, note="copied", number=2)
+    assert LeaseEnd.WRITTEN_OFF is lease(account).end
+    account.take_changes()
+
+    account.close_in_full(DEVICE, at=6, note="quarantined")
+
+    (row,) = ledger(account)
+    said = (row.kind, row.amount_nanos, row.at_unix_ms, row.note, row.lease_number)
+    assert (LedgerKind.CLOSE, 0, 6, "quarantined", 1) == said
+    assert LeaseEnd.CLOSED is lease(account).end
+    others = account.lease("other", 1)
+    assert others is not None
+    assert LeaseEnd.WRITTEN_OFF is others.end
+
+
+def test_a_late_word_on_a_lease_of_unknown_amount_gives_nothing_back() -> None:
+    """Restored books know no more of it than the costs that they were told."""
+    account = BudgetAccount()
+    account.open_window(7, start_unix_ms=0, end_unix_ms=10, target_nanos=1_000)
+    forgotten = LeaseRecord(DEVICE, 1, "inc", 7, 0, 1, 0, end=LeaseEnd.WRITTEN_OFF)
+    account.adopt(forgotten)
+    settle(account, 30)
+    account.take_changes()
+    assert "" == close(account, 10)
+    assert ([(LedgerKind.CLOSE, 0)], (30, 0, 0)) == (rows(account), balances(account))
+
+
+def test_what_a_lease_does_not_cover_is_told_together_and_of_its_arm_and_tag() -> None:
+    """All of it, however many attempts it were (rule S_4)."""
+    account = lent()
+    label = ("cloud", "shop")
+    costs = [(1, 150, "r1", label), (1, 40, "r2", label)]
+    assert 90 == account.settle_all(DEVICE, costs, at=1)
+    spent = [row for row in account.take_changes() if isinstance(row, SpendRow)]
+    assert [("cloud", "shop", 190)] == [(row.arm, row.tag, row.settled_nanos) for row in spent]
 
 
 def test_what_was_assumed_unspent_can_still_be_explained_by_a_copy() -> None:

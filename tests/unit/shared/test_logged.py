@@ -53,6 +53,10 @@ def test_a_decision_that_was_only_observed_keeps_what_would_have_been_drawn() ->
     assert aside == LoggedDecision.from_line(line)
     with pytest.raises(ValueError, match="observed_arm is 'tiny', expected none"):
         replace(DECISION, observed_arm="tiny")
+    with pytest.raises(ValueError, match="observed_arm is 'x', expected tiny, cloud"):
+        replace(aside, observed_arm="x")
+    with pytest.raises(ValueError, match=r"observed\.tiny is 1000001, expected 0 to 1000000"):
+        replace(aside, observed={"tiny": 1_000_001})
 
 
 def test_what_has_a_default_may_be_left_out() -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
+from shared.decision.types import (
+    Attempt,
+    Feedback,
+    Outcome,
+    RequestStatus,
+    SettleKind,
+    SpoolRecord,
+)
 from tests.fakes.samples import device_config
 
 LOCAL = Attempt("tiny", latency_ms=5)
@@ -43,3 +52,29 @@ def test_a_configuration_knows_its_arms_by_id() -> None:
     config = device_config()
     assert config.arms[0] is config.arm(config.arms[0].id)
     assert config.arm("nobody") is None
+
+
+FEEDBACK = Feedback("r1", "code", "cloud", 900_000, "user", 7)
+
+
+def test_a_record_is_the_same_however_it_came() -> None:
+    """Its bytes from the wire say nothing that its body does not."""
+    record = SpoolRecord(3, "inc", FEEDBACK, b"as it came")
+    same = SpoolRecord(3, "inc", FEEDBACK)
+    assert record == same
+    assert not record != same  # noqa: SIM202 - a tuple's own comparison would say otherwise
+    assert 1 == len({record, same})
+    others = [record._replace(sequence=4), record._replace(incarnation="x"), (3, "inc", FEEDBACK)]
+    assert all(record != other for other in others)
+
+
+def test_a_grade_that_counts_less_than_a_full_one_is_weak() -> None:
+    """Beside it a full one may still come."""
+    assert not FEEDBACK.is_weak
+    assert replace(FEEDBACK, weight_ppm=999_999).is_weak
+
+
+@pytest.mark.parametrize(("cost", "overran"), [(90, False), (91, True)])
+def test_a_bill_above_the_reservation_is_an_overrun(cost: int, overran: bool) -> None:
+    """Up to the reservation it is what was to be expected (rule S_4)."""
+    assert overran is PAID._replace(reserved_nanos=90, cost_nanos=cost).is_overrun
