@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestRefused
-from shared.limits import IDEMPOTENCY_KEEP_MS, IDEMPOTENCY_KEYS_MAX
+from shared.limits import IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_KEEP_MS, IDEMPOTENCY_KEYS_MAX
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,18 @@ class _Entry:
     digest: str
     since_ms: float
     kept: asyncio.Future[Kept]
+    size_bytes: int = 0
 
 
 class IdempotentAnswers:
-    """Answers by key, in the agent's memory: bounded in number and age, not in the books."""
+    """Answers by key, in the agent's memory: bounded in number, size and age, not in the books.
 
-    def __init__(self) -> None:
+    The oldest are forgotten first, the latest never for its size.
+    """
+
+    def __init__(self, *, bytes_max: int = IDEMPOTENCY_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._size_bytes = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def find(self, request: ClientRequest, *, now_ms: float) -> asyncio.Future[Kept] | None:
@@ -90,7 +96,8 @@ class IdempotentAnswers:
             there will be none and frees the key. Later calls do nothing.
         """
         kept: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self._entries[request.idempotency_key] = _Entry(_digest(request), now_ms, kept)
+        entry = _Entry(_digest(request), now_ms, kept)
+        self._entries[request.idempotency_key] = entry
 
         def settle(answer: Kept | None) -> None:
             if kept.done():
@@ -100,6 +107,8 @@ class IdempotentAnswers:
                 kept.cancel()
             else:
                 kept.set_result(answer)
+                entry.size_bytes = _size_bytes(answer)
+                self._size_bytes += entry.size_bytes
 
         return settle
 
@@ -108,9 +117,16 @@ class IdempotentAnswers:
             key, entry = next(iter(self._entries.items()))
             too_many = len(self._entries) > IDEMPOTENCY_KEYS_MAX
             too_old = now_ms - entry.since_ms > IDEMPOTENCY_KEEP_MS
-            if not entry.kept.done() or not (too_many or too_old):
+            too_large = self._size_bytes > self._bytes_max and len(self._entries) > 1
+            if not entry.kept.done() or not (too_many or too_old or too_large):
                 return
             del self._entries[key]
+            self._size_bytes -= entry.size_bytes
+
+
+def _size_bytes(answer: Kept) -> int:
+    """How much an answer comes to; in memory it is a few times that."""
+    return len(json.dumps([answer.response, answer.chunks]))
 
 
 def _digest(request: ClientRequest) -> str:

@@ -18,6 +18,7 @@ GRADED_CHARS_MAX: Final = 1_000_000  # of an answer; a longer one is not graded
 REQUEST_ID_CHARS_MAX: Final = 64
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 IDEMPOTENCY_KEYS_MAX: Final = 10_000
+IDEMPOTENCY_BYTES_MAX: Final = 16 * 1024 * 1024  # of kept answers, as JSON
 IDEMPOTENCY_KEEP_MS: Final = 24 * 3_600_000
 REQUESTS_IN_FLIGHT_MAX: Final = 1_024
 DEADLINE_MS_MAX: Final = 24 * 3_600_000

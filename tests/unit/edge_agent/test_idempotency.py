@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,3 +85,13 @@ async def test_the_answers_are_bounded_in_number() -> None:
         answers.claim(ask(f"k{number}"), now_ms=0.0)(KEPT)
     assert answers.find(ask("k0"), now_ms=0.0) is None
     assert answers.find(ask("k1"), now_ms=0.0) is not None
+
+
+async def test_the_answers_are_bounded_in_size() -> None:
+    """A device has little memory: the oldest go first, the latest stays however long it is."""
+    answers = IdempotentAnswers(bytes_max=100)
+    for key in ("k1", "k2"):
+        answers.claim(ask(key), now_ms=0.0)(replace(KEPT, chunks=({"text": "a" * 80},)))
+    assert [True, False] == [answers.find(ask(key), now_ms=0.0) is None for key in ("k1", "k2")]
+    answers.claim(ask("k3"), now_ms=0.0)(KEPT)
+    assert [True, False] == [answers.find(ask(key), now_ms=0.0) is None for key in ("k2", "k3")]
