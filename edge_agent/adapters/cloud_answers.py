@@ -13,6 +13,8 @@ from shared.limits import ERROR_CHARS_MAX
 TOKENS_MAX: Final = 10**9
 """A count beyond this is garbage and counts as no report at all."""
 
+# Some servers write NaN and Infinity, as in log probabilities; no client could read them.
+_DECODER: Final = json.JSONDecoder(parse_constant=lambda _name: None)
 _DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
 
 
@@ -263,7 +265,7 @@ def _is_choice(value: object, *, said: str, among: int) -> bool:
 def _json_object(data: bytes, *, what: str) -> dict[str, Any]:
     """A JSON object, or the error that it is none."""
     try:
-        parsed = json.loads(data)
+        parsed = _DECODER.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):

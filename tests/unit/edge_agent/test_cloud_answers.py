@@ -36,3 +36,10 @@ def test_a_choice_without_an_index_is_the_first() -> None:
     chunk = StreamTally(choices=1).take(b'{"choices": [{"index": null, "delta": null}]}')
     assert answer["choices"]
     assert chunk is not None
+
+
+def test_numbers_that_json_does_not_have_become_null() -> None:
+    """A client's parser would refuse the whole answer, which is paid for."""
+    raw = b'{"choices": [{"message": {}, "logprobs": {"content": [{"logprob": -Infinity}]}}]}'
+    answer, _ = whole_answer(raw)
+    assert answer["choices"][0]["logprobs"] == {"content": [{"logprob": None}]}
