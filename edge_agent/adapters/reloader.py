@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 
@@ -31,6 +31,9 @@ class Reloader:
         Reads the file, the environment and the flags again.
     parts : mapping
         Tables of the file, separated by blanks, to what prepares their change.
+    anew : collection of str
+        Of them, those to prepare in any case: what they refer to, such as a key's file, may have
+        changed where their text has not.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Reloader:
         *,
         read: Callable[[], AgentConfig],
         parts: Mapping[str, Prepare],
+        anew: Collection[str] = (),
     ) -> None:
+        self._anew = frozenset(anew)
         self._running = running
         self._read = read
         self._parts = parts
@@ -64,7 +69,7 @@ class Reloader:
             steps = [
                 await asyncio.to_thread(prepare, wanted)  # files may be read and tried out
                 for sections, prepare in self._parts.items()
-                if found.touch(*sections.split())
+                if sections in self._anew or found.touch(*sections.split())
             ]
         except ConfigError as error:
             log.error("reload_refused", problem=str(error), remedy="correct it and reload again")

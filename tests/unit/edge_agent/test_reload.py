@@ -38,13 +38,14 @@ def config(**overrides: Any) -> AgentConfig:
 class Parts:
     """What a reload does to an agent, noted."""
 
-    def __init__(self, read: Callable[[], AgentConfig]) -> None:
+    def __init__(self, read: Callable[[], AgentConfig], *, anew: Sequence[str] = ()) -> None:
         self.done: list[str] = []
         self.refuse = ""
         self.reloader = Reloader(
             config(),
             read=read,
             parts={"log": self._part("log"), "library models": self._part("models")},
+            anew=anew,
         )
 
     def _part(self, name: str) -> Callable[[AgentConfig], Apply]:
@@ -76,6 +77,13 @@ async def test_only_what_has_changed_is_taken_over() -> None:
         parts.reloader.running.log.level,
         parts.reloader.running.listen.port,
     )
+
+
+async def test_what_is_referred_to_is_read_anew() -> None:
+    """A key's file may hold another secret now, under the same name."""
+    parts = Parts(config, anew=["log"])
+    await parts.reloader.reload()
+    assert ["log"] == parts.done
 
 
 async def test_a_configuration_that_cannot_be_used_changes_nothing() -> None:
