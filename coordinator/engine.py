@@ -45,6 +45,7 @@ from coordinator.records import (
 from coordinator.registry import digest
 from coordinator.sessions import LastWord, Reaction, Session
 from coordinator.spool_progress import SpoolProgress
+from shared.decision.lease import LeaseWish
 from shared.decision.types import LeaseStatus, SpoolRecord
 from shared.errors import ProtocolError
 from shared.rows import changed
@@ -331,34 +332,15 @@ class CoordinatorEngine(Operating):
         if session is not None and session.incarnation == incarnation:
             del self.sessions[device_id]
 
-    def lease_requested(
-        self,
-        device_id: str,
-        *,
-        available_nanos: int,
-        worst_case_nanos: int,
-        needed_nanos: int = 0,
-        asked_boot_ms: int = 0,
-        lease_number_max: int | None = None,
-        unix_ms: int,
-    ) -> Reaction:
-        """A device asks for an allowance (rules C_1, L_6).
-
-        Parameters
-        ----------
-        needed_nanos : int
-            The worst cases of all requests that wait for it; 0 if it asks ahead.
-        asked_boot_ms : int
-            When, on its boot-time clock; the lease's duration counts from there. 0: not known.
-        lease_number_max : int or None
-            Of the leases that had reached it when it asked; None if it does not say.
-        """
+    def lease_requested(self, device_id: str, wish: LeaseWish, *, unix_ms: int) -> Reaction:
+        """A device asks for an allowance (rules C_1, L_6)."""
         if self.config is None:
             refused = LeaseRefused("", "the fleet is not configured yet", RETRY_AFTER_MS)
             return Reaction(sends=[(device_id, refused)])
         device = self.registry.device(device_id)
         reaction = self._lending.request(
             device,
+            wish,
             config=self.config,
             window=self.window,
             price_version=self.price_version,
@@ -366,11 +348,6 @@ class CoordinatorEngine(Operating):
             frozen=PAUSED
             if self.spend_paused
             else (self.recovery.refusal if self.recovery else ""),
-            available_nanos=available_nanos,
-            worst_case_nanos=worst_case_nanos,
-            needed_nanos=needed_nanos,
-            asked_boot_ms=asked_boot_ms,
-            lease_number_max=lease_number_max,
             unix_ms=unix_ms,
         )
         for _, message in reaction.sends:

@@ -25,9 +25,9 @@ def quarantine_reason(device: DeviceRow, hello: HelloReceived, *, marks: Mapping
         issued.add(device.resume_digest_next)
     if device.resume_digest == ANY_TOKEN:
         return ""
-    if token not in issued and not token:
-        return "it came without its resume token: its books were lost, see its log and /health"
     if token not in issued:
+        if not token:
+            return "it came without its resume token: its books were lost, see its log and /health"
         return "it came with an old resume token: a clone, or its disk was restored"
     if hello.incarnation != device.incarnation:
         for before in hello.incarnations[-2:-1]:

@@ -11,6 +11,7 @@ from coordinator.messages import LeaseRefused, LeaseSent
 from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRow
 from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
+from shared.decision.lease import LeaseWish
 from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
@@ -34,17 +35,13 @@ class Lending:
     def request(
         self,
         device: DeviceRow,
+        wish: LeaseWish,
         *,
         config: FleetConfig,
         window: WindowRow | None,
         price_version: int,
         planned_nanos_per_slot: float,
         frozen: str,
-        available_nanos: int,
-        worst_case_nanos: int,
-        needed_nanos: int,
-        asked_boot_ms: int,
-        lease_number_max: int | None = None,
         unix_ms: int,
     ) -> Reaction:
         """Grant a lease, or refuse it with the reason.
@@ -58,24 +55,16 @@ class Lending:
             The device's expected spend in the coming slot.
         frozen : str
             Why nobody gets a lease now; empty normally.
-        available_nanos, worst_case_nanos, needed_nanos : int
-            What the device still holds, its largest reservation lately, and what the requests
-            that wait for a lease need together.
-        asked_boot_ms : int
-            When it asked, on its own clock: the lease's duration counts from there.
-        lease_number_max : int or None
-            Of the leases that had reached it by then; None if it does not say.
         """
         problem, retry_after_ms = self._problem(device, window=window, unix_ms=unix_ms)
         if frozen:
             problem, retry_after_ms = frozen, FROZEN_RETRY_AFTER_MS
         if problem or window is None:
             return _refusal(device, config, reason=problem, retry_after_ms=retry_after_ms)
-        session = self._sessions[device.id]
-        under_way = 0
-        if lease_number_max is not None:
-            under_way = session.under_way_nanos(after=lease_number_max, unix_ms=unix_ms)
-        if under_way and under_way >= max(worst_case_nanos, needed_nanos):
+        under_way = self._sessions[device.id].under_way_nanos(
+            after=wish.lease_number_max, unix_ms=unix_ms
+        )
+        if under_way and under_way >= max(wish.worst_case_nanos, wish.needed_nanos):
             return Reaction()
         duration_ms = _duration_ms(config, window=window, unix_ms=unix_ms)
         stores_end_ms = _stores_end_ms(window)
@@ -89,9 +78,9 @@ class Lending:
             free_nanos=window.free_nanos,
             planned_nanos_per_slot=planned_nanos_per_slot,
             lease_slots=config.link.lease_slots,
-            available_nanos=available_nanos + under_way,
-            worst_case_nanos=worst_case_nanos or _dearest_nanos(device, config=config),
-            needed_nanos=needed_nanos,
+            available_nanos=wish.available_nanos + under_way,
+            worst_case_nanos=wish.worst_case_nanos or _dearest_nanos(device, config=config),
+            needed_nanos=wish.needed_nanos,
             devices=len(self._sessions),
             store=store,
         )
@@ -105,22 +94,30 @@ class Lending:
         lease = LeaseRecord(
             device_id=device.id,
             number=device.lease_number_max + 1,
-            incarnation=session.incarnation,
+            incarnation=self._sessions[device.id].incarnation,
             window_id=window.id,
             amount_nanos=amount,
             price_version=price_version,
             granted_unix_ms=unix_ms,
         )
+        return self._granted(
+            device, lease, duration_ms=duration_ms, asked_boot_ms=wish.asked_boot_ms
+        )
+
+    def _granted(
+        self, device: DeviceRow, lease: LeaseRecord, *, duration_ms: int, asked_boot_ms: int
+    ) -> Reaction:
+        """Book a lease with its number, and send it."""
         self._account.grant(lease)
-        session.granted.append(lease)
+        self._sessions[device.id].granted.append(lease)
         device = self._registry.put(changed(device, lease_number_max=lease.number))
         sent = LeaseSent(
             incarnation=lease.incarnation,
             lease_number=lease.number,
             window_id=lease.window_id,
-            amount_nanos=amount,
+            amount_nanos=lease.amount_nanos,
             duration_ms=duration_ms,
-            price_version=price_version,
+            price_version=lease.price_version,
             asked_boot_ms=asked_boot_ms,
         )
         effects = [*self._account.take_changes(), device]

@@ -33,6 +33,7 @@ from coordinator.registry import digest
 from coordinator.retention import NOTHING_OUTLIVED
 from coordinator.sessions import Reaction
 from shared.clock import Clock, IdSource
+from shared.decision.lease import LeaseWish
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceState, LeaseStatus, Outcome, SpoolRecord
 from shared.errors import (
@@ -233,27 +234,10 @@ class CoordinatorService:
         )
         return tuple(decision.outcome.outcome for page in found for decision in page)
 
-    async def lease_requested(
-        self,
-        device_id: str,
-        *,
-        available_nanos: int,
-        worst_case_nanos: int,
-        needed_nanos: int = 0,
-        asked_boot_ms: int = 0,
-        lease_number_max: int | None = None,
-    ) -> None:
+    async def lease_requested(self, device_id: str, wish: LeaseWish) -> None:
         """Grant or refuse a lease."""
         await self._change(
-            lambda engine: engine.lease_requested(
-                device_id,
-                available_nanos=available_nanos,
-                worst_case_nanos=worst_case_nanos,
-                needed_nanos=needed_nanos,
-                asked_boot_ms=asked_boot_ms,
-                lease_number_max=lease_number_max,
-                unix_ms=self._clock.unix_ms(),
-            )
+            lambda engine: engine.lease_requested(device_id, wish, unix_ms=self._clock.unix_ms())
         )
 
     def heartbeat(

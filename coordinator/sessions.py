@@ -119,11 +119,14 @@ class Session:
     speeds: tuple[ArmSpeed, ...] = ()
     granted: list[LeaseRecord] = field(default_factory=list)
 
-    def under_way_nanos(self, *, after: int, unix_ms: int) -> int:
-        """What was lent lately in leases above a number, the highest that has arrived."""
+    def under_way_nanos(self, *, after: int | None, unix_ms: int) -> int:
+        """What was lent lately in leases above a number, the highest that has arrived.
+
+        0 where that is not known.
+        """
         self.granted = [
             lease
             for lease in self.granted
-            if lease.number > after and unix_ms - lease.granted_unix_ms < UNDER_WAY_MS
+            if lease.number > (after or 0) and unix_ms - lease.granted_unix_ms < UNDER_WAY_MS
         ]
-        return sum(lease.amount_nanos for lease in self.granted)
+        return sum(lease.amount_nanos for lease in self.granted) if after is not None else 0

@@ -79,12 +79,16 @@ class Grading:
         return grader is not None and _is_text(facts) and grader.can_grade(facts.expected)
 
     def judge_ppm(self, facts: RequestFacts) -> int:
-        """The probability with which a judge is asked; 0 where it may not be (promise P7)."""
+        """The probability with which a judge is asked; 0 where it may not be (promise P7).
+
+        Nor is one asked where the client caps the request's cost: its call would come on top.
+        """
         task, judge = self._classes.get(facts.task_class), self._judge
         if task is None or judge is None or not judge.arm.enabled or self.by_grader(facts):
             return 0
         private = facts.privacy_local or task.privacy_local or facts.media_parts
-        return 0 if private or not _is_text(facts) else task.judge_ppm
+        capped = facts.max_cost_nanos is not None
+        return 0 if private or capped or not _is_text(facts) else task.judge_ppm
 
     def grading_ppm(self, facts: RequestFacts) -> int:
         """The probability that an answer is graded, where that is sampled."""

@@ -90,5 +90,5 @@ def make_reloader(
             "classifier": classifier_part,
             "library models": models_part,
         },
-        anew=["keys"],
+        anew=["keys", "classifier"],
     )

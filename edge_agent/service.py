@@ -362,9 +362,11 @@ class AgentService(AgentFacade):
             await self._classifier.prepare([each.id for each in self._engine.config.task_classes])
 
     async def use_classifier(self, classifier: Classifier | None) -> None:
-        """Another classifier from the next request on."""
+        """Another classifier, as soon as it is ready; until then the one before goes on."""
+        if classifier is not None:
+            await classifier.prepare([each.id for each in self._engine.config.task_classes])
         self._classifier = classifier
-        await self.follow_classes()
+        await self.follow_classes()  # they may have changed meanwhile
 
     async def keep_resident(self, arms: Sequence[str]) -> None:
         """Load what the table wants resident."""

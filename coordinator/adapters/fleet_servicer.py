@@ -32,7 +32,7 @@ from coordinator.records import DeviceRow
 from coordinator.service import UNKNOWN, CoordinatorService, bearer
 from shared import wire
 from shared.clock import Clock
-from shared.decision.lease import LeaseGranted
+from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.errors import (
     AuthenticationError,
     ConfigError,
@@ -236,16 +236,15 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                 )
             case "lease_request":
                 request = message.lease_request
-                await self._service.lease_requested(
-                    device_id,
+                says = request.HasField("lease_number_max")
+                wish = LeaseWish(
                     available_nanos=request.available_nanos,
                     worst_case_nanos=request.worst_case_nanos,
                     needed_nanos=request.needed_nanos,
                     asked_boot_ms=request.asked_boot_ms,
-                    lease_number_max=request.lease_number_max
-                    if request.HasField("lease_number_max")
-                    else None,
+                    lease_number_max=request.lease_number_max if says else None,
                 )
+                await self._service.lease_requested(device_id, wish)
             case "resume_token_synced":
                 token = message.resume_token_synced.resume_token
                 await self._service.token_synced(device_id, token)

@@ -172,7 +172,8 @@ class AgentMetrics:
                 self._observe_attempt(attempt, tag=NONE)
             case Feedback(source=source):
                 kind, named, _ = source.partition(":")
-                self._grades.labels(kind if named and kind in _GRADERS else "client").inc()
+                grader = kind if named and kind in _GRADERS else "client"
+                self._one_of(self._grades, grader).inc()
 
     def _observe_outcome(self, outcome: Outcome) -> None:
         arm = self._arms.value(outcome.arm)

@@ -90,16 +90,16 @@ class LeaseWish:
     needed_nanos : int
         Of all requests that wait for it together; 0 if it is asked for ahead.
     asked_boot_ms : int
-        When, on the boot-time clock.
-    lease_number_max : int
-        Of the leases that have arrived: a later one is still on its way.
+        When, on the boot-time clock; 0 if that is not known.
+    lease_number_max : int or None
+        Of the leases that have arrived: a later one is still on its way. None if that is not known.
     """
 
     available_nanos: int
     worst_case_nanos: int
-    needed_nanos: int
-    asked_boot_ms: int
-    lease_number_max: int
+    needed_nanos: int = 0
+    asked_boot_ms: int = 0
+    lease_number_max: int | None = None
 
 
 @dataclass(frozen=True)

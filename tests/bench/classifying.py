@@ -89,13 +89,13 @@ def duration() -> Figure:
             raise RuntimeError(f"the classifier does not work: {classifier.problem}")
     p50_ms = statistics.median(took_s) * 1e3
     p99_ms = statistics.quantiles(took_s, n=100)[-1] * 1e3
-    return Figure(
-        name=f"classifier, time of {PROMPT_CHARS:,} characters",
-        figure=round(p50_ms, 3),
+    return Figure.at_most(
+        f"classifier, time of {PROMPT_CHARS:,} characters",
+        p50_ms,
+        P50_MS_MAX,
         unit="ms, p50",
         against=f"p99 {p99_ms:.2f} ms",
-        target=f"<= {P50_MS_MAX}",
-        holds=p50_ms <= P50_MS_MAX,
+        digits=3,
     )
 
 
@@ -126,11 +126,11 @@ def _recalls(judged: Judgement) -> str:
 
 
 def _figure(what: str, judged: Judgement, *, against: str) -> Figure:
-    return Figure(
-        name=f"classifier, {what}",
-        figure=round(judged.accuracy, 4),
+    return Figure.at_least(
+        f"classifier, {what}",
+        judged.accuracy,
+        ACCURACY_MIN,
         unit="right",
         against=against,
-        target=f">= {ACCURACY_MIN}",
-        holds=judged.accuracy >= ACCURACY_MIN,
+        digits=4,
     )

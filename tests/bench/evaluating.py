@@ -147,13 +147,13 @@ def coverage(seeds: Sequence[int], *, per_slot: float = 50.0) -> dict[tuple[str,
 def off_policy_coverage(logs: int = LOGS) -> Figure:
     """The worst coverage over targets, measures and estimators."""
     worst = min(coverage(range(1_000, 1_000 + logs)).values())
-    return Figure(
-        name="off_policy_coverage",
-        figure=round(worst, 3),
+    return Figure.at_least(
+        "off_policy_coverage",
+        worst,
+        0.90,
         unit="share",
         against=f"the truth of {logs} simulated logs",
-        target=">= 0.90",
-        holds=worst >= 0.90,
+        digits=3,
     )
 
 

@@ -25,3 +25,19 @@ class Figure:
     against: str
     target: str
     holds: bool
+
+    @classmethod
+    def at_most(
+        cls, name: str, value: float, limit: float, *, unit: str, against: str, digits: int = 2
+    ) -> Figure:
+        """A figure that should not be above a limit. It is shown rounded, and judged as it is."""
+        shown, target = round(value, digits or None), f"<= {limit:,g}"
+        return cls(name, shown, unit, against, target, holds=value <= limit)
+
+    @classmethod
+    def at_least(
+        cls, name: str, value: float, limit: float, *, unit: str, against: str, digits: int = 2
+    ) -> Figure:
+        """A figure that should not be below a limit; see `at_most`."""
+        shown, target = round(value, digits or None), f">= {limit:,g}"
+        return cls(name, shown, unit, against, target, holds=value >= limit)

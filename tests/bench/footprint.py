@@ -10,19 +10,15 @@ from __future__ import annotations
 import http.client
 import os
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import psutil
 
 from tests.bench.figures import ROUNDS, Figure
-from tests.e2e.fleet import Agent, CloudArm, Fleet, wait_for
-from tests.e2e.provider import Provider
+from tests.bench.paying import paying_fleet
+from tests.e2e.fleet import Agent, Fleet, wait_for
 
 MEMORY_MIB_MAX: Final = 125
 READY_S_MAX: Final = 2.0
@@ -53,51 +49,32 @@ class Start:
 
 def footprint() -> list[Figure]:
     """Resident memory, and time from the start to `/readyz`; medians."""
-    with _paying_agent() as (fleet, agent):
+    with paying_fleet(task_classes=CLASSES) as fleet:
+        # It gets its configuration, and is started again from its books.
+        agent = fleet.start_agent("small", device_class="edge", models="")
+        wait_for(agent.may_spend, what="the first lease")
+        fleet.children.stop(agent.child)
         _, *starts = [_start(fleet, agent) for _ in range(1 + ROUNDS)]
     memory_mib = statistics.median(each.memory_mib for each in starts)
     ready_s = statistics.median(each.ready_s for each in starts)
     cpu_s = statistics.median(each.cpu_s for each in starts)
     return [
-        Figure(
-            name="footprint, memory",
-            figure=round(memory_mib, 1),
+        Figure.at_most(
+            "footprint, memory",
+            memory_mib,
+            MEMORY_MIB_MAX,
             unit="MiB resident",
             against=f"classifier loaded, {ASKED} requests answered",
-            target=f"<= {MEMORY_MIB_MAX}",
-            holds=memory_mib <= MEMORY_MIB_MAX,
+            digits=1,
         ),
-        Figure(
-            name="footprint, start",
-            figure=round(ready_s, 2),
+        Figure.at_most(
+            "footprint, start",
+            ready_s,
+            READY_S_MAX,
             unit="s to ready",
             against=f"{cpu_s:.2f} s of them computing; load {os.getloadavg()[0]:.1f}",
-            target=f"<= {READY_S_MAX:g}",
-            holds=ready_s <= READY_S_MAX,
         ),
     ]
-
-
-@contextmanager
-def _paying_agent() -> Iterator[tuple[Fleet, Agent]]:
-    """A fleet, and an agent that has been stopped after it got its configuration."""
-    provider = Provider()
-    provider.start()
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder))
-        try:
-            fleet.start(
-                clouds={"cloud": CloudArm(provider.base_url)},
-                classes={"edge": ["tiny", "cloud"]},
-                task_classes=CLASSES,
-            )
-            agent = fleet.start_agent("small", device_class="edge", models="")
-            wait_for(agent.may_spend, what="the first lease")
-            fleet.children.stop(agent.child)
-            yield fleet, agent
-        finally:
-            fleet.close()
-            provider.stop()
 
 
 def _start(fleet: Fleet, agent: Agent) -> Start:

@@ -66,13 +66,12 @@ def one_stream() -> Figure:
     """Tokens a second of one answer through the port, over `create_completion` in process."""
     ours, theirs = asyncio.run(_alone(random_model()))
     ratio = ours / theirs
-    return Figure(
-        name="serving, one stream",
-        figure=round(ratio, 2),
+    return Figure.at_least(
+        "serving, one stream",
+        ratio,
+        ALONE_MIN,
         unit="x tokens/s",
         against=f"Llama.create_completion in process ({theirs:.0f} tokens/s, {THREADS} threads)",
-        target=f">= {ALONE_MIN:g}",
-        holds=ratio >= ALONE_MIN,
     )
 
 
@@ -121,13 +120,12 @@ def many_streams() -> Figure:
     """Tokens a second of eight answers together, over `llama_cpp.server`'s."""
     ours, theirs = _side_by_side(_together)
     ratio = ours / theirs
-    return Figure(
-        name=f"serving, {STREAMS} streams",
-        figure=round(ratio, 2),
+    return Figure.at_least(
+        f"serving, {STREAMS} streams",
+        ratio,
+        TOGETHER_MIN,
         unit="x tokens/s",
         against=f"llama_cpp.server ({theirs:.0f} tokens/s in total, {THREADS} threads)",
-        target=f">= {TOGETHER_MIN:g}",
-        holds=ratio >= TOGETHER_MIN,
     )
 
 
@@ -148,13 +146,13 @@ def beside_a_long_prompt() -> Figure:
     """Time to first token of a short prompt that comes while a long one is read."""
     ours, theirs = _side_by_side(_short_beside_long)
     ratio = ours / theirs
-    return Figure(
-        name=f"serving, beside {LONG_TOKENS:,} tokens",
-        figure=round(ratio, 3),
+    return Figure.at_most(
+        f"serving, beside {LONG_TOKENS:,} tokens",
+        ratio,
+        BESIDE_MAX,
         unit="x time to first token",
         against=f"llama_cpp.server ({theirs * 1e3:.0f} ms; ours {ours * 1e3:.0f} ms)",
-        target=f"<= {BESIDE_MAX:g}",
-        holds=ratio <= BESIDE_MAX,
+        digits=3,
     )
 
 
@@ -176,14 +174,14 @@ def second_turn() -> Figure:
     """Time to first token of a chat's second turn, over the first one's."""
     with _agent() as endpoint:
         ratio, first_s, second_s = asyncio.run(_two_turns(endpoint))
-    return Figure(
-        name="serving, second turn",
-        figure=round(ratio, 3),
+    return Figure.at_most(
+        "serving, second turn",
+        ratio,
+        SECOND_TURN_MAX,
         unit="x time to first token",
         against=f"the first turn, {HISTORY_TOKENS:,} tokens ({first_s * 1e3:.0f} ms; "
         f"second {second_s * 1e3:.0f} ms)",
-        target=f"<= {SECOND_TURN_MAX:g}",
-        holds=ratio <= SECOND_TURN_MAX,
+        digits=3,
     )
 
 

@@ -81,13 +81,13 @@ def fleet_returns() -> Figure:
 
 def _figure(name: str, value: float, *, target: float) -> Figure:
     unit = "nano-dollars" if "overrun" in name else "%"
-    return Figure(
-        name=name,
-        figure=round(value, 3),
+    return Figure.at_most(
+        name,
+        value,
+        target,
         unit=unit,
         against=AGAINST.get(name, "the clairvoyant"),
-        target=f"<= {target:g}",
-        holds=value <= target,
+        digits=3,
     )
 
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import psutil
 
 from tests.bench.figures import Figure
-from tests.e2e.fleet import Agent, CloudArm, Fleet, chat_body, wait_for
-from tests.e2e.provider import Provider
+from tests.bench.paying import paying_fleet
+from tests.e2e.fleet import Agent, chat_body, wait_for
 
 SOAK_S: Final = 600.0
 CLIENTS: Final = 4
@@ -93,55 +91,43 @@ class Tally:
 
 def soak(soak_s: float = SOAK_S) -> list[Figure]:
     """Growth of the agent's and the worker's memory, descriptors left open, and failures."""
-    provider = Provider()
-    provider.start()
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder))
-        try:
-            fleet.start(
-                clouds={"cloud": CloudArm(provider.base_url)},
-                classes={"edge": ["tiny", "cloud"]},
-                budget_usd="1000",
-            )
-            agent = fleet.start_agent("soaked", device_class="edge")
-            wait_for(agent.may_spend, what="the first lease")
-            asyncio.run(_client(agent, 0, Tally(), rounds=1))
-            (worker,) = agent.workers()
-            sampled = {
-                name: Sampled(psutil.Process(pid), soak_s)
-                for name, pid in (("agent", agent.child.pid), ("worker", worker))
-            }
-            tally = asyncio.run(_soak(agent, sampled, soak_s=soak_s))
-            if agent.workers() != [worker]:
-                tally.failed.append("the worker was started again")
-        finally:
-            fleet.close()
-            provider.stop()
+    with paying_fleet(budget_usd="1000") as fleet:
+        agent = fleet.start_agent("soaked", device_class="edge")
+        wait_for(agent.may_spend, what="the first lease")
+        asyncio.run(_client(agent, 0, Tally(), rounds=1))
+        (worker,) = agent.workers()
+        sampled = {
+            name: Sampled(psutil.Process(pid), soak_s)
+            for name, pid in (("agent", agent.child.pid), ("worker", worker))
+        }
+        tally = asyncio.run(_soak(agent, sampled, soak_s=soak_s))
+        if agent.workers() != [worker]:
+            tally.failed.append("the worker was started again")
     return _figures(sampled, tally, soak_s=soak_s)
 
 
 def _figures(sampled: Mapping[str, Sampled], tally: Tally, *, soak_s: float) -> list[Figure]:
     against = f"the second tenth of {soak_s / 60:g} minutes, {tally.answered:,} answers"
     figures = [
-        Figure(
-            name=f"soak, memory of the {name}",
-            figure=round(each.growth, 3),
+        Figure.at_most(
+            f"soak, memory of the {name}",
+            each.growth,
+            GROWTH_MAX,
             unit="x",
             against=f"{against} ({statistics.median(each.memory_bytes) / 2**20:.0f} MiB)",
-            target=f"<= {GROWTH_MAX:g}",
-            holds=each.growth <= GROWTH_MAX,
+            digits=3,
         )
         for name, each in sampled.items()
     ]
     leaked = sum(each.leaked for each in sampled.values())
     figures.append(
-        Figure(
-            name="soak, descriptors",
-            figure=leaked,
+        Figure.at_most(
+            "soak, descriptors",
+            leaked,
+            DESCRIPTORS_MAX,
             unit="more open",
             against=against,
-            target=f"<= {DESCRIPTORS_MAX}",
-            holds=leaked <= DESCRIPTORS_MAX,
+            digits=0,
         )
     )
     figures.append(

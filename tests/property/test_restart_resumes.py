@@ -14,6 +14,7 @@ from coordinator.messages import HelloReceived, Message
 from coordinator.records import DeviceRow, LeaseEnd
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
+from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
@@ -129,9 +130,7 @@ class Script:
         if draw < 0.4:
             return lambda e: e.tick(unix_ms=now)
         if draw < 0.55:
-            return lambda e: e.lease_requested(
-                name, available_nanos=0, worst_case_nanos=WORST, unix_ms=now
-            )
+            return lambda e: e.lease_requested(name, LeaseWish(0, WORST), unix_ms=now)
         if draw < 0.6:
             budget = self.rng.choice((20_000_000, 50_000_000))
             return lambda e: e.set_budget(budget, actor="op", unix_ms=now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -256,16 +255,14 @@ class Centre:
         if self.zombie is not None:
             engine, store = self.zombie
             try:
-                reaction = engine.lease_requested(device_id, **asdict(body), unix_ms=now)
+                reaction = engine.lease_requested(device_id, body, unix_ms=now)
                 self.world.checker.cause, self.world.checker.hears = "wish", ""
                 if reaction.effects:
                     store.commit(reaction.effects)
                     self.send(reaction)
             except (TidegateError, Died):
                 self.zombie = None
-        return self.change(
-            "wish", lambda e: e.lease_requested(device_id, **asdict(body), unix_ms=now)
-        )
+        return self.change("wish", lambda e: e.lease_requested(device_id, body, unix_ms=now))
 
     def noticed(self, line: Line) -> None:
         """A broken stream's end reaches the coordinator."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from coordinator.engine import CoordinatorEngine
@@ -158,4 +157,4 @@ class Centre:
 
     def _hear_wish(self, device: Device, wish: LeaseWish) -> None:
         now_ms = self._queue.now_ms
-        self.change(self.engine.lease_requested(device.id, **asdict(wish), unix_ms=now_ms))
+        self.change(self.engine.lease_requested(device.id, wish, unix_ms=now_ms))

@@ -144,13 +144,13 @@ def _figures(stub: Target, *, agent: Target, proxy: Target) -> list[Figure]:
             proxy.streams_per_s,
             at_least=STREAMS_FASTER_MIN,
         ),
-        Figure(
-            name="pass-through, added at one client",
-            figure=round(share, 3),
+        Figure.at_most(
+            "pass-through, added at one client",
+            share,
+            ADDED_MAX,
             unit="x",
             against=f"LiteLLM's proxy: {ours_ms:.2f} and {theirs_ms:.1f} ms",
-            target=f"<= {ADDED_MAX:g}",
-            holds=share <= ADDED_MAX,
+            digits=3,
         ),
     ]
 
@@ -159,13 +159,13 @@ def _faster(name: str, ours: list[float], theirs: list[float], *, at_least: floa
     """Our rate over theirs; the two of one round were measured side by side."""
     faster = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     rates = f"{statistics.median(ours):.0f} and {statistics.median(theirs):.1f} answers/s"
-    return Figure(
-        name=name,
-        figure=round(faster, 1),
+    return Figure.at_least(
+        name,
+        faster,
+        at_least,
         unit="x",
         against=f"LiteLLM's proxy: {rates}",
-        target=f">= {at_least:g}",
-        holds=faster >= at_least,
+        digits=1,
     )
 
 

@@ -512,3 +512,23 @@ def test_rows_go_on_where_the_store_stopped() -> None:
     account.grant(LeaseRecord(DEVICE, 1, "inc", 7, 100, 1, 0))
     ids = [row.id for row in account.take_changes() if isinstance(row, LedgerRow)]
     assert ([42], []) == (ids, account.take_changes())
+
+
+@pytest.mark.parametrize(
+    ("amount", "booked", "unconfirmed", "end", "full"),
+    [
+        (100, 40, 60, LeaseEnd.CLOSED, True),
+        (1, 0, 1, LeaseEnd.CLOSED, True),
+        (100, 40, 60, LeaseEnd.WRITTEN_OFF, True),
+        (100, 130, 0, LeaseEnd.CLOSED, True),
+        (100, 40, 59, LeaseEnd.CLOSED, False),
+        (100, 100, 0, LeaseEnd.OPEN, False),
+        (0, 30, 0, LeaseEnd.WRITTEN_OFF, False),
+    ],
+)
+def test_a_lease_that_has_ended_may_be_booked_in_full(
+    amount: int, booked: int, unconfirmed: int, end: LeaseEnd, full: bool
+) -> None:
+    """Then it covers whatever else is said of it; one of unknown amount covers nothing."""
+    row = LeaseRecord(DEVICE, 1, "inc", 7, amount, 1, 0, booked, unconfirmed, end)
+    assert full is row.is_booked_in_full

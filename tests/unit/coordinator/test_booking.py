@@ -473,3 +473,13 @@ def test_a_weak_grade_never_stands_in_the_way_of_a_full_one() -> None:
     booked = desk.book(outcome("r1"), hint, full, hint, full)
     grades = [each.feedback for each in booked.learned if isinstance(each, BookedFeedback)]
     assert [hint, full, hint] == grades
+
+
+def test_an_ordinary_summary_confirms_what_a_lease_was_booked_for() -> None:
+    """Only what a copy may have told is left out."""
+    desk = Desk()
+    desk.account.close_in_full("d1", at=NOW, note="quarantined")
+    desk.account.take_changes()
+    booked = desk.book(SpoolSummary(1, 1, ((1, 65),), ()))
+    assert [(LedgerKind.CONFIRM, 65, "")] == ledger(booked)
+    assert {} == booked.alarms

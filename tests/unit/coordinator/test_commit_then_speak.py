@@ -13,6 +13,7 @@ from coordinator.records import DeviceRow
 from coordinator.registry import digest
 from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
+from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
     IncarnationRange,
@@ -107,9 +108,7 @@ class Coordinator:
         return await self.service.connect(self.device, hello)
 
     async def ask(self) -> None:
-        await self.service.lease_requested(
-            self.device_id, available_nanos=0, worst_case_nanos=WORST
-        )
+        await self.service.lease_requested(self.device_id, LeaseWish(0, WORST))
 
 
 @pytest.fixture

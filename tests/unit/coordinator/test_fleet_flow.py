@@ -34,6 +34,7 @@ from coordinator.records import (
 )
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
+from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     ArmSpeed,
     Attempt,
@@ -166,9 +167,7 @@ class Fleet:
 
     def ask(self, *, worst: int = WORST) -> LeaseSent | LeaseRefused:
         """Ask for a lease; the answer."""
-        reaction = self.engine.lease_requested(
-            "dev", available_nanos=0, worst_case_nanos=worst, unix_ms=self.now
-        )
+        reaction = self.engine.lease_requested("dev", LeaseWish(0, worst), unix_ms=self.now)
         (answer,) = self.does(reaction)
         assert isinstance(answer, LeaseSent | LeaseRefused)
         return answer
@@ -556,7 +555,7 @@ class TestLease:
     def test_a_grant_repeats_when_its_device_asked(self, fleet: Fleet) -> None:
         """On the device's clock, so that its time begins before the coordinator has counted it."""
         asked = fleet.engine.lease_requested(
-            "dev", available_nanos=0, worst_case_nanos=WORST, asked_boot_ms=77, unix_ms=fleet.now
+            "dev", LeaseWish(0, WORST, asked_boot_ms=77), unix_ms=fleet.now
         )
         (sent,) = only(LeaseSent, fleet.does(asked))
         assert 77 == sent.asked_boot_ms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRo
 from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
 from coordinator.spool_progress import SpoolProgress
+from shared.decision.lease import LeaseWish
 from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet
 
 WINDOW_MS = 100_000
@@ -22,6 +23,9 @@ CLOSING_MS = WINDOW_MS // 32
 WINDOW = WindowRow(7, start_unix_ms=0, end_unix_ms=WINDOW_MS, target_nanos=100 * WORST)
 DEVICE = DeviceRow("dev", "pi-1", "pi", "digest", 0, lease_number_max=4)
 PRICE = '[arms.large.price]\ninput_usd_per_mtok = "2.50"\noutput_usd_per_mtok = "10"'
+
+
+_ASKED = {field.name for field in fields(LeaseWish)}
 
 
 class Lender:
@@ -44,12 +48,10 @@ class Lender:
             "price_version": 3,
             "planned_nanos_per_slot": 0.0,
             "frozen": "",
-            "available_nanos": 0,
-            "worst_case_nanos": WORST,
-            "needed_nanos": 0,
-            "asked_boot_ms": 77,
         }
-        return self.lending.request(self.device, unix_ms=unix_ms, **{**values, **changes})
+        asked = {name: changes.pop(name) for name in list(changes) if name in _ASKED}
+        wish = replace(LeaseWish(0, WORST, asked_boot_ms=77), **asked)
+        return self.lending.request(self.device, wish, unix_ms=unix_ms, **{**values, **changes})
 
     def lease(self, **changes: Any) -> LeaseSent:
         """The lease that it gets."""
@@ -117,6 +119,15 @@ def test_who_has_it_may_ask_for_more(arrived: int | None, unix_ms: int) -> None:
     lender.lease(lease_number_max=4)
     lender.device = lender.registry.device("dev")
     assert 6 == lender.lease(lease_number_max=arrived, unix_ms=unix_ms).lease_number
+
+
+def test_what_was_lent_is_not_remembered_longer_than_it_may_be_on_its_way() -> None:
+    """Also of a device that never says what has arrived."""
+    lender = Lender()
+    for number in range(3):
+        lender.lease(unix_ms=10_000 * number)
+        lender.device = lender.registry.device("dev")
+    assert [7] == [lease.number for lease in lender.sessions["dev"].granted]
 
 
 def test_a_device_whose_token_is_not_synced_gets_nothing() -> None:

@@ -139,3 +139,16 @@ def test_a_pair_of_disks_brings_every_record_once(
     known = sorted((each.incarnation, each.sequence) for each in booked)
     expected = {(each.incarnation, each.sequence) for each in original + copy}
     assert sorted(expected) == known
+
+
+@pytest.mark.parametrize(("mark", "doubled"), [(1, [4]), (3, [4]), (4, []), (0, [])])
+def test_a_summary_counts_twice_only_if_a_part_of_it_is_booked(
+    mark: int, doubled: list[int]
+) -> None:
+    """From its first record on; with its last one all of it is booked, and it is passed over."""
+    begun = SpoolProgress(acked=0, last=4, marks={"a": mark})
+    said: dict[int, str] = {}
+    summary = SpoolRecord(4, "a", SpoolSummary(1, 4, ((1, 5),), ()))
+    begun.after([summary], device="pi", doubled=said)
+    assert doubled == list(said)
+    begun.after([summary], device="pi")  # who does not ask is not told

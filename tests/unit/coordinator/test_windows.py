@@ -11,6 +11,7 @@ from coordinator.engine import CoordinatorEngine
 from coordinator.messages import HelloReceived, LeaseRefused, LeaseSent, Message
 from coordinator.records import DeviceRow, StoreSnapshot, WindowRow
 from coordinator.sessions import Reaction
+from shared.decision.lease import LeaseWish
 from shared.decision.types import Feedback, IncarnationRange, SpoolBody, SpoolRecord
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.samples import WORST_CASE_NANOS, fleet_toml
@@ -68,9 +69,7 @@ class Coordinator:
         return window
 
     def ask(self, *, worst_case: int = WORST_CASE_NANOS) -> Message:
-        reaction = self.engine.lease_requested(
-            "d1", available_nanos=0, worst_case_nanos=worst_case, unix_ms=self.now
-        )
+        reaction = self.engine.lease_requested("d1", LeaseWish(0, worst_case), unix_ms=self.now)
         (message,) = self.do(reaction)
         return message
 
@@ -143,7 +142,7 @@ def test_before_there_is_a_configuration_a_device_is_told_so() -> None:
     """It asks again later, in the same session."""
     one = Coordinator()
     engine = CoordinatorEngine(replace(one.store.load(), config=None))
-    asked = engine.lease_requested("d1", available_nanos=0, worst_case_nanos=1, unix_ms=one.now)
+    asked = engine.lease_requested("d1", LeaseWish(0, 1), unix_ms=one.now)
     ((_, refused),) = asked.sends
     assert isinstance(refused, LeaseRefused)
     assert "not configured" in refused.reason

@@ -607,3 +607,14 @@ def test_usage_that_comes_late_is_corrected_on_the_key_as_well() -> None:
     effects = gate.correct(settled, request_id="r1", cost_nanos=7)
     assert {AppendSpool, PutKeyBudget} == {type(effect) for effect in effects}
     assert [7] == [each.settled_nanos for each in gate.key_budgets()]
+
+
+def test_the_word_of_lost_books_stands_until_the_device_may_spend_again() -> None:
+    """A readmission ends it, a quarantine does not, and a restart knows it (rule O_3)."""
+    meta = {MetaKey.BOOKS_LOST: "they were corrupt"}
+    gate = gate_of(BooksSnapshot(place="here", meta=meta))
+    assert [PutMeta(MetaKey.QUARANTINED, "a clone")] == gate.quarantine("a clone")
+    assert "they were corrupt" == gate.books_lost
+    ended = [PutMeta(MetaKey.QUARANTINED, ""), PutMeta(MetaKey.BOOKS_LOST, "")]
+    assert ended == gate.quarantine("")
+    assert ("", []) == (gate.books_lost, gate.quarantine(""))

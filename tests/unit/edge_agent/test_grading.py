@@ -90,6 +90,7 @@ def test_a_grader_that_this_device_cannot_use_is_told() -> None:
         (TaskClass("other", 0, judge_ppm=50_000, privacy_local=True), {}, 0),
         (TaskClass("other", 0, judge_ppm=50_000), {"media_parts": 1}, 0),
         (TaskClass("other", 0, judge_ppm=50_000), {"n": 2}, 0),
+        (TaskClass("other", 0, judge_ppm=50_000), {"max_cost_nanos": 0}, 0),
         (TaskClass("other", 0, judge_ppm=50_000), {"task_class": "code"}, 0),
         (TaskClass("other", 0, judge_ppm=50_000, grader=SUMS), {}, 50_000),
         (TaskClass("other", 0, judge_ppm=50_000, grader=SUMS), {"expected": "42"}, 0),
@@ -98,7 +99,10 @@ def test_a_grader_that_this_device_cannot_use_is_told() -> None:
 def test_a_judge_is_asked_only_where_the_class_allows_it(
     task: TaskClass, changes: dict[str, Any], ppm: int
 ) -> None:
-    """And never of what must stay on the device, or what a grader has graded (promise P7)."""
+    """And never of what must stay on the device, or what a grader has graded (promise P7).
+
+    Nor where the client has said what the request may cost.
+    """
     assert ppm == Grading(config(task)).judge_ppm(facts(**changes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +110,25 @@ async def test_another_classifier_takes_over_in_a_running_agent(model: Path) -> 
     assert ["code"] == agent.service.readiness().details["classifier_classes"]
     await agent.service.use_classifier(None)
     assert NO_ORIGIN == agent.service.route(ask(text=CODE)).origin
+
+
+async def test_the_classifier_before_goes_on_until_the_next_one_is_ready(model: Path) -> None:
+    """A model takes half a second to load, and requests come meanwhile."""
+    agent, loading = await classifying(model), asyncio.Event()
+
+    class Slow(OnnxClassifier):
+        async def prepare(self, classes: Collection[str]) -> None:
+            await loading.wait()
+            await super().prepare(classes)
+
+    taking_over = asyncio.create_task(
+        agent.service.use_classifier(Slow(model, threshold=0.0, renamed={"code": "math"}))
+    )
+    await asyncio.sleep(0)
+    assert "code" == agent.service.route(ask(text=CODE)).task_class
+    loading.set()
+    await taking_over
+    assert "code" != agent.service.route(ask(text=CODE)).task_class
 
 
 async def test_embeddings_are_not_classified(model: Path) -> None:

@@ -518,3 +518,28 @@ def test_closed_leases_are_forgotten_by_number() -> None:
     assert () == book.forget_closed()
     assert () == book.status()
     assert not book.grant(granted(1), boot_ms=0)
+
+
+def test_only_what_is_held_on_a_lease_that_closes_is_overdue() -> None:
+    """A newer lease's calls have all their time (rule L_5)."""
+    book = book_with(100)
+    reserve(book, "old", 100)
+    book.recall(1, boot_ms=1_000, reason="the window is over")
+    book.grant(granted(2, amount=100), boot_ms=1_000)
+    sync(book)
+    reserve(book, "new", 50)
+    assert () == book.overdue_reservations(boot_ms=1_499, close_wait_ms=500)
+    assert ("old",) == book.overdue_reservations(boot_ms=1_500, close_wait_ms=500)
+
+
+def test_a_reservation_keeps_whose_budget_it_is_in() -> None:
+    """An API key's window is settled with the lease, also when the next one has begun."""
+    book = book_with(100)
+    row = book.reserve(
+        "r1", request_id="r1", arm="cloud", amount_nanos=40, task_class="x", arrived_unix_ms=0,
+        key_tag="shop", key_window=7,
+    )  # fmt: skip
+    assert isinstance(row, ReservationRow)
+    assert ("shop", 7) == (row.key_tag, row.key_window)
+    settled = book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=9)
+    assert ("shop", 7) == (settled.key_tag, settled.key_window)

@@ -37,6 +37,11 @@ def test_only_candidates_are_drawn() -> None:
     assert ("b", 1_000_000, ("c",)) == (draw.arm, draw.propensity_ppm, draw.fallbacks)
 
 
+def test_the_fallbacks_of_an_arm_that_was_not_drawn_are_candidates_too() -> None:
+    """A conversation that keeps its arm goes on with those that are left."""
+    assert ("b",) == RankedRow(ROW).fallbacks(("b", "c"), of="c")
+
+
 def test_fallbacks_follow_by_weight_then_by_reward() -> None:
     """The next best comes next; arms without weight come last, the better one first."""
     row = TableRow("x", (*ROW.arms, TableArm("d", 0, 8)))

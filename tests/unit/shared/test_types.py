@@ -9,12 +9,13 @@ import pytest
 from shared.decision.types import (
     Attempt,
     Feedback,
+    Judge,
     Outcome,
     RequestStatus,
     SettleKind,
     SpoolRecord,
 )
-from tests.fakes.samples import device_config
+from tests.fakes.samples import cloud_arm, device_config, local_arm
 
 LOCAL = Attempt("tiny", latency_ms=5)
 PAID = Attempt("cloud", 5, lease_number=3, cost_nanos=70, settle=SettleKind.REPORTED)
@@ -78,3 +79,39 @@ def test_a_grade_that_counts_less_than_a_full_one_is_weak() -> None:
 def test_a_bill_above_the_reservation_is_an_overrun(cost: int, overran: bool) -> None:
     """Up to the reservation it is what was to be expected (rule S_4)."""
     assert overran is PAID._replace(reserved_nanos=90, cost_nanos=cost).is_overrun
+
+
+def test_records_are_told_apart_by_all_that_they_say() -> None:
+    """A set of them is as good as a list."""
+    records = [
+        SpoolRecord(sequence, incarnation, replace(FEEDBACK, request_id=request))
+        for sequence in (1, 2)
+        for incarnation in ("a", "b")
+        for request in ("r1", "r2")
+    ]
+    assert 8 == len({hash(record) for record in records})
+    assert records[0] != tuple(records[0])
+
+
+def test_the_keys_that_the_coordinator_delivers_are_those_of_arms_and_judge() -> None:
+    """Others are the device's own affair."""
+    ours, own, judges = (
+        cloud_arm("a", api_key_ref="coordinator:eu:shop"),
+        cloud_arm("b", api_key_ref="env:KEY"),
+        cloud_arm("judge", api_key_ref="coordinator:judge"),
+    )
+    config = device_config(ours, own, local_arm())
+    assert frozenset({"eu:shop"}) == config.provider_keys
+    judged = replace(config, judge=Judge(judges, 16))
+    assert frozenset({"eu:shop", "judge"}) == judged.provider_keys
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "chats"),
+    [((), True), (("embeddings",), False), (("chat", "embeddings"), True)],
+)
+def test_an_arm_of_embeddings_alone_does_not_chat(
+    capabilities: tuple[str, ...], chats: bool
+) -> None:
+    """Every other arm does, whether or not it says so."""
+    assert chats is local_arm(capabilities=frozenset(capabilities)).chats
