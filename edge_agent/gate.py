@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 
 from edge_agent.books import (
@@ -56,7 +57,6 @@ LEASE_LOW_WORST_CASES = 4
 SCARCE_WORST_CASES = 2
 HOARD_MS_MAX = 2_000
 STORE_AGAIN_MS = 10_000
-EVERYTHING_NANOS = 2**63 - 1
 UNTOLD = 2**63 - 1
 
 
@@ -125,7 +125,6 @@ class Gate:
         self._silent = False
         self._needs: dict[str, int] = {}
         self._unheard: set[str] = set()
-        self._granted_boot_ms = 0
         self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
         self._wait_until_ms = 0.0
@@ -293,7 +292,6 @@ class Gate:
             return []
         self.refused_because = ""
         self._heard()
-        self._granted_boot_ms = boot_ms
         scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
         self._store_again_ms = math.inf if scarce else -math.inf
         number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
@@ -322,10 +320,12 @@ class Gate:
         """
         self._keys.open_windows(unix_ms=unix_ms)
         self._leases.expire(boot_ms=boot_ms)
-        kept_ms = boot_ms - self._granted_boot_ms
-        hoarding = self._asks_on_demand and not self._needs and kept_ms >= HOARD_MS_MAX
+        # Each lease by its own age: a device that is never idle would keep the rests of them all.
+        scarce = self._asks_on_demand and not self._needs
         self._leases.retire(
-            EVERYTHING_NANOS if hoarding else self._least_case_nanos, boot_ms=boot_ms
+            self._least_case_nanos,
+            boot_ms=boot_ms,
+            kept_ms_max=HOARD_MS_MAX if scarce else sys.maxsize,
         )
         return self._changes()
 
