@@ -208,7 +208,7 @@ class Device:
         if self.line is not None:
             self.line.cut(self.world.now, late_ms=self.rng.choice([0, 0, 100, 400]))
             self.line = None
-        self.redial_at = self.world.now + self.rng.randint(100, 800)
+        self.redial_at = self.world.now + self.rng.randint(50, 350)
         if self.alive:
             self.world.at(self.redial_at, self, self.soon)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
-BUDGET_SHARES = (180, 140, 100, 70)
+BUDGET_SHARES = (220, 170, 120, 85)
 RISE_AHEAD_MS = 6_500
 RISE_WAIT_MS = 2_000
 PRICE_ENDS_MS = 5_000

@@ -47,10 +47,10 @@ DISK_FAULTS = {
     "clone_of_running": 0.7,
 }
 DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.0}
-FAULT_SHARE = 0.4
-BURSTS = (1, 1, 2, 3, 5)
-GAPS_MS = (5, 40, 100, 250, 450)
-GAPS_IN_BURST_MS = (0, 0, 5, 30)
+FAULT_SHARE = 0.34
+BURSTS = (1, 2, 4, 8, 12)
+GAPS_MS = (5, 120, 250, 450, 750)
+GAPS_IN_BURST_MS = (0, 5, 10, 20)
 
 
 @dataclass(frozen=True)
