@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LEASE_WAIT_MS = 400
 """As `edge_agent.answering.LEASE_WAIT_S`."""
+SEND_GAP_MS = 400
+"""Longer than the link's own, so that batches carry several outcomes, as those of busy devices."""
 LOOKS_MAX = 8
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
 GRADED_SHARE = 0.05
@@ -232,7 +234,7 @@ class Answering:
         )
         self.heard_of_lease()
         self.keep(effects)
-        self._device.soon()
+        self._device.soon(within_ms=SEND_GAP_MS)
         wanted = self.wanted.pop(request_id)
         self.clients.ended(request_id)
         if outcome.arm and wanted.dice.random() < GRADED_SHARE:
