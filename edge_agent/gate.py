@@ -439,10 +439,8 @@ class Gate:
 
     def raised_watermarks(self) -> Effects:
         """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
-        return [
-            *(PutLease(row) for row in self._leases.unsynced()),
-            *(PutKeyBudget(row) for row in self._keys.unsynced()),
-        ]
+        effects: Effects = [PutLease(row) for row in self._leases.unsynced()]
+        return effects + [PutKeyBudget(row) for row in self._keys.unsynced()]
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""
@@ -478,12 +476,10 @@ class Gate:
         changes, keys = self._leases.take_changes(), self._keys.take_changes()
         if changes is NO_CHANGES and not keys:
             return []
-        return [
-            *(PutLease(row) for row in changes.leases),
-            *(PutReservation(row) for row in changes.reservations),
-            *(DropReservation(row_id) for row_id in changes.dropped),
-            *(PutKeyBudget(row) for row in keys),
-        ]
+        effects: Effects = [PutLease(row) for row in changes.leases]
+        effects += [PutReservation(row) for row in changes.reservations]
+        effects += [DropReservation(row_id) for row_id in changes.dropped]
+        return effects + [PutKeyBudget(row) for row in keys]
 
 
 def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | JudgeCall:

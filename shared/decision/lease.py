@@ -280,11 +280,8 @@ class LeaseBook:
 
     def unsynced(self) -> tuple[LeaseRow, ...]:
         """Active leases whose watermark a sync still has to cover."""
-        return tuple(
-            row
-            for row in self._leases.values()
-            if row.state is LeaseState.ACTIVE and row.watermark_nanos > self._synced[row.number]
-        )
+        active, synced = self._active(), self._synced
+        return tuple([row for row in active if row.watermark_nanos > synced[row.number]])
 
     def make_room(self, amount_nanos: int) -> None:
         """Raise a watermark so that this worst case fits once `unsynced` is synced."""
@@ -481,7 +478,7 @@ class LeaseBook:
             return NO_CHANGES
         changes = LeaseChanges(
             leases=tuple(self._changed.values()),
-            reservations=tuple(row for row in self._made if row.id not in self._dropped),
+            reservations=tuple([row for row in self._made if row.id not in self._dropped]),
             dropped=tuple(self._dropped),
         )
         self._changed, self._made, self._dropped = {}, [], []

@@ -200,10 +200,14 @@ class Device:
         try:
             act()
         except Died:
-            self.fuse.put_out()
-            self.world.seen["device_dies_in_commit"] += 1
-            self.kill(power=self.rng.random() < 0.5)
-            self.world.revive(self)
+            self.died()
+
+    def died(self) -> None:
+        """The process ended, in the middle of something or for the lack of power."""
+        self.fuse.put_out()
+        self.world.seen["device_dies_in_commit"] += 1
+        self.kill(power=self.rng.random() < 0.5)
+        self.world.revive(self)
 
     def hang_up(self) -> None:
         """The line is dead, as this device sees it."""

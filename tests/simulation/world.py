@@ -107,8 +107,11 @@ class World:
             elif device.alive and device.starts == life:
                 if device.asleep_until > when:
                     self.at(device.asleep_until, device, act)
-                else:
-                    device.guard(act)
+                    continue
+                try:
+                    act()
+                except Died:
+                    device.died()
         self.now = self.checker.now_ms = until
 
     def _tick(self) -> None:
