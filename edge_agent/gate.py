@@ -376,14 +376,14 @@ class Gate:
         recently = now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS
         if now_ms < self._wait_until_ms or (recently and self._asking):
             return None
-        available = self._leases.available_nanos()
         largest = max(self._needs.values(), default=0)
         if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            together = sum(self._needs.values())
+            available, together = self._leases.available_nanos(), sum(self._needs.values())
             return LeaseWish(available, largest, together, boot_ms, self.number_max)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
+        available = self._leases.available_nanos()
         low = max(
             LEASE_LOW_WORST_CASES * self._worst_case_nanos,
             self._leases.newest_amount_nanos() // 2,

@@ -237,8 +237,9 @@ class Device:
             return  # another one has taken its place
         self.tidy()
         self.talk()
-        if self.line is not None and self.keeper.spooled.is_set():
-            self._next_round(max(ROUND_MS, self.line.send_at - self.world.now))
+        line = self.line
+        if line is not None and line.welcomed and self.keeper.spooled.is_set():
+            self._next_round(max(ROUND_MS, line.send_at - self.world.now))
         else:
             self._next_round(IDLE_ROUND_MS)
 
