@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
@@ -18,6 +20,8 @@ from shared.decision.table import SelectionTable
 from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class FleetSession:
         self._bookkeeper = bookkeeper
         self._service = service
         self._clock = clock
-        self._sent_through = 0
+        self._sent_through = self._config_revision = 0
         self._token_kept = ""  # by the bookkeeper, until the disk has room
         self.credential = credential
         self.on_connected = on_connected
@@ -114,7 +118,7 @@ class FleetSession:
         self, *, resume_token: str, acked_sequence: int, spend_paused: bool, quarantined: bool
     ) -> None:
         """A session stands; returns once the resume token is synced (rule D_2)."""
-        self._sent_through = acked_sequence
+        self._sent_through, self._config_revision = acked_sequence, 0
         effects = self._engine.welcomed(
             resume_token=resume_token,
             spend_paused=spend_paused,
@@ -135,8 +139,16 @@ class FleetSession:
         effects = self._engine.outbox.ack(sequence, boot_ms=self._clock.boot_ms())
         await self._bookkeeper.commit_or_keep(effects)
 
-    async def configured(self, config: DeviceConfig) -> None:
-        """A new configuration."""
+    async def configured(self, config: DeviceConfig, *, revision: int = 0) -> None:
+        """A new configuration, unless this session has brought a newer one.
+
+        The first of a session counts whatever was known before: a coordinator restored from a
+        backup says what is true now, though it counts from further back.
+        """
+        if revision < self._config_revision:
+            log.info("configuration_overtaken", revision=revision, known=self._config_revision)
+            return
+        self._config_revision = revision
         self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
         await self._service.follow_classes()

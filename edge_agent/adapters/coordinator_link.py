@@ -298,7 +298,8 @@ class CoordinatorLink:
             case "ack":
                 await session.acked(message.ack.sequence)
             case "config":
-                await session.configured(wire.config_from_pb(message.config))
+                config = wire.config_from_pb(message.config)
+                await session.configured(config, revision=message.config.revision)
             case "provider_keys":
                 session.keys_received(wire.provider_keys_from_pb(message.provider_keys))
             case "table":

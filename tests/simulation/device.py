@@ -316,8 +316,8 @@ class Device:
                 world.network.up(line, "token", message.resume_token)
             case Acked(sequence):
                 at_once(session.acked(sequence))
-            case ConfigSent(config):
-                at_once(session.configured(config))
+            case ConfigSent(config, revision):
+                at_once(session.configured(config, revision=revision))
             case TableSent(table):
                 at_once(session.table_pushed(table))
             case LeaseSent():

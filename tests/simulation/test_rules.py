@@ -8,8 +8,10 @@ from unittest.mock import patch
 import pytest
 
 from coordinator.fleet_config import parse_fleet
+from coordinator.messages import ConfigSent
 from coordinator.records import BookedCounts, LeaseEnd, LedgerRow
 from coordinator.recovery import Recovery, presented_lease
+from coordinator.sessions import Reaction
 from shared.decision.types import (
     CostAdjustment,
     LeaseClose,
@@ -20,6 +22,7 @@ from shared.decision.types import (
 )
 from shared.errors import LostLeadershipError, TidegateError
 from tests.fakes.memory_store import book_batch
+from tests.simulation.device import Device
 from tests.simulation.dice import Dice
 from tests.simulation.provider import WORST_NANOS, Fate
 from tests.simulation.scene import Scene
@@ -70,6 +73,30 @@ def test_a_3_no_lease_outlives_its_price(scene: Scene) -> None:
         if lease.end is LeaseEnd.OPEN and lease.price_version == before
     ]
     assert [] == opened
+
+
+def test_a_3_a_configuration_that_comes_late_is_passed_over(scene: Scene) -> None:
+    """Within a session prices and closed arms only go forward, whatever is repeated."""
+    device, line = scene.device, scene.device.line
+    assert line is not None
+    old = _told_config(scene, device)
+    scene.centre.operate(lambda e, now: e.set_arm_enabled("large", False, actor="op", unix_ms=now))
+    scene.run(1_000)
+    device.take(line, old)
+    assert "large" not in {arm.id for arm in device.engine.config.arms if arm.enabled}
+
+
+def test_a_3_a_restored_coordinators_configuration_counts(scene: Scene) -> None:
+    """Its versions have gone back with its books, and yet it says what is true now."""
+    before = scene.device.engine.config.version
+    scene.centre.backup()
+    scene.centre.configure(scene.toml(valid_until="2100-01-01T00:00:00Z"))
+    scene.run(1_000)
+    assert before < scene.device.engine.config.version
+    scene.centre.restore(scene.centre.backups[-1][0])
+    scene.centre.start()
+    scene.run(3_000)
+    assert before == scene.device.engine.config.version
 
 
 def test_c_1_a_budget_is_never_lent_twice(scene: Scene) -> None:
@@ -480,6 +507,16 @@ def test_o_3_a_full_disk_closes_paid_arms_and_nothing_else(scene: Scene) -> None
     assert "" == device.engine.gate.books_problem
     assert RequestStatus.OK is scene.outcome(device, local).status
     scene.until(lambda: scene.pay(device) in scene.paid_requests, ms=10_000)
+
+
+def _told_config(scene: Scene, device: Device) -> ConfigSent:
+    """What the coordinator says to a device now."""
+    reaction = Reaction()
+    engine = scene.centre.engine
+    engine._send_config(reaction, device=engine.registry.device(device.id))
+    ((_, told),) = reaction.sends
+    assert isinstance(told, ConfigSent)
+    return told
 
 
 def _closes(scene: Scene) -> list[LeaseClose]:
