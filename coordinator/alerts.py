@@ -25,7 +25,7 @@ class AlertKind(StrEnum):
     CLOSE = "close"  # a lease was closed below what is booked, or above its amount (rule L_5)
     QUARANTINE = "quarantine"  # a clone or a restored disk (rule D_2)
     RESTORED = "restored"  # the books were restored from a backup (rule C_5)
-    STRANGER = "stranger"  # a device that restored books do not know has called (rule C_5)
+    STRANGER = "stranger"  # a device may hold leases that restored books do not know (rule C_5)
     MISSING = "missing"  # records that no device keeps any more
     DOUBLED = "doubled"  # records that a copy told in full and its original in a summary
     UNSPENT = "unspent"  # written off as unspent: promise P1 no longer holds (rule C_7)

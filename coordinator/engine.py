@@ -398,12 +398,10 @@ class CoordinatorEngine(Operating):
         restored = restored_books(device, hello, marks=marks)
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
-        if device.standing is not DeviceStanding.ACTIVE:
-            return device
-        reason = quarantine_reason(device, hello, marks=marks)
-        if self.recovery is not None and device.id in (self.recovery.waiting or ()):
-            reason = ""  # restored books know an older token than the device: it is no clone
-        if not reason:
+        forgotten = self.recovery is not None and device.id in (self.recovery.unmet or ())
+        reason = quarantine_reason(device, hello, marks=marks, forgotten=forgotten)
+        self._meet(device, hides_leases=forgotten and bool(reason))
+        if not reason or device.standing is not DeviceStanding.ACTIVE:
             return device
         text = f"device {device.name} is quarantined: {reason}"
         self.alerts.raise_alarm(f"{AlertKind.QUARANTINE}:{device.id}", text)

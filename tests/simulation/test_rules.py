@@ -174,6 +174,27 @@ def test_c_5_restored_books_lend_nothing_before_all_have_spoken(scene: Scene) ->
     scene.until(lambda: scene.pay(scene.devices[3]) in scene.paid_requests, ms=20_000)
 
 
+def test_c_5_who_lost_its_books_too_is_shut_out_of_restored_ones(scene: Scene) -> None:
+    """What it was lent after the backup nobody knows: an operator has to look into it (D_2)."""
+    device, centre = scene.device, scene.centre
+    centre.backup()
+    device.kill()
+    device.disk = scene.empty_disk(device)
+    centre.restore(centre.backups[-1][0])
+    centre.start()
+    with patch.object(scene.faults, "mend"):
+        scene.faults._recover()
+        device.start()
+        scene.until(lambda: [device.id] == centre.quarantined, ms=10_000)
+        scene.run(5_000)
+        scene.faults._recover()
+        assert centre.engine.recovery is not None, "the operator has not looked into it"
+        key = f"stranger:{device.id}"
+        assert centre.operate(lambda e, now: e.clear_alarm(key, actor="op", unix_ms=now))
+        scene.faults._recover()
+        scene.until(lambda: centre.engine.recovery is None)
+
+
 def test_c_5_a_presented_lease_is_booked_once(scene: Scene) -> None:
     """Also when it ends while the books still recover, and new windows begin after that."""
     engine, window = scene.centre.engine, scene.window()
