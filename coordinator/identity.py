@@ -31,7 +31,7 @@ def quarantine_reason(
     issued = {device.resume_digest}
     if device.resume_digest_next:
         issued.add(device.resume_digest_next)
-    lost = not token and (forgotten and hello.copied or token not in issued)
+    lost = not token and ((forgotten and hello.copied) or token not in issued)
     if device.resume_digest == ANY_TOKEN and not forgotten:
         return ""
     if lost:

@@ -335,7 +335,10 @@ class Books(ABC):
 
     @abstractmethod
     async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
-        """Up to `limit` spool records with a sequence above `after`, in order."""
+        """Up to `limit` spool records with a sequence above `after`, in order.
+
+        A record that cannot be read comes as a `SpoolSummary` that says so, and of no incarnation.
+        """
 
     @abstractmethod
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:

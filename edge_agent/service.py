@@ -277,6 +277,12 @@ class AgentService(AgentFacade):
         if gate.books_problem:
             remedy = "free some disk" if gate.books_problem == FULL else "restart the agent"
             problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
+        unreadable = self._engine.outbox.unreadable
+        if unreadable:
+            problems.append(
+                f"{len(unreadable)} records of the books cannot be read, the last one is "
+                f"{max(unreadable)}: look at the disk"
+            )
         if gate.books_lost:
             problems.append(gate.books_lost)
         if gate.quarantined:
@@ -403,7 +409,7 @@ class AgentService(AgentFacade):
             if after is None:
                 return
             records = await self._books.spooled(after=after, limit=COMPACT_RECORDS_MAX)
-            await self._bookkeeper.commit_or_keep(outbox.compact(records))
+            await self._bookkeeper.commit_or_keep(outbox.compact(outbox.identified(records)))
         log.warning("spool_compacted", records=len(records), after=after)
 
     async def _keep_house(self) -> None:

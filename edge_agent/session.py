@@ -220,7 +220,8 @@ class FleetSession:
         if self._sent_through - outbox.acked >= UNACKED_RECORDS_MAX:
             return ()
         async with self._bookkeeper.spool_held:
-            records = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            found = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            records = outbox.identified(found)
             if not records:
                 return records
             through = records[-1].sequence

@@ -240,7 +240,7 @@ class Device:
         after = engine.outbox.overfull_after()
         if after is not None:
             records = at_once(self.books.spooled(after=after, limit=COMPACT_RECORDS_MAX))
-            at_once(keeper.commit_or_keep(engine.outbox.compact(records)))
+            at_once(keeper.commit_or_keep(engine.outbox.compact(engine.outbox.identified(records))))
             self.world.noted["spool_compacted"] += 1
         raised = engine.gate.raised_watermarks()
         if raised and not engine.gate.books_problem:

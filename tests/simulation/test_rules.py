@@ -18,6 +18,7 @@ from shared.decision.types import (
     LeaseStatus,
     RequestStatus,
     SettleKind,
+    SpoolRecord,
     SpoolSummary,
 )
 from shared.errors import LostLeadershipError, TidegateError
@@ -513,6 +514,41 @@ def test_o_2_an_overfull_spool_keeps_every_cost(scene: Scene) -> None:
     missing = [r for r in scene.device.disk.outcomes if r not in scene.checker.booked]
     counts = [row for row in scene.centre.database.learned if isinstance(row, BookedCounts)]
     assert len(missing) == sum(row.requests for row in counts) > 0
+
+
+def test_o_3_a_garbled_record_is_set_aside_and_its_cost_is_booked(scene: Scene) -> None:
+    """The others get through; what it cost stays unconfirmed on its lease (rules L_4, I5)."""
+    device = scene.device
+    scene.cut_off(device, ms=2_000)
+    lost, after = scene.pay(device, wait_ms=500), scene.pay(device, wait_ms=500)
+    spool = device.disk.state.spool
+    (at,) = [n for n, record in spool.items() if getattr(record.body, "request_id", "") == lost]
+    spool[at] = SpoolRecord(at, "", SpoolSummary(at, at, (), (), unreadable=1))
+    scene.until(lambda: after in scene.checker.booked)
+    assert lost not in scene.checker.booked
+    alarm = scene.centre.engine.alarms[f"missing:{device.id}"]
+    assert f"cannot read record {at} of its books" in alarm
+    (bill,) = scene.provider.bills[lost]
+    leases = scene.centre.database.leases
+    key = (device.id, bill.lease_number)
+    scene.until(lambda: leases[key].end is LeaseEnd.CLOSED, ms=30_000)
+    assert bill.nanos == leases[key].unconfirmed_nanos
+    assert leases[key].booked_nanos + bill.nanos == scene.provider.on_lease[key]
+
+
+def test_o_3_a_lost_close_counts_as_the_full_lease(scene: Scene) -> None:
+    """The coordinator finds at the next hello that the device no longer holds it."""
+    device = scene.device
+    held = scene.lease(device)
+    scene.cut_off(device, ms=12_000)
+    scene.run(10_000)
+    spool = device.disk.state.spool
+    (at,) = [n for n, r in spool.items() if getattr(r.body, "final_nanos", None) is not None]
+    spool[at] = SpoolRecord(at, "", SpoolSummary(at, at, (), (), unreadable=1))
+    leases = scene.centre.database.leases
+    scene.until(lambda: leases[device.id, held.number].end is LeaseEnd.CLOSED, ms=10_000)
+    known = leases[device.id, held.number]
+    assert held.amount_nanos == known.booked_nanos + known.unconfirmed_nanos
 
 
 def test_o_3_a_full_disk_closes_paid_arms_and_nothing_else(scene: Scene) -> None:
