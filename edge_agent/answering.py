@@ -22,6 +22,7 @@ from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
 from edge_agent.judging import Order
 from edge_agent.ports import (
+    NOTHING_SENT,
     ArmFailed,
     ChatCall,
     Chunk,
@@ -233,6 +234,9 @@ class RequestRun:
                 return True
             await self._failed(failure)
             return False
+        except asyncio.CancelledError as cut:
+            self._called = NOTHING_SENT not in cut.args  # else nobody can have executed it (S_2)
+            raise
         await self._answered(finished, plan=plan)
         return True
 

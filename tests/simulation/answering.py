@@ -214,8 +214,11 @@ class Answering:
         cloud = call.plan.arm.cloud
         if cloud is not None and cloud.on_abort is OnAbort.CANCEL:
             del self.calls[request_id]
-            self._world.checker.learned(call.bill, SettleKind.UNKNOWN)
-            end = AttemptEnd(latency_ms=5, settle=SettleKind.UNKNOWN, error="client_gone")
+            # A call that has not even found a connection was not sent, and that is certain.
+            unsent = call.bill.fate is Fate.DEAD
+            settle = SettleKind.RELEASED if unsent else SettleKind.UNKNOWN
+            self._world.checker.learned(call.bill, settle)
+            end = AttemptEnd(latency_ms=5, settle=settle, error="client_gone")
             self._finish(request_id, status=RequestStatus.ABORTED, end=end)
 
     def _failed(self, request_id: str, end: AttemptEnd) -> None:

@@ -462,13 +462,18 @@ def test_s_4_an_overrun_in_an_overfull_spool_is_told_all_the_same(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("arm", "settle"), [("large", SettleKind.REPORTED), ("small", SettleKind.UNKNOWN)]
+    ("arm", "fate", "settle"),
+    [
+        ("large", Fate.ANSWERED, SettleKind.REPORTED),
+        ("small", Fate.ANSWERED, SettleKind.UNKNOWN),
+        ("small", Fate.DEAD, SettleKind.RELEASED),
+    ],
 )
 def test_s_5_when_the_client_goes_the_arm_decides(
-    scene: Scene, arm: str, settle: SettleKind
+    scene: Scene, arm: str, fate: Fate, settle: SettleKind
 ) -> None:
-    """`drain` reads on and knows the usage; `cancel` does not, and pays in full."""
-    request = scene.pay(scene.device, arm=arm, wait_ms=0)
+    """`drain` reads on and knows the usage; `cancel` does not, and pays in full what was sent."""
+    request = scene.pay(scene.device, arm=arm, fate=fate, wait_ms=0)
     scene.device.guard(lambda: scene.device.answering.client_gone(request))
     scene.run(1_000)
     outcome = scene.outcome(scene.device, request)
