@@ -396,6 +396,8 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+                if self._engine.gate.anybody_waits:
+                    self.lease_news.tell()
 
     def _note_capabilities(self) -> None:
         """A model file may have been put into another's place."""

@@ -91,6 +91,10 @@ class FleetSession:
         self._provider_keys = provider_keys or ProviderKeys()
         self.spooled = bookkeeper.spooled
 
+    def dials(self) -> None:
+        """The coordinator is being called: from now on a request may wait for a lease."""
+        self._engine.gate.on_demand = self._on_lease_news is not None
+
     async def joined(self, credential: Credential) -> None:
         """Keep the identity that the coordinator gave."""
         self.credential = credential
@@ -131,7 +135,6 @@ class FleetSession:
             raise
         self._engine.token_synced(resume_token)
         self._token_kept = ""
-        self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
 
     async def acked(self, sequence: int) -> None:

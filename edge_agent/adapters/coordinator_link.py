@@ -119,6 +119,7 @@ class CoordinatorLink:
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
+        self._session.dials()
         while True:
             try:
                 async for attempt in stamina.retry_context(

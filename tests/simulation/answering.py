@@ -103,7 +103,8 @@ class Answering:
         world, device = self._world, self._device
         if request_id not in self.waiting:
             self.waiting[request_id] = device.monotonic_ms()
-            self.clients.waits(device.name, request_id)
+            if not self._engine.gate.needs_sync(request_id):
+                self.clients.waits(device.name, request_id)
             world.at(world.now + LEASE_WAIT_MS, device, partial(self._time_is_over, request_id))
         device.soon()
 
@@ -116,8 +117,9 @@ class Answering:
         if left_ms > 0:
             world.at(world.now + left_ms, device, partial(self._time_is_over, request_id))
             return
+        if not self._engine.gate.needs_sync(request_id):
+            self.clients.waited_in_vain(device.name, request_id)
         self._engine.give_up_waiting(request_id)
-        self.clients.waited_in_vain(device.name, request_id)
         del self.waiting[request_id]
         self._attempt(self.wanted[request_id])
 

@@ -164,6 +164,7 @@ class Device:
             on_connected=lambda _: None,
             on_lease_news=self.answering.heard_of_lease,
         )
+        self.session.dials()
         self.alive = True
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
@@ -249,6 +250,8 @@ class Device:
             except BooksFullError:
                 return
             engine.gate.synced(raised)
+            if engine.gate.anybody_waits:
+                self.answering.heard_of_lease()
 
     def talk(self) -> None:
         """Dial, or say what there is to say."""

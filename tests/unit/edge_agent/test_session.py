@@ -74,6 +74,15 @@ async def test_what_is_sent_survives_a_loss_of_power() -> None:
     assert (3, 3) == (outbox.last, outbox.sent_max)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_requests_may_wait_for_a_lease_as_soon_as_the_coordinator_is_called(waits: bool) -> None:
+    """The first one of a start as well, if there is somebody to tell it of the lease."""
+    agent = Agent(on_lease_news=(lambda: None) if waits else None)
+    assert not agent.engine.gate.may_come("no_lease", now_ms=0.0)
+    agent.session.dials()
+    assert waits is agent.engine.gate.may_come("no_lease", now_ms=0.0)
+
+
 async def test_a_record_that_cannot_be_read_does_not_stop_those_behind_it() -> None:
     """It is told of as what it is, of the process that wrote it, and never compacted."""
     disk = MemoryDisk()
