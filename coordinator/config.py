@@ -22,6 +22,7 @@ from shared.settings import (
     check_secret_ref,
     dotted_key,
     file_problem,
+    folder_problem,
     key_error,
     load_settings,
     read_secret,
@@ -260,6 +261,7 @@ def check(config: CoordinatorConfig) -> tuple[Problem, ...]:
         problems += file_problem("tls.key_file", config.tls.key_file)
     if config.forecast.onnx_model:
         problems += file_problem("forecast.onnx_model", config.forecast.onnx_model)
+    problems += folder_problem("state_dir", config.state_dir)
     return tuple(problems)
 
 

@@ -34,6 +34,7 @@ from shared.settings import (
     SecretRef,
     check_secret_ref,
     file_problem,
+    folder_problem,
     key_error,
     load_settings,
     schema_of,
@@ -456,6 +457,7 @@ def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ..
     ]
     for key, path in files:
         problems += file_problem(key, path) if path else []
+    problems += folder_problem("state_dir", config.state_dir)
     return tuple(problems)
 
 
