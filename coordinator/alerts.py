@@ -15,7 +15,8 @@ from typing import Final
 from coordinator.records import WindowRow
 
 RESTORED: Final = "restored"
-"""The key of the one alarm that has no subject."""
+CLOCK: Final = "clock"
+"""The keys of alarms that have no subject."""
 
 
 class AlertKind(StrEnum):
@@ -29,6 +30,7 @@ class AlertKind(StrEnum):
     MISSING = "missing"  # records that no device keeps any more
     DOUBLED = "doubled"  # records that a copy told in full and its original in a summary
     UNSPENT = "unspent"  # written off as unspent: promise P1 no longer holds (rule C_7)
+    CLOCK = "clock"  # the present budget window begins in the future (rule C_4)
     BUDGET = "budget"  # so much of a window's budget is spent
     REFUSED = "refused"  # the budget has refused a lease
 
@@ -37,6 +39,7 @@ RESOLVED_BY: Final[Mapping[AlertKind, str]] = {
     AlertKind.OVERRUN: "tidectl arm enable ARM",
     AlertKind.QUARANTINE: "tidectl device readmit DEVICE",
     AlertKind.RESTORED: "tidectl ledger recover",
+    AlertKind.CLOCK: "tidectl budget rewind",
 }
 """Alarms that end with their cause; the others end when an operator has seen them."""
 

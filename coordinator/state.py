@@ -210,6 +210,30 @@ class FleetState:
             )
         return table
 
+    def _begin_window(
+        self, reaction: Reaction, *, start: int, end: int, ahead_until: float, unix_ms: int
+    ) -> None:
+        """Open a window with a fresh budget, and let the leases of all others come back.
+
+        Its id is its start, or above every earlier one if the clock has been ahead of that. What
+        windows hold that lie between its start and `ahead_until` counts against it.
+        """
+        planner, current = self._require_planner(), self.window
+        window_id = start if current is None else max(start, current.id + 1)
+        planner.close_slots(self.slot_of(start) - 1)
+        planner.begin_window()
+        self.window_id = window_id
+        self.account.open_window(
+            window_id, start_unix_ms=start, end_unix_ms=end, target_nanos=self.budget_nanos
+        )
+        self.account.carry(window_id, since_unix_ms=start, until_unix_ms=ahead_until, at=unix_ms)
+        reaction.effects += self.account.take_changes()
+        reaction.sends += [
+            (lease.device_id, LeaseRecalled(lease.number, "the budget window is over"))
+            for lease in self.account.open_leases()
+            if lease.window_id != window_id
+        ]
+
     def _make_table(self, reaction: Reaction, *, device_class: str, unix_ms: int) -> None:
         """Make the table of the latest plan, and send it if a device would decide otherwise."""
         if device_class in self.shelf.pins:

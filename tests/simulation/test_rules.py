@@ -155,6 +155,36 @@ def test_c_4_a_cost_belongs_to_the_window_of_its_lease(scene: Scene) -> None:
     assert scene.window().target_nanos == old.target_nanos
 
 
+def test_c_4_a_window_ahead_of_the_clock_is_left_and_nothing_is_spent_twice(
+    scene: Scene,
+) -> None:
+    """The coordinator's clock was a week ahead; both windows' money counts in the true one."""
+    first, centre, checker = scene.window(), scene.centre, scene.checker
+    centre.wall_ms += 7 * 24 * 3_600_000
+    scene.run(1_000)
+    for device in scene.devices:
+        scene.pay(device, wait_ms=500)
+    ahead = scene.window()
+    centre.wall_ms = 0
+    scene.run(1_000)
+    assert ahead.id == scene.window().id
+    assert "clock" in centre.engine.alarms
+    windows = centre.store.windows(ending_after_unix_ms=first.start_unix_ms)
+    assert centre.operate(
+        lambda e, now: e.rewind_budget(windows, actor="op", reason="ntp", unix_ms=now)
+    )
+    true = scene.window()
+    assert first.end_unix_ms == true.end_unix_ms
+    before = [centre.database.windows[w.id].committed_nanos for w in (first, ahead)]
+    assert sum(before) == true.unconfirmed_nanos
+    scene.until(lambda: scene.pay(scene.device) in scene.paid_requests, ms=3_000)
+    billed = sum(checker.billed[window.id] for window in (first, ahead, true))
+    assert 0 < billed <= scene.budget_nanos
+    assert [] == list(centre.store.differences(progress=lambda *_: None))
+    scene.until(lambda: scene.window().start_unix_ms == true.end_unix_ms)
+    assert 0 == scene.window().unconfirmed_nanos
+
+
 def test_c_5_restored_books_lend_nothing_before_all_have_spoken(scene: Scene) -> None:
     """Also what was lent after the backup is booked; then an operator lets lending go on."""
     scene.centre.backup()
