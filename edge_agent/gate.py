@@ -321,7 +321,7 @@ class Gate:
 
         The budgets of keys begin their next windows by the clock of the wall.
         """
-        self._keys.open_windows(unix_ms=unix_ms)
+        self._keys.open_windows(unix_ms=unix_ms, boot_ms=boot_ms)
         self._leases.expire(boot_ms=boot_ms)
         kept_ms = boot_ms - self._granted_boot_ms
         hoarding = self._asks_on_demand and not self.anybody_waits and kept_ms >= HOARD_MS_MAX
