@@ -43,6 +43,7 @@ from edge_agent.requests import (
     RouteDecision,
     TaskOrigin,
     TaskSource,
+    part_id,
 )
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
@@ -52,10 +53,11 @@ from shared.decision.types import (
     DeviceState,
     Fallout,
     Feedback,
+    Outcome,
     SpoolBody,
 )
 from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
-from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
+from shared.limits import COMPACT_RECORDS_MAX, PROMPTS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
@@ -167,7 +169,10 @@ class AgentService(AgentFacade):
         if request.idempotency_key:
             now_ms = self._clock.monotonic_ms()
             while (earlier := self._idempotent.find(request, now_ms=now_ms)) is not None:
-                await asyncio.wait([earlier])
+                waiting: set[asyncio.Future[Any]] = {earlier, gone}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if not earlier.done():
+                    raise _client_gone()
                 if not earlier.cancelled():
                     return KeptAnswer(earlier.result())
             keep = self._idempotent.claim(request, now_ms=now_ms)
@@ -243,32 +248,57 @@ class AgentService(AgentFacade):
         _, grade = await self._books.find(request_id)
         return grade is not None
 
-    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+    async def feedback(
+        self, *, request_id: str, score: float, source: str, key_tag: str = ""
+    ) -> bool:
         async with self._grading:  # of two grades at once, the second must see the first
-            return await self._grade(request_id, score=score, source=source)
+            found = await self._finished(request_id)
+            if not found or not all(_is_of(outcome, key_tag) for outcome, _ in found):
+                raise NotFoundError(
+                    f"no finished request {request_id!r} is kept here; grade within 24 h, on the "
+                    "agent that answered, with the id from x-tidegate-request-id"
+                )
+            return await self._grade(found, score=score, source=source)
 
-    async def _grade(self, request_id: str, *, score: float, source: str) -> bool:
-        outcome, earlier = await self._books.find(request_id)
-        if outcome is None:
-            raise NotFoundError(
-                f"no finished request {request_id!r} is kept here; grade within 24 h, on the "
-                "agent that answered, with the id from x-tidegate-request-id"
+    async def _finished(self, request_id: str) -> list[tuple[Outcome, Feedback | None]]:
+        """The outcome of a request and its grade; of a completion with several prompts, each."""
+        outcome, grade = await self._books.find(request_id)
+        if outcome is not None:
+            return [(outcome, grade)]
+        found: list[tuple[Outcome, Feedback | None]] = []
+        for number in range(1, PROMPTS_MAX + 1):
+            outcome, grade = await self._books.find(part_id(request_id, number))
+            if outcome is None:
+                break
+            found.append((outcome, grade))
+        return found
+
+    async def _grade(
+        self, found: Sequence[tuple[Outcome, Feedback | None]], *, score: float, source: str
+    ) -> bool:
+        """Grade all of them alike, or none; whether that was new."""
+        fresh: list[Feedback] = []
+        effects: list[BookEffect] = []
+        for outcome, earlier in found:
+            if not outcome.arm:
+                raise ConflictError(
+                    f"request {outcome.request_id} was not answered: nothing to grade"
+                )
+            given = Feedback(
+                request_id=outcome.request_id,
+                task_class=outcome.task_class,
+                arm=outcome.arm,
+                reward_ppm=reward_ppm(score),
+                source=source,
+                at_unix_ms=self._clock.unix_ms(),
             )
-        if not outcome.arm:
-            raise ConflictError(f"request {request_id} was not answered: nothing to grade")
-        given = Feedback(
-            request_id=request_id,
-            task_class=outcome.task_class,
-            arm=outcome.arm,
-            reward_ppm=reward_ppm(score),
-            source=source,
-            at_unix_ms=self._clock.unix_ms(),
-        )
-        is_new, effects = self._engine.graded(given, earlier=earlier)
+            is_new, spooled = self._engine.graded(given, earlier=earlier)
+            effects += spooled
+            fresh += [given] if is_new else []
         await self._bookkeeper.commit(effects)
-        if is_new:
+        for given in fresh:
             self._on_spooled(given)
-        return is_new
+        return bool(fresh)
 
     def readiness(self) -> Readiness:
         statuses = self._local.status()
@@ -477,8 +507,17 @@ async def _first(run: RequestRun, gone: asyncio.Future[None]) -> AnswerHead:
     if not run.first.done():
         run.client_gone()
         run.first.add_done_callback(lambda first: first.cancelled() or first.exception())
-        raise RequestRefused(499, "client_gone", "the client went away")
+        raise _client_gone()
     return run.first.result()
+
+
+def _client_gone() -> RequestRefused:
+    return RequestRefused(499, "client_gone", "the client went away")
+
+
+def _is_of(outcome: Outcome, key_tag: str) -> bool:
+    """Whether a request is an application's, which may have said more than its key's tag."""
+    return not key_tag or outcome.tag == key_tag or outcome.tag.startswith(f"{key_tag}/")
 
 
 def _usable(condition: ArmCondition | None) -> bool:
