@@ -17,6 +17,7 @@ from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
+from edge_agent.feedback import ClientFeedback
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.judging import JudgeRun, Order
 from edge_agent.openai_request import facts_of, prompt_text
@@ -43,21 +44,17 @@ from edge_agent.requests import (
     RouteDecision,
     TaskOrigin,
     TaskSource,
-    part_id,
 )
 from shared.clock import Clock
-from shared.decision.reward import reward_ppm
 from shared.decision.types import (
     ArmKind,
     CloudSettings,
     DeviceState,
     Fallout,
-    Feedback,
-    Outcome,
     SpoolBody,
 )
-from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
-from shared.limits import COMPACT_RECORDS_MAX, PROMPTS_MAX, REQUESTS_IN_FLIGHT_MAX
+from shared.errors import BooksFullError, StoreError
+from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
 HOUSE_KEEPING_S = 0.1
@@ -121,7 +118,9 @@ class AgentService(AgentFacade):
         self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
         self._untidy = False
-        self._grading = asyncio.Lock()
+        self._feedback = ClientFeedback(
+            engine, books=books, bookkeeper=bookkeeper, clock=clock, on_spooled=on_spooled
+        )
 
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
@@ -238,67 +237,16 @@ class AgentService(AgentFacade):
             bookkeeper=self._bookkeeper,
             cloud=self._cloud,
             clock=self._clock,
-            graded_already=self._is_graded,
-            grading=self._grading,
+            graded_already=self._feedback.is_graded,
+            grading=self._feedback.lock,
             on_spooled=self._on_spooled,
         )
         self._began(asyncio.create_task(run.run(), name=run.call_id))
 
-    async def _is_graded(self, request_id: str) -> bool:
-        _, grade = await self._books.find(request_id)
-        return grade is not None
-
     async def feedback(
         self, *, request_id: str, score: float, source: str, key_tag: str = ""
     ) -> bool:
-        async with self._grading:  # of two grades at once, the second must see the first
-            found = await self._finished(request_id)
-            if not found or not all(_is_of(outcome, key_tag) for outcome, _ in found):
-                raise NotFoundError(
-                    f"no finished request {request_id!r} is kept here; grade within 24 h, on the "
-                    "agent that answered, with the id from x-tidegate-request-id"
-                )
-            return await self._grade(found, score=score, source=source)
-
-    async def _finished(self, request_id: str) -> list[tuple[Outcome, Feedback | None]]:
-        """The outcome of a request and its grade; of a completion with several prompts, each."""
-        outcome, grade = await self._books.find(request_id)
-        if outcome is not None:
-            return [(outcome, grade)]
-        found: list[tuple[Outcome, Feedback | None]] = []
-        for number in range(1, PROMPTS_MAX + 1):
-            outcome, grade = await self._books.find(part_id(request_id, number))
-            if outcome is None:
-                break
-            found.append((outcome, grade))
-        return found
-
-    async def _grade(
-        self, found: Sequence[tuple[Outcome, Feedback | None]], *, score: float, source: str
-    ) -> bool:
-        """Grade all of them alike, or none; whether that was new."""
-        fresh: list[Feedback] = []
-        effects: list[BookEffect] = []
-        for outcome, earlier in found:
-            if not outcome.arm:
-                raise ConflictError(
-                    f"request {outcome.request_id} was not answered: nothing to grade"
-                )
-            given = Feedback(
-                request_id=outcome.request_id,
-                task_class=outcome.task_class,
-                arm=outcome.arm,
-                reward_ppm=reward_ppm(score),
-                source=source,
-                at_unix_ms=self._clock.unix_ms(),
-            )
-            is_new, spooled = self._engine.graded(given, earlier=earlier)
-            effects += spooled
-            fresh += [given] if is_new else []
-        await self._bookkeeper.commit(effects)
-        for given in fresh:
-            self._on_spooled(given)
-        return bool(fresh)
+        return await self._feedback.give(request_id, score=score, source=source, key_tag=key_tag)
 
     def readiness(self) -> Readiness:
         statuses = self._local.status()
@@ -513,11 +461,6 @@ async def _first(run: RequestRun, gone: asyncio.Future[None]) -> AnswerHead:
 
 def _client_gone() -> RequestRefused:
     return RequestRefused(499, "client_gone", "the client went away")
-
-
-def _is_of(outcome: Outcome, key_tag: str) -> bool:
-    """Whether a request is an application's, which may have said more than its key's tag."""
-    return not key_tag or outcome.tag == key_tag or outcome.tag.startswith(f"{key_tag}/")
 
 
 def _usable(condition: ArmCondition | None) -> bool:

@@ -103,6 +103,21 @@ async def test_a_grade_of_several_prompts_is_one_of_each() -> None:
     assert 2 == sum(isinstance(body, Feedback) for body in agent.spooled())
 
 
+async def test_a_grade_that_one_of_several_prompts_refuses_is_none_of_any() -> None:
+    """Nothing is spooled, and the books go on."""
+    agent = await an_agent()
+    for number in (1, 2):
+        await read(await agent.chat(ask(f"r1.{number}")))
+        await agent.outcomes.get()
+    assert await agent.service.feedback(request_id="r1.2", score=0.0, source="user")
+    with pytest.raises(ConflictError, match=r"r1\.2 was already graded"):
+        await agent.service.feedback(request_id="r1", score=1.0, source="user")
+    assert await agent.service.feedback(request_id="r1", score=0.0, source="user")
+    graded = [body.request_id for body in agent.spooled() if isinstance(body, Feedback)]
+    assert ["r1.2", "r1.1"] == graded
+    assert "" == agent.engine.gate.books_problem
+
+
 async def test_who_waits_for_a_keys_answer_and_leaves_no_longer_waits() -> None:
     """The first request goes on, and is there for whoever asks again."""
     agent = await an_agent()
