@@ -210,6 +210,18 @@ def file_problem(key: str, path: Path | str) -> list[Problem]:
         return [Problem(key, f"cannot read the file {path}: {error.strerror}")]
 
 
+def folder_problem(key: str, path: Path) -> list[Problem]:
+    """Nothing if files can be made in the folder, or it can be made itself; else what forbids."""
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    why = "cannot be written by this user" if there.is_dir() else "is no folder"
+    at = str(there) if there == path.absolute() else f"{path} is not there, and {there}"
+    return [Problem(key, f"{at} {why}: choose another, or have it made for this user")]
+
+
 def secret_problem(key: str, ref: str) -> list[Problem]:
     """Nothing if the reference leads to a secret, else one problem that says why not."""
     try:

@@ -59,6 +59,16 @@ class OnnxClassifier(Classifier):
         return self._names[1:] if self._model is not None else ()
 
     @property
+    def knows(self) -> frozenset[str]:
+        """The classes that the model can tell apart, by the fleet's names; none before `load`."""
+        return frozenset(self._becomes)
+
+    @property
+    def _becomes(self) -> list[str]:
+        own = self._model.classes if self._model is not None else ()
+        return [self._renamed.get(name, name) for name in own]
+
+    @property
     def problem(self) -> str:
         return self._problem
 
@@ -72,10 +82,11 @@ class OnnxClassifier(Classifier):
         if self._model is None or not wanted:
             self._names = (OTHER_CLASS,)
             return
-        becomes = [self._renamed.get(name, name) for name in self._model.classes]
-        found = sorted(wanted.intersection(becomes))
+        found = sorted(wanted & self.knows)
         self._names = (OTHER_CLASS, *found)
-        self._name_of = tuple(self._names.index(name) if name in found else 0 for name in becomes)
+        self._name_of = tuple(
+            self._names.index(name) if name in found else 0 for name in self._becomes
+        )
         log.info("classifier_ready" if found else "classifier_idle", classes=found)
         if missing := sorted(set(self._renamed.values()) - wanted):
             log.warning("classifier_renames_to_unknown_classes", classes=missing)

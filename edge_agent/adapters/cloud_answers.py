@@ -11,6 +11,7 @@ from shared.errors import TidegateError
 from shared.limits import ERROR_CHARS_MAX
 
 TOKENS_MAX: Final = 10**9
+FLOAT32_MAX: Final = 3.4028234663852886e38
 """A count beyond this is garbage and counts as no report at all."""
 
 # Some servers write NaN and Infinity, as in log probabilities; no client could read them.
@@ -128,7 +129,7 @@ def whole_answer(body: bytes, *, texts: bool = False) -> tuple[dict[str, Any], U
 def embeddings_answer(
     body: bytes, *, inputs: int
 ) -> tuple[tuple[tuple[float, ...], ...], Usage | None]:
-    """The vectors of so many inputs, in their order, and the usage.
+    """The vectors of so many inputs, in their order, each value a 32-bit float, and the usage.
 
     Raises
     ------
@@ -151,7 +152,9 @@ def embeddings_answer(
 
 
 def _is_vector(value: object) -> bool:
-    return isinstance(value, list) and all(type(each) in (float, int) for each in value)
+    return isinstance(value, list) and all(
+        type(each) in (float, int) and abs(each) <= FLOAT32_MAX for each in value
+    )
 
 
 def chat_form(choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:

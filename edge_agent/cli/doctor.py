@@ -19,7 +19,7 @@ from edge_agent.adapters.model_library.pull import verify
 from edge_agent.adapters.sensors import SystemSensors
 from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.output import Format, OutputFormat, console, show_json
-from edge_agent.cli.parts import link_target, local_models
+from edge_agent.cli.parts import link_target, local_models, new_classifier
 from edge_agent.cli.progress import showing
 from edge_agent.config import AgentConfig, load
 from shared.clock import SystemClock
@@ -46,6 +46,7 @@ def doctor(
             settings,
             models=local_models(settings),
             target=link_target(settings),
+            classifier=new_classifier(settings),
             sensors=SystemSensors(state_dir=there),
             clock=SystemClock(),
             environ=os.environ,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_agent.adapters.classifier import OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.doctor import accelerator, cloud, link, local, machine
 from edge_agent.adapters.doctor.finding import Finding
@@ -19,6 +20,7 @@ async def examine(
     *,
     models: list[LocalModel],
     target: LinkTarget,
+    classifier: OnnxClassifier | None,
     sensors: DeviceSensors,
     clock: Clock,
     environ: Mapping[str, str],
@@ -35,6 +37,7 @@ async def examine(
         *machine.sensors(settings, state=state),
         await asyncio.to_thread(accelerator.accelerator, models, root=root),
         *local.models(settings),
+        await asyncio.to_thread(local.classifier, classifier, fleet=books.config),
         books.finding,
         await asyncio.to_thread(local.port, settings.listen, tls=settings.tls.enabled),
         *await link.coordinator_and_clock(

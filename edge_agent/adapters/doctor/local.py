@@ -1,4 +1,4 @@
-"""What is on this device: configuration, models, books, and the port to listen on."""
+"""What is on this device: configuration, models, classifier, books, and the port to listen on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edge_agent.adapters.classifier import OnnxClassifier
 from edge_agent.adapters.doctor.finding import Finding, fail, ok, warn
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.adapters.model_library import LibraryError, ModelLibrary
@@ -20,10 +21,11 @@ from edge_agent.adapters.model_library.library import size_text
 from edge_agent.adapters.model_library.origin import read_origin
 from edge_agent.adapters.sqlite_books_file import SCHEMA_VERSION
 from edge_agent.books import MetaKey
+from edge_agent.candidates import OTHER_CLASS
 from edge_agent.config import AgentConfig, ModelConfig, check
 from shared import wire
 from shared.decision.types import DeviceConfig
-from shared.errors import ProtocolError
+from shared.errors import ConfigError, ProtocolError
 from shared.units import Address
 
 AGENT_S: Final = 3.0
@@ -87,6 +89,27 @@ def _model(model: ModelConfig) -> Finding:
     if model.sha256 and origin is not None and origin.sha256 != model.sha256:
         return fail(name, f"{path} has another sha256 than is pinned", f"{pull} --again")
     return ok(name, f"{path}, {size_text(size)}")
+
+
+def classifier(made: OnnxClassifier | None, *, fleet: DeviceConfig | None) -> Finding:
+    """Whether the model works, and tells apart what the fleet's classes are."""
+    if made is None:
+        return ok("classifier", f"switched off: what no client names is of class `{OTHER_CLASS}`")
+    try:
+        made.load()
+    except ConfigError as error:
+        return fail("classifier", str(error), "mend it, or set classifier.enabled = false")
+    wanted = {each.id for each in fleet.task_classes} - {OTHER_CLASS} if fleet else set()
+    strange = sorted(wanted - made.knows)
+    if strange:
+        return warn(
+            "classifier",
+            f"cannot tell {', '.join(strange)}: clients must name them in x-tidegate-task",
+            "map names in [classifier.classes], or tidegate-lab train-classifier",
+        )
+    if not wanted:
+        return ok("classifier", "works; the fleet has no classes to tell apart so far")
+    return ok("classifier", f"tells {', '.join(sorted(wanted))}")
 
 
 def books(path: Path) -> BooksSeen:

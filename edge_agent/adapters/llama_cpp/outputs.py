@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.llama_cpp.tool_calls import CallPart
@@ -100,3 +102,17 @@ class JobFailed:
 
 
 Output = TextProduced | JobDone | VectorMade | VectorsDone | JobFailed
+
+
+def defect(error: Exception) -> ArmFailed:
+    """What to tell of an error that nobody foresaw: its kind and its place.
+
+    Not its text, which may quote a prompt.
+    """
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return ArmFailed(
+        "worker_defect",
+        f"the llama.cpp worker could not go on with this request ({type(error).__name__} in "
+        f"{Path(place.filename).name}, line {place.lineno}): other requests are not affected; "
+        "please report it",
+    )

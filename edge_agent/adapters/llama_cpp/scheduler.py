@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from edge_agent.adapters.llama_cpp.choices import Choice, Job, told, turn_of
-from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output
+from edge_agent.adapters.llama_cpp.outputs import JobDone, JobFailed, Output, defect
 from edge_agent.adapters.llama_cpp.prefix import SlotPool
 from edge_agent.adapters.llama_cpp.request import ChatSpec
 from edge_agent.adapters.llama_cpp.sequence_model import (
@@ -157,7 +157,7 @@ class Scheduler(Generic[SamplerT]):
                 job.choices.append(
                     Choice(job, index, sampler, text, reader, list(job.prompt), tokens_max=wanted)
                 )
-        except ArmFailed:
+        except Exception:
             for choice in job.choices:
                 choice.sampler.close()
             raise
@@ -244,7 +244,13 @@ class Scheduler(Generic[SamplerT]):
             return
         now = self._now()
         for (choice, _), part, row in zip(work, parts, rows, strict=True):
-            self._advance(choice, part, row, now, outputs)
+            if choice not in self._running:  # an earlier choice took its request's others along
+                continue
+            try:
+                self._advance(choice, part, row, now, outputs)
+            except Exception as error:  # noqa: BLE001 - told to its client; the others go on
+                self.cancel(choice.job.key)
+                outputs.append(JobFailed(choice.job.key, defect(error)))
 
     def _advance(
         self,

@@ -166,8 +166,8 @@ class LlamaWorker(LocalModels):
         ------
         ArmFailed
             `not_configured`, `model_broken`, `invalid_request`, `unsupported`,
-            `context_length_exceeded`, `decode_failed`, `worker_unavailable`, `worker_crashed` or
-            `worker_stopped`.
+            `context_length_exceeded`, `decode_failed`, `worker_defect`, `worker_unavailable`,
+            `worker_crashed` or `worker_stopped`.
         """
         spec = parse_chat(call.body)
         created_unix_s = self._clock.unix_ms() // 1000

@@ -35,6 +35,7 @@ from edge_agent.adapters.llama_cpp.outputs import (
     Output,
     TextProduced,
     VectorMade,
+    defect,
 )
 from edge_agent.adapters.llama_cpp.pipe import Pipe
 from edge_agent.adapters.llama_cpp.request import ChatSpec
@@ -201,6 +202,9 @@ class Worker:
                 scheduler.add(key, spec, stream=frame["stream"], arrived_s=arrived_s)
         except ArmFailed as failure:
             self._report([JobFailed(key, failure)])
+        except Exception as error:  # noqa: BLE001 - told to its client; the others go on
+            scheduler.cancel(key)
+            self._report([JobFailed(key, defect(error))])
 
     def _cancel(self, key: int) -> None:
         arm = self._arm_of.pop(key, None)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from struct import pack
 from typing import Any
 
 import pytest
 
-from edge_agent.adapters.cloud_answers import AnswerError, StreamTally, whole_answer
+from edge_agent.adapters.cloud_answers import (
+    AnswerError,
+    StreamTally,
+    embeddings_answer,
+    whole_answer,
+)
 
 MALFORMED = [
     "text",
@@ -43,3 +49,14 @@ def test_numbers_that_json_does_not_have_become_null() -> None:
     raw = b'{"choices": [{"message": {}, "logprobs": {"content": [{"logprob": -Infinity}]}}]}'
     answer, _ = whole_answer(raw)
     assert answer["choices"][0]["logprobs"] == {"content": [{"logprob": None}]}
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1" + "0" * 400, "NaN", "null", "true"])
+def test_a_vector_that_32_bits_cannot_hold_is_a_bad_response(value: str) -> None:
+    """Clients ask for vectors as base64 of such numbers; the largest of them are no problem."""
+    reply = '{"data": [{"index": 0, "embedding": [0.5, %s]}]}'
+    with pytest.raises(AnswerError, match="not one array of numbers") as caught:
+        embeddings_answer((reply % value).encode(), inputs=1)
+    assert "bad_response" == caught.value.reason
+    ((vector,), _) = embeddings_answer((reply % "3.4028234663852886e38").encode(), inputs=1)
+    assert pack("<2f", *vector)

@@ -200,6 +200,26 @@ def test_check_tells_what_this_machine_lacks(
     }
 
 
+def test_check_wants_a_folder_that_the_agent_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that it can make; what is in the way is named."""
+    (tmp_path / "file").touch()
+
+    def problem(folder: Path) -> str:
+        found = check(load(None, {"state_dir": str(folder)}))
+        assert all("state_dir" == key for key, _ in found)
+        return found[0].problem if found else ""
+
+    assert "" == problem(tmp_path)
+    assert "" == problem(tmp_path / "new" / "one")
+    assert f"{tmp_path / 'file'} is no folder" in problem(tmp_path / "file" / "books")
+    # Root may write anywhere, and tests may run as root.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert f"{tmp_path} cannot be written by this user" in problem(tmp_path)
+    assert f"new is not there, and {tmp_path} cannot be written" in problem(tmp_path / "new")
+
+
 def test_the_schema_describes_every_key() -> None:
     """It is JSON and knows all keys."""
     schema = json.loads(json.dumps(config_schema()))

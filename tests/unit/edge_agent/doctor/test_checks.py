@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,13 @@ from edge_agent.adapters.doctor import accelerator, cloud, local, machine
 from edge_agent.adapters.doctor.finding import Finding, Verdict
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.books import MetaKey, PutConfig, PutMeta
+from edge_agent.cli.parts import new_classifier
 from edge_agent.config import AgentConfig, load
 from edge_agent.ports import LocalModel
-from shared.decision.types import Battery, DeviceState
+from shared.decision.types import Battery, DeviceState, TaskClass
 from shared.units import Address
 from tests.fakes.samples import cloud_arm, device_config, local_arm
+from tests.fakes.task_models import small_onnx
 from tests.unit.edge_agent.llama_cpp.gguf_files import TINY
 
 X86 = "processor : 0\nflags : fpu sse4_2 avx avx2 f16c fma {more}\n"
@@ -184,6 +187,27 @@ def test_models_are_judged_by_their_files(tmp_path: Path) -> None:
     assert "download it again" in bad.says
     (none,) = local.models(settings(state_dir=str(tmp_path)))
     assert WARN is none.verdict
+
+
+def test_the_classifier_is_tried_and_compared_with_the_fleets_classes(tmp_path: Path) -> None:
+    """What it cannot tell apart is told before clients wonder."""
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(small_onnx())
+    other, code, trip = (TaskClass(name, deadline_ms=0) for name in ("other", "code", "trip"))
+
+    def look(*classes: TaskClass, **options: Any) -> Finding:
+        made = new_classifier(settings(classifier={"path": str(path), **options}))
+        fleet = replace(device_config(local_arm()), task_classes=classes)
+        return local.classifier(made, fleet=fleet if classes else None)
+
+    assert (OK, "switched off") == (look(enabled=False).verdict, look(enabled=False).says[:12])
+    assert "no classes to tell apart so far" in look(other).says
+    assert "no classes to tell apart so far" in look().says
+    assert "tells code" == look(other, code).says
+    assert (WARN, True) == (look(code, trip).verdict, "cannot tell trip" in look(code, trip).says)
+    assert "tells code, trip" == look(code, trip, classes={"trips": "trip"}).says
+    path.write_bytes(b"junk")
+    assert (FAIL, True) == (look(code).verdict, "mine.onnx: is not a model" in look(code).says)
 
 
 async def made_books(folder: Path) -> Path:

@@ -54,6 +54,8 @@ class FakeModel:
         Whether the memory refuses to forget in part, as recurrent models do.
     script : bytes
         Said by every answer, then `END`; empty for `next_token`.
+    fail_piece : bool
+        The next token's text is a defect's, whose error quotes the prompt.
     """
 
     arm: str = "fake"
@@ -65,6 +67,7 @@ class FakeModel:
     script: bytes = b""
     tools: ToolFormat | None = None
     fail_next_decode: bool = False
+    fail_piece: bool = False
     memory: dict[int, list[int]] = field(default_factory=dict)
     batches: list[list[BatchPart]] = field(default_factory=list)
     samplers: list[FakeSampler] = field(default_factory=list)
@@ -116,6 +119,9 @@ class FakeModel:
         return TokenLogprob(-0.5, self.piece(token), likeliest)
 
     def piece(self, token: int) -> bytes:
+        if self.fail_piece:
+            self.fail_piece = False
+            raise KeyError("what the prompt said")
         return bytes([token % 1_000])
 
     def is_end(self, token: int) -> bool:

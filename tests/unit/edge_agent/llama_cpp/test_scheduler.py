@@ -288,6 +288,22 @@ def test_a_failed_batch_fails_its_answers_and_no_others() -> None:
     assert answer_alone("two", 5) == bench.text(1)
 
 
+def test_a_defect_ends_the_request_that_met_it_and_no_other() -> None:
+    """All its choices end; it names its place, not its text, which may quote a prompt."""
+    bench = Bench()
+    bench.add(0, "one", tokens=5, n=2)
+    bench.add(1, "two", tokens=5)
+    bench.step()
+    bench.model.fail_piece = True
+    (failed,) = [output for output in bench.step() if isinstance(output, JobFailed)]
+    assert (0, "worker_defect") == (failed.job, failed.failure.reason)
+    assert "KeyError in fake_model.py, line" in str(failed.failure)
+    assert "what the prompt said" not in str(failed.failure)
+    bench.run()
+    assert answer_alone("two", 5) == bench.text(1)
+    assert all(sampler.closed for sampler in bench.model.samplers)
+
+
 def test_a_paced_model_reads_and_writes_at_its_pace() -> None:
     """10 tokens/s: 40 prompt tokens take 0.5 s and each later token 0.1 s, for each answer."""
     bench = Bench(model=FakeModel(script=b"x" * 50), rate=10.0)

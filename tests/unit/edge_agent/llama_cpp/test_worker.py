@@ -132,6 +132,17 @@ def test_a_broken_model_fails_its_requests_alone(start: Callable[..., Bench]) ->
     assert ("b", "loaded") in _states(facts)
 
 
+def test_a_request_that_nobody_foresaw_fails_alone(start: Callable[..., Bench]) -> None:
+    """The worker, and the answers in it, live on."""
+    bench = start()
+    bench.chat(1, "a", tokens=20)
+    bench.say(op="chat", id=2, arm="a", stream=True, spec={"messages": 7})
+    bench.chat(3, "a")
+    facts = bench.until_done(1, 2, 3)
+    assert [(2, "worker_defect")] == [(fact[1], fact[2]) for fact in facts if fact[0] == "f"]
+    assert {1, 3} == {fact[1] for fact in facts if fact[0] == "d"}
+
+
 def test_a_file_that_went_away_is_broken(start: Callable[..., Bench]) -> None:
     """It was there when the agent looked, and is looked at again before the load."""
     bench = start()
