@@ -239,7 +239,9 @@ class Device:
         self.tidy()
         self.talk()
         line = self.line
-        if line is not None and line.welcomed and self.keeper.spooled.is_set():
+        if self.keeper.keeps_any:
+            self._next_round(ROUND_MS)
+        elif line is not None and line.welcomed and self.keeper.spooled.is_set():
             self._next_round(max(ROUND_MS, line.send_at - self.world.now))
         else:
             self._next_round(IDLE_ROUND_MS)
