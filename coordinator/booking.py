@@ -252,7 +252,7 @@ class Booking:
                 booked.note_cost(attempt, request_id, tag=outcome.tag)
         device = booked.device
         place = (self._next(), device.id, device.device_class, record.sequence, slot)
-        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
+        booked.learned.append(BookedOutcome(*place, outcome, record.run, record.place))
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)

@@ -76,7 +76,7 @@ class SpoolProgress:
         acked, marks = self.acked, dict(self.marks)
         fresh: list[SpoolRecord] = []
         for record in records:
-            sequence, incarnation, body, _ = record
+            sequence, incarnation, body, _, _ = record
             first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
             if sequence <= acked:
                 continue

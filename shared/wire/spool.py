@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from shared.decision.types import (
@@ -17,7 +19,8 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX
+from shared.pb.v1 import fleet_pb2
 from shared.pb.v1 import types_pb2 as pb
 from shared.wire.checks import (
     encoding,
@@ -32,6 +35,7 @@ from shared.wire.checks import (
     write_ppm,
 )
 from shared.wire.outcome import attempt_from_pb, fill_attempt, fill_outcome, outcome_from_pb
+from shared.wire.outcome_run import run_from_pb, run_to_pb
 
 _RECORD_FIELDS: Final = attrgetter("sequence", "incarnation", "outcome")
 
@@ -202,9 +206,7 @@ def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     if sequence < 1:
         raise ProtocolError(f"record.sequence must be at least 1, not {sequence}")
     if message.HasField("outcome"):  # nearly all of them have
-        return SpoolRecord(
-            sequence, incarnation, outcome_from_pb(outcome), outcome.SerializeToString()
-        )
+        return SpoolRecord(sequence, incarnation, outcome_from_pb(outcome))
     return SpoolRecord(sequence, incarnation, _body_from_pb(message))
 
 
@@ -225,6 +227,36 @@ def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
                 f"record.body of sequence {message.sequence} is missing or of an unknown kind; "
                 "is the peer of a newer version?"
             )
+
+
+def batch_to_pb(records: Iterable[SpoolRecord]) -> fleet_pb2.OutcomeBatch:
+    """Records that follow each other: outcomes by the run, all else one by one."""
+    batch = fleet_pb2.OutcomeBatch()
+    runs: dict[str, list[SpoolRecord]] = {}
+    for record in records:
+        if isinstance(record.body, Outcome):
+            runs.setdefault(record.incarnation, []).append(record)
+        else:
+            batch.records.append(record_to_pb(record))
+    batch.runs.extend(map(run_to_pb, runs.values()))
+    return batch
+
+
+def batch_from_pb(batch: fleet_pb2.OutcomeBatch) -> list[SpoolRecord]:
+    """The records of a batch, in the order of their sequences.
+
+    Raises
+    ------
+    LimitError
+        If there are more than a batch may have.
+    """
+    size = len(batch.records) + sum(len(run.request_id) for run in batch.runs)
+    if size > BATCH_RECORDS_MAX:
+        raise LimitError(f"a batch has at most {BATCH_RECORDS_MAX} records, not {size}")
+    parts = [run_from_pb(run) for run in batch.runs]
+    if batch.records:
+        parts.append([record_from_pb(record) for record in batch.records])
+    return parts[0] if len(parts) == 1 else sorted(chain(*parts), key=itemgetter(0))
 
 
 def record_to_bytes(record: SpoolRecord) -> bytes:

@@ -17,6 +17,7 @@ from shared import wire
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
+    Candidate,
     IncarnationRange,
     Outcome,
     RequestStatus,
@@ -33,6 +34,7 @@ BATCHES = 60
 ROUNDS = 5
 NOW_MS = 360_000_000
 COST_NANOS = 1_000
+CANDIDATES = (Candidate("tiny", 500_000), Candidate("cloud", 500_000))
 
 
 def ingestion() -> list[Figure]:
@@ -70,11 +72,11 @@ def _batches() -> list[bytes]:
     """Serialised batches of one device; every other outcome has a paid attempt."""
     batches, sequence = [], 0
     for _ in range(BATCHES):
-        message = fleet_pb2.DeviceMessage()
+        records = []
         for _ in range(BATCH_RECORDS_MAX):
             sequence += 1
-            record = SpoolRecord(sequence, "inc", _outcome(sequence))
-            message.batch.records.append(wire.record_to_pb(record))
+            records.append(SpoolRecord(sequence, "inc", _outcome(sequence)))
+        message = fleet_pb2.DeviceMessage(batch=wire.batch_to_pb(records))
         batches.append(message.SerializeToString())
     return batches
 
@@ -104,6 +106,7 @@ def _outcome(number: int) -> Outcome:
         latency_ms=attempt.latency_ms,
         deadline_ms=1_000,
         hit=True,
+        candidates=CANDIDATES,
     )
 
 
@@ -132,7 +135,7 @@ def _book_all(path: Path) -> float:
     began = time.perf_counter()
     for batch in batches:
         message = fleet_pb2.DeviceMessage.FromString(batch)
-        records = [wire.record_from_pb(record) for record in message.batch.records]
+        records = wire.batch_from_pb(message.batch)
         do(engine.batch("d1", records, incarnation="inc", unix_ms=NOW_MS))
     rate = BATCHES * BATCH_RECORDS_MAX / (time.perf_counter() - began)
     store.close()
@@ -143,9 +146,10 @@ def _insert_all(path: Path, *, into: Path) -> float:
     """Outcomes a second when the driver alone inserts the rows that are in the books."""
     with sqlite3.connect(path) as source:
         schema = source.execute(
-            "SELECT sql FROM sqlite_master WHERE tbl_name IN ('outcome', 'ledger') AND sql <> ''"
+            "SELECT sql FROM sqlite_master WHERE sql <> '' AND tbl_name IN ('outcome', 'ledger', 'outcome_run')"
         ).fetchall()
         outcomes = source.execute("SELECT * FROM outcome ORDER BY position").fetchall()
+        runs = source.execute("SELECT * FROM outcome_run ORDER BY position").fetchall()
         ledger = source.execute("SELECT * FROM ledger ORDER BY id").fetchall()
     with sqlite3.connect(into, isolation_level=None) as bare:
         bare.execute("PRAGMA journal_mode = WAL")
@@ -155,7 +159,7 @@ def _insert_all(path: Path, *, into: Path) -> float:
         began = time.perf_counter()
         for at in range(BATCHES):
             bare.execute("BEGIN IMMEDIATE")
-            for table, rows in (("outcome", outcomes), ("ledger", ledger)):
+            for table, rows in (("outcome", outcomes), ("outcome_run", runs), ("ledger", ledger)):
                 size = -(-len(rows) // BATCHES)
                 part = rows[at * size : (at + 1) * size]
                 places = ", ".join("?" * len(rows[0]))
