@@ -63,11 +63,15 @@ class Stream:
         self.total = 0.0
         self.next_test = 2
 
-    def add(self, value: float) -> None:
-        """Append an observation, uncompressed until somebody looks at the blocks. O(1)."""
+    def add(self, value: float) -> bool:
+        """Append an observation, uncompressed until somebody looks at the blocks. O(1).
+
+        Tells whether it is time to test.
+        """
         self._fresh.append(value)
         self.count += 1
         self.total += value
+        return self.count >= self.next_test
 
     @property
     def blocks(self) -> list[Block]:

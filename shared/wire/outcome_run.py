@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, cast
 
 from shared.decision.money import PPM
 from shared.decision.types import Attempt, Candidate, Fallout, Observation, Outcome, SpoolRecord
 from shared.errors import LimitError, ProtocolError
 from shared.limits import AMOUNT_NANOS_MAX, RECORD_BYTES_MAX
 from shared.pb.v1 import types_pb2 as pb
+from shared.rows import maker
 from shared.wire.checks import encoding, known, parse, write_chance, write_id
 from shared.wire.outcome import (
     SETTLE_FROM_PB,
@@ -26,9 +27,6 @@ from shared.wire.outcome import (
     fill_observation,
     observation_from_pb,
 )
-
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class _Column:
@@ -98,17 +96,12 @@ class _Part(NamedTuple):
     columns: tuple[_Column, ...]
 
 
-def _maker(kind: Callable[..., T]) -> Callable[[tuple[Any, ...]], T]:
-    """Makes a named tuple of all its values at once, without a call in Python."""
-    return cast("Callable[[tuple[Any, ...]], T]", partial(tuple.__new__, kind))
-
-
-_new_outcome: Final = _maker(Outcome)
-_new_record: Final = _maker(SpoolRecord)
+_new_outcome: Final = maker(Outcome)
+_new_record: Final = maker(SpoolRecord)
 _PARTS: Final = (
-    _Part("attempts", _maker(Attempt), _ATTEMPT),
-    _Part("fallouts", _maker(Fallout), _FALLOUT),
-    _Part("candidates", _maker(Candidate), _CANDIDATE),
+    _Part("attempts", maker(Attempt), _ATTEMPT),
+    _Part("fallouts", maker(Fallout), _FALLOUT),
+    _Part("candidates", maker(Candidate), _CANDIDATE),
 )
 
 
