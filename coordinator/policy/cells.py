@@ -6,8 +6,8 @@ mean (recursive residuals; Brown, Durbin and Evans, 1975). The second sees a cha
 contexts at once long before any single one could.
 """
 
-import math
 from collections.abc import Iterable, Mapping
+from math import log1p, sqrt
 from typing import Any, Final
 
 from coordinator.policy.detector import Stream, alarm_level
@@ -220,7 +220,7 @@ class CellStore:
         prices : mapping of arm to float
             What a request is expected to cost, in nano-dollars.
         """
-        named = list(keys)
+        named, watch = list(keys), self._watch if self.adaptive else _unwatched
         found = [self.cells.get(key) for key in named]
         priced = [prices.get(key[2], 0.0) for key in named]
         for number, cost_nanos, hit, latency_ms, grade in observations:
@@ -234,19 +234,19 @@ class CellStore:
                 if cost_nanos or price:
                     cell.cost += cost_nanos
                     cell.cost_squared += cost_nanos * cost_nanos
-                    self._watch(cell, "cost", math.log1p(cost_nanos / max(price, 1.0)))
+                    watch(cell, "cost", log1p(cost_nanos / (price if price > 1.0 else 1.0)))
             if hit is not None:
                 cell.timed += 1
                 cell.hits += hit
-                self._watch(cell, "hit", 1.0 if hit else 0.0)
+                watch(cell, "hit", 1.0 if hit else 0.0)
             if latency_ms is not None:
-                bucket = bucket_of(latency_ms)
-                cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
+                bucket, latency = bucket_of(latency_ms), cell.latency
+                latency[bucket] = latency.get(bucket, 0) + 1
             if grade is not None:
                 cell.grade(grade)
                 reward, counts, _ = grade
                 if counts == 1.0:  # a hint says too little to be taken for a change
-                    self._watch(cell, "reward", reward)
+                    watch(cell, "reward", reward)
         self.changed.update(key for key in named if key in self.cells)
 
     def _new_cell(self, key: Key) -> Cell:
@@ -256,12 +256,10 @@ class CellStore:
 
     def _watch(self, cell: Cell, quantity: str, value: float) -> None:
         """Append an observation to both streams, and test them when it is time."""
-        if not self.adaptive:
-            return
         stream, watch = cell.streams[quantity], cell.watch
         due = False
         if len(watch.cells) > 1 and (count := stream.count) >= _RESIDUALS_AFTER:
-            residual = (value - stream.total / count) * math.sqrt(count / (count + 1.0))
+            residual = (value - stream.total / count) * sqrt(count / (count + 1.0))
             due = watch.streams[quantity].add(residual)
         if stream.add(value) or due:
             self._test(cell, quantity)
@@ -315,3 +313,7 @@ class CellStore:
             key, watch = (device_class, task_class, arm), store.watches[arm]
             store.cells[key] = watch.cells[key] = Cell.from_state(values, watch=watch)
         return store
+
+
+def _unwatched(_cell: Cell, _quantity: str, _value: float) -> None:
+    """Nobody looks for changes."""
