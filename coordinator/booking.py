@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, repeat
+from itertools import chain, groupby, repeat
+from operator import attrgetter
 from typing import Final, cast
 
 from coordinator.account import AttemptCost, BudgetAccount
@@ -40,6 +41,9 @@ from shared.errors import InvariantError
 from shared.rows import changed, maker
 
 _new_booked: Final = maker(BookedOutcome)
+_body: Final = attrgetter("body")
+_attempts: Final = attrgetter("attempts")
+_lease_number: Final = attrgetter("lease_number")
 
 
 def _is_outcome(record: SpoolRecord) -> bool:
@@ -328,9 +332,10 @@ class Booking:
 
 def named_in(records: Iterable[SpoolRecord]) -> Named:
     """What a batch speaks of."""
-    bodies = [record.body for record in records]
+    bodies = list(map(_body, records))
     told = [body for body in bodies if isinstance(body, Outcome)]
-    leases = {attempt.lease_number for outcome in told for attempt in outcome.attempts}
+    attempts = chain.from_iterable(map(_attempts, told))
+    leases = set(map(_lease_number, attempts))
     outcomes = [each.request_id for each in told if each.status is RequestStatus.INTERRUPTED]
     graded: set[str] = set()
     for body in bodies if len(told) < len(bodies) else ():

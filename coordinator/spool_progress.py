@@ -77,9 +77,9 @@ class SpoolProgress:
         fresh: list[SpoolRecord] = []
         for record in records:
             sequence, incarnation, body, _, _ = record
-            first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
             if sequence <= acked:
                 continue
+            first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
             if first > acked + 1:
                 said = f"device {device} sent sequence {first} after {acked}: records are missing"
                 if missing is None:
