@@ -89,7 +89,11 @@ class BudgetAccount:
             self._leases.setdefault((lease.device_id, lease.number), lease)
 
     def forget_before(self, window_id: int) -> None:
-        """Let go of leases that ended in windows before this one; the books have them."""
+        """Let go of leases that ended in windows before this one; the books have them.
+
+        A window that the clock has left stays until its time is over.
+        """
+        start = self._windows[window_id].start_unix_ms
         self._leases = {
             key: lease
             for key, lease in self._leases.items()
@@ -97,7 +101,9 @@ class BudgetAccount:
         }
         held = {lease.window_id for lease in self._leases.values()}
         self._windows = {
-            key: row for key, row in self._windows.items() if key >= window_id or key in held
+            key: row
+            for key, row in self._windows.items()
+            if key >= window_id or key in held or row.end_unix_ms > start
         }
 
     def lease(self, device_id: str, number: int) -> LeaseRecord | None:
@@ -134,6 +140,26 @@ class BudgetAccount:
                 target_nanos=target_nanos,
             )
         )
+
+    def carry(self, window_id: int, *, since_unix_ms: int, until_unix_ms: float, at: int) -> None:
+        """Count against a window what others hold that lie in the same time.
+
+        There are such windows once an operator has left one that had begun in the future: what is
+        settled, unconfirmed and lent in them counts as spent here, so that nothing is spent twice.
+        """
+        left = [
+            self.window(row.id)
+            for row in list(self._windows.values())
+            if row.id != window_id
+            and row.end_unix_ms > since_unix_ms
+            and row.start_unix_ms < until_unix_ms
+        ]
+        held = sum(row.committed_nanos for row in left)
+        if held:
+            ids = ", ".join(str(row.id) for row in left)
+            window = LeaseRecord("", 0, "", window_id, 0, 0, at)
+            note = f"held in windows that the clock has left: {ids}"
+            self._book(window, LedgerKind.CARRY, held, unix_ms=at, note=note)
 
     def set_target(self, window_id: int, target_nanos: int) -> None:
         """Change a window's budget; below what is committed it falls as leases return (C_3)."""
@@ -392,7 +418,7 @@ class BudgetAccount:
             moved[0] += settled
             moved[1] += unconfirmed
             moved[2] += outstanding
-            if settled or unconfirmed:
+            if (settled or unconfirmed) and kind is not LedgerKind.CARRY:  # that is in it already
                 self._spend.add(label, settled=settled, unconfirmed=unconfirmed, unix_ms=unix_ms)
 
     def _put_window(self, window: WindowRow) -> None:

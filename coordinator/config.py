@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from shared.daemon_config import LogConfig, Name, Section, TlsConfig
 from shared.errors import ConfigError
-from shared.limits import NAME_CHARS_MAX
 from shared.settings import (
     Duration,
     FileSettings,
@@ -51,54 +51,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-def _key_name(value: str) -> str:
-    if not re.fullmatch(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}", value):
-        raise ValueError(
-            f"is no name: up to {NAME_CHARS_MAX} of a-z, 0-9, '.', '_' and '-', beginning with a "
-            "letter or a digit"
-        )
-    return value
-
-
-KeyName = Annotated[str, AfterValidator(_key_name)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-class TlsConfig(_Section):
-    """The certificate of this server. Both files or neither."""
-
-    cert_file: str = Field(default="", description="PEM file with the certificate chain")
-    key_file: str = Field(default="", description="PEM file with the private key")
-
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a certificate to use."""
-        return bool(self.cert_file)
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> TlsConfig:
-        if bool(self.cert_file) != bool(self.key_file):
-            raise key_error(
-                "key_file" if self.cert_file else "cert_file", "missing; both files or neither"
-            )
-        return self
-
-
-class LogConfig(_Section):
-    """What is logged and how."""
-
-    format: Literal["json", "console"] = Field(default="json", description="json or console")
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least level that is logged"
-    )
-
-
-class KeepaliveConfig(_Section):
+class KeepaliveConfig(Section):
     """When a silent connection counts as dead."""
 
     interval: Duration = Field(
@@ -123,7 +76,7 @@ def _webhook_url(value: str) -> str:
     return value
 
 
-class AlertsConfig(_Section):
+class AlertsConfig(Section):
     """Whom alerts are told, beside the log and the metrics."""
 
     webhook_url: Annotated[str, AfterValidator(_webhook_url)] = Field(
@@ -150,7 +103,7 @@ class AlertsConfig(_Section):
         return url, read_secret(secret, key="alerts.webhook_secret") if secret else ""
 
 
-class ForecastConfig(_Section):
+class ForecastConfig(Section):
     """What forecasts may use."""
 
     onnx_model: str = Field(
@@ -188,7 +141,7 @@ class CoordinatorConfig(FileSettings):
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     log: LogConfig = Field(default_factory=LogConfig)
     keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig)
-    provider_keys: dict[KeyName, SecretRef] = Field(
+    provider_keys: dict[Name, SecretRef] = Field(
         default_factory=dict,
         description="name to reference of keys that devices get over their link, for arms with "
         'api_key = "coordinator:NAME"',

@@ -11,9 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
@@ -22,6 +20,7 @@ from pydantic_settings import SettingsConfigDict
 
 from edge_agent.device_limits import DeviceLimits, KindLimits
 from edge_agent.model_source import file_name, parse_source
+from shared.daemon_config import LogConfig, Name, NameOrNone, Section, TlsConfig
 from shared.decision.key_budget import KeyBudget
 from shared.decision.money import dollars, nanos_from_dollars
 from shared.limits import AMOUNT_NANOS_MAX, API_KEYS_MAX, NAME_CHARS_MAX
@@ -44,17 +43,7 @@ from shared.units import Address
 
 BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
 BOOKS_FILE: Final = "books.db"
-_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 _ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"should be up to {NAME_CHARS_MAX} of a-z, 0-9, '.', '_' and '-', beginning with a "
-            "letter or a digit"
-        )
-    return value
 
 
 def _host_name() -> str:
@@ -70,34 +59,7 @@ def _origin(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-class TlsConfig(_Section):
-    """The certificate of the HTTP face. Both files or neither."""
-
-    cert_file: str = Field(default="", description="PEM file with the certificate chain")
-    key_file: str = Field(default="", description="PEM file with the private key")
-
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a certificate to use."""
-        return bool(self.cert_file)
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> TlsConfig:
-        if bool(self.cert_file) != bool(self.key_file):
-            raise key_error(
-                "key_file" if self.cert_file else "cert_file", "missing; both files or neither"
-            )
-        return self
 
 
 def _money(value: object) -> int | None:
@@ -117,12 +79,12 @@ Nanos = Annotated[
 ]
 
 
-class KeyConfig(_Section):
+class KeyConfig(Section):
     """One application: the key that it sends, and what its requests are."""
 
     key: SecretRef = Field(description='reference to its key, "env:NAME" or "file:PATH"')
     tag: Name = Field(description="names it in outcomes, metrics and the export")
-    task_class: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+    task_class: NameOrNone = Field(
         default="", description="of requests that name none; empty: as without a key"
     )
     refine_tag: bool = Field(
@@ -150,7 +112,7 @@ class KeyConfig(_Section):
         return KeyBudget(self.tag, self.budget_usd, window_ms)
 
 
-class CoordinatorLinkConfig(_Section):
+class CoordinatorLinkConfig(Section):
     """Where the coordinator is. Without an address only local models answer."""
 
     address: ListenAddress | None = Field(
@@ -160,7 +122,7 @@ class CoordinatorLinkConfig(_Section):
         default="",
         description="PEM file of the authority that signed its certificate; empty: the system's",
     )
-    device_class: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+    device_class: NameOrNone = Field(
         default="", description="class to join as; empty: the one that the join token names"
     )
     join_token: Annotated[str, AfterValidator(lambda v: check_secret_ref(v) if v else v)] = Field(
@@ -185,7 +147,7 @@ def _sha256(value: str) -> str:
     return value.lower()
 
 
-class LibraryConfig(_Section):
+class LibraryConfig(Section):
     """Where `tidegate-agent models pull` keeps what it fetches."""
 
     folder: str = Field(
@@ -196,7 +158,7 @@ class LibraryConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """A model file on this device, bound to a local arm of the fleet."""
 
     arm: Name = Field(description='the local arm that it serves, such as "tiny"')
@@ -234,7 +196,7 @@ class ModelConfig(_Section):
         return self
 
 
-class WorkerConfig(_Section):
+class WorkerConfig(Section):
     """The process that runs the models."""
 
     memory_bytes_max: ByteSize = Field(
@@ -245,7 +207,7 @@ class WorkerConfig(_Section):
     )
 
 
-class KindLimitsConfig(_Section):
+class KindLimitsConfig(Section):
     """What closes one kind of arms."""
 
     temperature_celsius_max: Annotated[float, Field(ge=0.0, le=150.0)] = Field(
@@ -275,7 +237,7 @@ class KindLimitsConfig(_Section):
         )
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """When the device's condition closes its arms."""
 
     local: KindLimitsConfig = Field(
@@ -290,7 +252,7 @@ class LimitsConfig(_Section):
         return DeviceLimits(local=self.local.to_limits(), cloud=self.cloud.to_limits())
 
 
-class ClassifierConfig(_Section):
+class ClassifierConfig(Section):
     """What tells the task class of a request whose client named none."""
 
     enabled: bool = Field(
@@ -306,15 +268,6 @@ class ClassifierConfig(_Section):
     classes: dict[Name, Name] = Field(
         default_factory=dict,
         description="the model's class = the fleet's class, where their names differ",
-    )
-
-
-class LogConfig(_Section):
-    """What is logged and how."""
-
-    format: Literal["json", "console"] = Field(default="json", description="json or console")
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least level that is logged"
     )
 
 
@@ -337,7 +290,7 @@ class AgentConfig(FileSettings):
         default="route",
         description="observe: log what would have been decided, while observe_arm answers",
     )
-    observe_arm: Annotated[str, AfterValidator(lambda v: _name(v) if v else v)] = Field(
+    observe_arm: NameOrNone = Field(
         default="", description="the arm of the fleet that answers in the mode observe"
     )
     state_dir: Path = Field(

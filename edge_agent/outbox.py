@@ -51,6 +51,7 @@ class Outbox:
         self._compacted = 0
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
         self._acked_at: deque[tuple[int, int]] = deque()
+        self.unreadable: set[int] = set()
         began = json.loads(meta.get(MetaKey.INCARNATIONS, "[]"))
         self._began: list[tuple[str, int]] = [(name, after) for name, after in began]
         self._began.append((incarnation, self.last))
@@ -69,6 +70,19 @@ class Outbox:
         ]
         held = [r for r in ranges[:-2] if r.last > max(r.after, self._trimmed)]
         return (*held, *ranges[-2:])
+
+    def identified(self, records: Sequence[SpoolRecord]) -> list[SpoolRecord]:
+        """The records, those that cannot be read with the incarnation that wrote them.
+
+        They stay in the books as they are, and the coordinator is told of each: its sequence counts
+        as booked, so that the records behind it get through.
+        """
+        return [self._identified(record) if is_unreadable(record) else record for record in records]
+
+    def _identified(self, record: SpoolRecord) -> SpoolRecord:
+        self.unreadable.add(record.sequence)
+        wrote = (name for name, after in reversed(self._began) if after < record.sequence)
+        return record._replace(incarnation=next(wrote, self._began[0][0]))
 
     @property
     def waiting(self) -> int:
@@ -141,6 +155,7 @@ class Outbox:
         if through <= self._trimmed:
             return []
         self._trimmed = through
+        self.unreadable = {sequence for sequence in self.unreadable if sequence > through}
         while self._acked_at and self._acked_at[0][0] <= through:
             self._acked_at.popleft()
         return [TrimSpool(through)]
@@ -148,7 +163,14 @@ class Outbox:
 
 def is_summarised(body: SpoolBody) -> bool:
     """Whether a summary may stand for this, as far as it was never sent (rule O_2)."""
+    if isinstance(body, SpoolSummary) and body.unreadable:
+        return False  # the books keep it as it is
     return isinstance(body, _SUMMARISED) and not _tells_overrun(body)
+
+
+def is_unreadable(record: SpoolRecord) -> bool:
+    """Whether this stands for a record that the books can no longer read."""
+    return isinstance(record.body, SpoolSummary) and record.body.unreadable > 0
 
 
 def _tells_overrun(body: SpoolBody) -> bool:

@@ -32,6 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_NAME = ".installed"
+PACKAGES = ("edge_agent", "coordinator", "shared")
 PROGRESS_INTERVAL_S = 20
 FAILURE_LINES = 40
 # The multimodal library is half of the build, and Tidegate sends text only.
@@ -50,38 +51,42 @@ X86_OPTIONS = {
 class Profile:
     """One set of packages, the file that pins them all, and whether llama.cpp is among them.
 
-    `node` is a package.json whose packages go into the folder `js` of the environment.
+    `extras` of the project are installed from a copy, so that building them leaves nothing in the
+    checkout. `node` is a package.json whose packages go into the folder `js` of the environment.
     """
 
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...] = ()
+    extras: str = ""
     constraints: Path = ROOT / "constraints.txt"
-    project: bool = True
     llama: bool = True
     node: Path | None = None
 
     @property
-    def inputs(self) -> tuple[Path, ...]:
-        """The files whose change asks for a new installation."""
-        own = (ROOT / "pyproject.toml",) if self.project else ()
-        node = (self.node,) if self.node else ()
-        return (Path(__file__), self.constraints, *own, *node)
+    def fingerprint(self) -> str:
+        """Changes with everything that asks for a new installation."""
+        inputs = [Path(__file__), self.constraints, ROOT / "pyproject.toml"]
+        inputs += [self.node] if self.node else []
+        for package in PACKAGES if self.extras else ():
+            inputs += sorted(each for each in (ROOT / package).rglob("*") if _is_source(each))
+        told = hashlib.sha256()
+        for path in inputs:
+            told.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+        return told.hexdigest()
 
 
 PROFILES = {
     "dev": Profile(("--no-compile", "--editable", f"{ROOT}[edge,coordinator,lab,dev]")),
-    "edge": Profile((f"{ROOT}[edge]",)),
-    "coordinator": Profile((f"{ROOT}[coordinator]",), llama=False),
+    "edge": Profile(extras="[edge]"),
+    "coordinator": Profile(extras="[coordinator]", llama=False),
     # The OpenAI-compatible server that plays the paid cloud: it needs other packages than we do.
     "cloud": Profile(
         ("--no-compile", "llama-cpp-python[server]"),
         constraints=ROOT / "deploy" / "demo" / "cloud-constraints.txt",
-        project=False,
     ),
     # Clients of the API that clash with our packages, or are no Python at all.
     "compat": Profile(
         ("--no-compile", "litellm", "langchain-openai"),
         constraints=ROOT / "tests" / "compat" / "constraints.txt",
-        project=False,
         llama=False,
         node=ROOT / "tests" / "compat" / "package.json",
     ),
@@ -99,7 +104,7 @@ def main() -> int:
     parser.add_argument("venv", type=Path)
     arguments = parser.parse_args()
     try:
-        prepare(PROFILES[arguments.profile], arguments.venv)
+        prepare(arguments.profile, arguments.venv)
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
@@ -109,12 +114,16 @@ def main() -> int:
     return 0
 
 
-def prepare(profile: Profile, venv: Path) -> None:
-    """Install the profile into `venv` unless it is there and no older than its inputs."""
+def prepare(name: str, venv: Path) -> None:
+    """Install the profile into `venv` unless just this is in it; other profiles may be as well."""
+    profile = PROFILES[name]
     venv.mkdir(parents=True, exist_ok=True)
     with _locked(venv, waiting_for=f"another installation into {venv}"):
         stamp = venv / STAMP_NAME
-        if stamp.exists() and all(_mtime(stamp) >= _mtime(path) for path in profile.inputs):
+        line = f"{name} {profile.fingerprint}\n"
+        there = stamp.read_text().splitlines(keepends=True) if stamp.exists() else []
+        if line in there:
+            stamp.touch()  # for make, which compares times
             return
         python = venv / "bin" / "python"
         if not python.exists():
@@ -123,17 +132,33 @@ def prepare(profile: Profile, venv: Path) -> None:
             ["--find-links", str(llama_wheel_dir(profile, python))] if profile.llama else []
         )
         print(f"Installing the packages of {profile.constraints.name} into {venv} ...", flush=True)
-        command = [
-            *(str(python), "-m", "pip", "install", "--quiet"),
-            *("--disable-pip-version-check", "--constraint", str(profile.constraints), *find_links),
-            *profile.requirements,
-        ]
-        quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-        if subprocess.run(command, check=False, env=quiet).returncode != 0:
-            raise BootstrapError(f"pip could not install into {venv}; its message is above.")
+        with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
+            command = [
+                *(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+                *("--constraint", str(profile.constraints), *find_links, *profile.requirements),
+                *([f"{_copied(Path(scratch))}{profile.extras}"] if profile.extras else []),
+            ]
+            quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+            if subprocess.run(command, check=False, env=quiet).returncode != 0:
+                raise BootstrapError(f"pip could not install into {venv}; its message is above.")
         if profile.node is not None:
             _install_node_packages(profile.node, venv / "js")
-        stamp.touch()
+        # Another profile that was made from anything else has lost what it shares with this one.
+        same = [each for each in there if each.split()[1:] == line.split()[1:]]
+        stamp.write_text("".join([*same, line]))
+
+
+def _copied(scratch: Path) -> Path:
+    """A copy of all that the project is built from."""
+    shutil.copy(ROOT / "pyproject.toml", scratch)
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, scratch / package, ignore=ignored)
+    return scratch
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
 
 
 def _install_node_packages(manifest: Path, folder: Path) -> None:
@@ -278,10 +303,6 @@ def without_amx(processor: str) -> list[str]:
         return []
     wanted = [option for feature, option in X86_OPTIONS.items() if feature in features]
     return ["-DGGML_NATIVE=OFF", *(f"-D{option}=ON" for option in wanted)]
-
-
-def _mtime(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 @contextmanager

@@ -241,7 +241,7 @@ def test_provider_keys_are_references_with_names(tmp_path: Path) -> None:
         load(write(tmp_path, f'{head}openai = "sk-verysecret"\n'))
     assert "verysecret" not in f"{caught.value!s}{caught.value!r}"
     assert "provider_keys" in next(iter(dict(caught.value.problems)))
-    with pytest.raises(ConfigProblems, match="is no name"):
+    with pytest.raises(ConfigProblems, match="should be up to 64 of a-z"):
         load(write(tmp_path, f'{head}"Open AI" = "env:KEY"\n'))
     config = load(write(tmp_path, f'{head}openai = "env:NO_SUCH_KEY"\n'))
     assert ["provider_keys.openai"] == [key for key, _ in check(config)]
