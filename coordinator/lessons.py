@@ -110,6 +110,7 @@ class Lessons:
             contexts, statuses, arms, hits, found["attempts"], found["ttft_ms"], strict=True
         ):
             known = None if status is RequestStatus.ABORTED else hit
+            arm, error, cell, latency_ms = "", "nothing was tried", 0, 0
             for attempt in attempts:
                 arm, latency_ms, error, _, _, cost, settle = attempt
                 cell = cells[(*context, arm)]
@@ -121,7 +122,7 @@ class Lessons:
                     self._read_failure(attempt, cell=cell)
                 else:
                     observe((cell, cost, known, latency_ms, None))
-            if status is RequestStatus.OK and attempts and arm == answered and not error:
+            if status is RequestStatus.OK and arm == answered and not error:
                 answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
         forced = map(forced_arm, outcomes) if any(found["forced"]) else repeat("")
         return zip(contexts, slots, statuses, arms, hits, forced, strict=False)

@@ -20,7 +20,6 @@ from sqlalchemy import (
     event,
     insert,
     make_url,
-    select,
     update,
 )
 from sqlalchemy.exc import ArgumentError

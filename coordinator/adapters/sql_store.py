@@ -297,7 +297,9 @@ def _last(numbers: Iterable[int], *, after: int, what: str) -> int:
     found = sorted(numbers)
     expected = range(after + 1, after + 1 + len(found))
     if found != list(expected):
-        number, before = next(pair for pair in zip(found, expected, strict=True) if len({*pair}) > 1)
+        number, before = next(
+            pair for pair in zip(found, expected, strict=True) if len({*pair}) > 1
+        )
         raise StoreError(
             f"{what} {number} does not follow the last one, {before - 1}; load the books "
             "again and go on from there"

@@ -16,7 +16,7 @@ from typing import Any
 _BLOCKS_PER_SIZE = 2
 _TESTS_PER_SCALE = 64
 _OBSERVATIONS_PER_TEST = 8
-"""From fewer no change can be told: ``exp(-alarm_level)`` is less than the chance of any of them."""
+"""From fewer nothing can be told: the chance of any of them is more than ``exp(-alarm_level)``."""
 _FRESH_MAX = 1_000
 _NORMAL_SIDE_MIN = 8
 _TINY = 1e-12
@@ -161,7 +161,9 @@ class Stream:
             if -_entropy(self.total, self.count) <= level:
                 return None
             return level * self.total / self.count * (1.0 - self.total / self.count)
-        squares = sum(sum(each) for _, each in self._levels) + sum(map(mul, self._fresh, self._fresh))
+        squares = sum(sum(each) for _, each in self._levels) + sum(
+            map(mul, self._fresh, self._fresh)
+        )
         around = max(squares - self.total**2 / self.count, 0.0)
         # The variance is estimated too, so that short histories look more extreme than they are.
         odds = math.expm1(2.0 * level / (self.count - 6.0))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat
+from operator import lt
 from typing import Any, Final, NamedTuple, cast
 
 from shared.decision.money import PPM
@@ -27,6 +28,7 @@ from shared.wire.outcome import (
     fill_observation,
     observation_from_pb,
 )
+
 
 @dataclass(frozen=True)
 class _Column:
@@ -122,12 +124,13 @@ def run_from_pb(message: pb.OutcomeRun) -> list[SpoolRecord]:
     Raises
     ------
     ProtocolError
-        If a value is out of its range, or a column has too many or too few of them.
+        If a value is out of its range, a column has too many or too few of them, or sequences do
+        not rise.
     """
     outcomes = _from_pb(message)
     sequences = _values(message, _Column("sequence", may_be_left_out=False), size=len(outcomes))
-    if 0 in sequences:
-        raise ProtocolError("run.sequence must be at least 1, not 0")
+    if sequences and not all(map(lt, [0, *sequences], sequences)):
+        raise ProtocolError("run.sequence must rise, from at least 1")
     whole, places = message.SerializeToString(), range(len(outcomes))
     values = zip(
         sequences, repeat(message.incarnation), outcomes, repeat(whole), places, strict=False
@@ -217,9 +220,7 @@ def _from_pb(message: pb.OutcomeRun) -> list[Outcome]:
     for column in _OUTCOME:
         fields[column.name] = _read(message, column, size=size, texts=texts)
     for part in _PARTS:
-        fields[part.field] = _read_part(
-            getattr(message, part.field), part, size=size, texts=texts
-        )
+        fields[part.field] = _read_part(getattr(message, part.field), part, size=size, texts=texts)
     chances = _values(message, _Column("grading_ppm", most=PPM), size=size)
     fields["grading_ppm"] = [ppm or PPM for ppm in chances] if chances else repeat(PPM)
     fields["observed"] = _observations(message, size=size)
@@ -251,9 +252,7 @@ def _read_part(
     return [tuple(islice(every, count)) for count in counts]
 
 
-def _read(
-    message: Any, column: _Column, *, size: int, texts: Sequence[str]
-) -> Iterable[Any]:
+def _read(message: Any, column: _Column, *, size: int, texts: Sequence[str]) -> Iterable[Any]:
     """The values of a column, without end where it was left out."""
     values = _values(message, column, size=size)
     if not values:

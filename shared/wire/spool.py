@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -251,14 +251,23 @@ def batch_from_pb(batch: fleet_pb2.OutcomeBatch) -> list[SpoolRecord]:
     ------
     LimitError
         If there are more than a batch may have.
+    ProtocolError
+        If one of them cannot be read, or runs are out of order.
     """
     size = len(batch.records) + sum(len(run.request_id) for run in batch.runs)
     if size > BATCH_RECORDS_MAX:
         raise LimitError(f"a batch has at most {BATCH_RECORDS_MAX} records, not {size}")
-    parts = [run_from_pb(run) for run in batch.runs]
-    if batch.records:
-        parts.append([record_from_pb(record) for record in batch.records])
-    return parts[0] if len(parts) == 1 else sorted(chain(*parts), key=itemgetter(0))
+    runs = [run_from_pb(run) for run in batch.runs]
+    for before, after in pairwise(filter(None, runs)):
+        if before[-1].sequence >= after[0].sequence:
+            raise ProtocolError(
+                f"a run that begins with sequence {after[0].sequence} comes after one that ends "
+                f"with {before[-1].sequence}"
+            )
+    outcomes = list(chain.from_iterable(runs))
+    if not batch.records:
+        return outcomes
+    return sorted([*outcomes, *map(record_from_pb, batch.records)], key=itemgetter(0))
 
 
 def record_to_bytes(record: SpoolRecord) -> bytes:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
-from shared.pb.v1 import admin_pb2
 from shared.limits import BATCH_RECORDS_MAX
+from shared.pb.v1 import admin_pb2
 from shared.wire import encode_run
 from tests.bench.figures import Figure
 from tests.e2e.fleet import CloudArm, Fleet, wait_for
