@@ -288,8 +288,7 @@ class CoordinatorEngine(Operating):
         for key, text in booked.alarms.items():
             self.alerts.raise_alarm(key, text)
         reaction.effects += booked.effects
-        if booked.device is not device:
-            reaction.effects.append(self.registry.put(booked.device))
+        reaction.effects.append(self.registry.put(booked.device))
         before, session.spool = session.spool, booked.spool
         waiting = session.spooled_records - (session.spool.acked - before.acked)
         session.spooled_records = max(0, waiting)
