@@ -102,20 +102,21 @@ class Lessons:
         """Local names for what a loop over every request of the fleet asks for again and again."""
         _, _, classes, _, slots, outcomes, _, _ = zip(*rows, strict=True)
         found = dict(zip(Outcome._fields, zip(*outcomes, strict=True), strict=True))
-        contexts = tuple(zip(classes, found["task_class"], strict=True))
-        statuses, arms, hits = found["status"], found["arm"], found["hit"]
+        tasks, statuses, arms, hits = (
+            found[name] for name in ("task_class", "status", "arm", "hit")
+        )
         cells, costs, calls = self.cells, self.costs, self.calls
         observe, answer = self.observations.append, self.answers.append
-        for context, status, answered, hit, attempts, first_ms in zip(
-            contexts, statuses, arms, hits, found["attempts"], found["ttft_ms"], strict=True
+        for device_class, task_class, status, answered, hit, attempts, first_ms in zip(
+            classes, tasks, statuses, arms, hits, found["attempts"], found["ttft_ms"], strict=True
         ):
             known = None if status is RequestStatus.ABORTED else hit
             arm, error, cell, latency_ms = "", "nothing was tried", 0, 0
             for attempt in attempts:
                 arm, latency_ms, error, _, _, cost, settle = attempt
-                cell = cells[(*context, arm)]
+                cell = cells[device_class, task_class, arm]
                 if settle is not None:
-                    calls.append((context[0], attempt))
+                    calls.append((device_class, attempt))
                 if cost:
                     costs[arm] += cost
                 if error:
@@ -125,6 +126,7 @@ class Lessons:
             if status is RequestStatus.OK and arm == answered and not error:
                 answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
         forced = map(forced_arm, outcomes) if any(found["forced"]) else repeat("")
+        contexts = zip(classes, tasks, strict=True)
         return zip(contexts, slots, statuses, arms, hits, forced, strict=False)
 
     def _read_failure(self, attempt: Attempt, *, cell: int) -> None:

@@ -92,7 +92,7 @@ def _outcomes(booked: Sequence[BookedOutcome]) -> Writes:
         *(numbers, devices, classes, sequences, slots, _texts(found["request_id"])),
         *(_texts(found["task_class"]), _texts(found["arm"])),
         map(_STATUSES.__getitem__, found["status"]),
-        map(_cost, found["attempts"]),
+        [a[0].cost_nanos if len(a) == 1 else _cost(a) for a in found["attempts"]],
         *(found["arrived_unix_ms"], runs, places),
     )
     yield schema.OUTCOME, list(zip(*columns, strict=True))
@@ -100,7 +100,7 @@ def _outcomes(booked: Sequence[BookedOutcome]) -> Writes:
 
 
 def _cost(attempts: Sequence[Attempt]) -> int:
-    return attempts[0].cost_nanos if len(attempts) == 1 else sum(a.cost_nanos for a in attempts)
+    return sum(attempt.cost_nanos for attempt in attempts)
 
 
 def _grade(booked: BookedFeedback) -> Row:

@@ -137,8 +137,8 @@ def _book_all(path: Path) -> float:
     for batch in batches:
         message = fleet_pb2.DeviceMessage.FromString(batch)
         records = wire.batch_from_pb(message.batch)
-        engine.unremembered("d1", records)  # as the service asks
-        do(engine.batch("d1", records, incarnation="inc", unix_ms=NOW_MS))
+        named = engine.unremembered("d1", records)  # as the service asks
+        do(engine.batch("d1", records, incarnation="inc", named=named, unix_ms=NOW_MS))
     rate = BATCHES * BATCH_RECORDS_MAX / (time.perf_counter() - began)
     store.close()
     return rate
