@@ -215,6 +215,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
                 host=settings.listen.host,
                 port=settings.listen.port,
                 grace_s=settings.drain.total_seconds(),
+                on_grace_over=service.interrupt,
                 cert_file=_path(settings.tls.cert_file),
                 key_file=_path(settings.tls.key_file),
             )
