@@ -120,7 +120,7 @@ class CoordinatorConfig(FileSettings):
         default=Address("127.0.0.1", 7481), description="gRPC for devices and operators"
     )
     web_listen: ListenAddress = Field(
-        default=Address("127.0.0.1", 7482), description="the web page and /metrics"
+        default=Address("127.0.0.1", 7482), description="/metrics, /livez and /readyz"
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default="sqlite:///tidegate.db",
