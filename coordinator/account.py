@@ -101,9 +101,7 @@ class BudgetAccount:
         }
         held = {lease.window_id for lease in self._leases.values()}
         self._windows = {
-            key: row
-            for key, row in self._windows.items()
-            if key >= window_id or key in held or row.end_unix_ms > start
+            key: row for key, row in self._windows.items() if key in held or row.end_unix_ms > start
         }
 
     def lease(self, device_id: str, number: int) -> LeaseRecord | None:
@@ -157,9 +155,12 @@ class BudgetAccount:
         held = sum(row.committed_nanos for row in left)
         if held:
             ids = ", ".join(str(row.id) for row in left)
-            window = LeaseRecord("", 0, "", window_id, 0, 0, at)
             note = f"held in windows that the clock has left: {ids}"
-            self._book(window, LedgerKind.CARRY, held, unix_ms=at, note=note)
+            self._ledger_id += 1
+            kind = LedgerKind.CARRY  # no lease's, and in what was spent by day already
+            row = LedgerRow(self._ledger_id, at, window_id, kind, "", 0, held, note=note)
+            self._rows.append(row)
+            self._put_window(row.applied_to(self.window(window_id)))
 
     def set_target(self, window_id: int, target_nanos: int) -> None:
         """Change a window's budget; below what is committed it falls as leases return (C_3)."""
@@ -418,7 +419,7 @@ class BudgetAccount:
             moved[0] += settled
             moved[1] += unconfirmed
             moved[2] += outstanding
-            if (settled or unconfirmed) and kind is not LedgerKind.CARRY:  # that is in it already
+            if settled or unconfirmed:
                 self._spend.add(label, settled=settled, unconfirmed=unconfirmed, unix_ms=unix_ms)
 
     def _put_window(self, window: WindowRow) -> None:
