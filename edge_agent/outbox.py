@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 from edge_agent.books import (
     AppendSpool,
@@ -27,6 +28,9 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX, SPOOL_RECORDS_MAX
+
+ACK_MARK_MS: Final = 60_000
+"""When records were acked is remembered by the minute: each ack by itself would take megabytes."""
 
 Effects = list[BookEffect]
 _SUMMARISED = Outcome | Feedback | JudgeCall | SpoolSummary
@@ -138,6 +142,8 @@ class Outbox:
         if sequence <= self.acked:
             return []
         self.acked = sequence
+        if self._acked_at and self._acked_at[-1][1] // ACK_MARK_MS == boot_ms // ACK_MARK_MS:
+            self._acked_at.pop()
         self._acked_at.append((sequence, boot_ms))
         return [PutMeta(MetaKey.SEQUENCE_ACKED, str(sequence)), *self.trim(boot_ms=boot_ms)]
 
