@@ -84,7 +84,11 @@ class BudgetAccount:
             self._leases.setdefault((lease.device_id, lease.number), lease)
 
     def forget_before(self, window_id: int) -> None:
-        """Let go of leases that ended in windows before this one; the books have them."""
+        """Let go of leases that ended in windows before this one; the books have them.
+
+        A window that the clock has left stays until its time is over.
+        """
+        start = self._windows[window_id].start_unix_ms
         self._leases = {
             key: lease
             for key, lease in self._leases.items()
@@ -92,7 +96,7 @@ class BudgetAccount:
         }
         held = {lease.window_id for lease in self._leases.values()}
         self._windows = {
-            key: row for key, row in self._windows.items() if key >= window_id or key in held
+            key: row for key, row in self._windows.items() if key in held or row.end_unix_ms > start
         }
 
     def lease(self, device_id: str, number: int) -> LeaseRecord | None:
@@ -129,6 +133,29 @@ class BudgetAccount:
                 target_nanos=target_nanos,
             )
         )
+
+    def carry(self, window_id: int, *, since_unix_ms: int, until_unix_ms: float, at: int) -> None:
+        """Count against a window what others hold that lie in the same time.
+
+        There are such windows once an operator has left one that had begun in the future: what is
+        settled, unconfirmed and lent in them counts as spent here, so that nothing is spent twice.
+        """
+        left = [
+            self.window(row.id)
+            for row in list(self._windows.values())
+            if row.id != window_id
+            and row.end_unix_ms > since_unix_ms
+            and row.start_unix_ms < until_unix_ms
+        ]
+        held = sum(row.committed_nanos for row in left)
+        if held:
+            ids = ", ".join(str(row.id) for row in left)
+            note = f"held in windows that the clock has left: {ids}"
+            self._ledger_id += 1
+            kind = LedgerKind.CARRY  # no lease's, and in what was spent by day already
+            row = LedgerRow(self._ledger_id, at, window_id, kind, "", 0, held, note=note)
+            self._rows.append(row)
+            self._put_window(row.applied_to(self.window(window_id)))
 
     def set_target(self, window_id: int, target_nanos: int) -> None:
         """Change a window's budget; below what is committed it falls as leases return (C_3)."""

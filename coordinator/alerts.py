@@ -15,7 +15,8 @@ from typing import Final
 from coordinator.records import WindowRow
 
 RESTORED: Final = "restored"
-"""The key of the one alarm that has no subject."""
+CLOCK: Final = "clock"
+"""The keys of alarms that have no subject."""
 
 
 class AlertKind(StrEnum):
@@ -25,10 +26,11 @@ class AlertKind(StrEnum):
     CLOSE = "close"  # a lease was closed below what is booked, or above its amount (rule L_5)
     QUARANTINE = "quarantine"  # a clone or a restored disk (rule D_2)
     RESTORED = "restored"  # the books were restored from a backup (rule C_5)
-    STRANGER = "stranger"  # a device that restored books do not know has called (rule C_5)
+    STRANGER = "stranger"  # a device may hold leases that restored books do not know (rule C_5)
     MISSING = "missing"  # records that no device keeps any more
     DOUBLED = "doubled"  # records that a copy told in full and its original in a summary
     UNSPENT = "unspent"  # written off as unspent: promise P1 no longer holds (rule C_7)
+    CLOCK = "clock"  # the present budget window begins in the future (rule C_4)
     BUDGET = "budget"  # so much of a window's budget is spent
     REFUSED = "refused"  # the budget has refused a lease
 
@@ -37,6 +39,7 @@ RESOLVED_BY: Final[Mapping[AlertKind, str]] = {
     AlertKind.OVERRUN: "tidectl arm enable ARM",
     AlertKind.QUARANTINE: "tidectl device readmit DEVICE",
     AlertKind.RESTORED: "tidectl ledger recover",
+    AlertKind.CLOCK: "tidectl budget rewind",
 }
 """Alarms that end with their cause; the others end when an operator has seen them."""
 

@@ -236,6 +236,8 @@ class Booking:
                     # The copy was noticed, and this lease booked in full: it covers every cost.
                     or not account.is_booked_in_full(device.id, number)
                 ]
+                if body.unreadable:
+                    booked.alarms[f"{AlertKind.MISSING}:{device.id}"] = _unreadable(device, body)
                 where = (device.id, device.device_class, record.sequence, slots.of(unix_ms))
                 for count in body.counts:
                     what = (count.task_class, count.arm, count.requests)
@@ -306,6 +308,15 @@ class Booking:
     def _next(self) -> int:
         self.position += 1
         return self.position
+
+
+def _unreadable(device: DeviceRow, told: SpoolSummary) -> str:
+    first, last = told.first_sequence, told.last_sequence
+    which = f"record {last}" if first == last else f"records {first} to {last}"
+    return (
+        f"device {device.name} cannot read {which} of its books: what it cost stays unconfirmed, "
+        "and its request is not counted; look at the device's disk"
+    )
 
 
 def named_in(records: Iterable[SpoolRecord]) -> Named:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from coordinator.alerts import AlertKind
+from coordinator.alerts import CLOCK, AlertKind
 from coordinator.booking import Named, named_in
 from coordinator.identity import (
     close_lost,
@@ -51,6 +51,7 @@ from shared.errors import ProtocolError
 from shared.rows import changed
 
 LATE_OUTCOMES_MS = 400
+CLOCK_STEP_MS_MAX = 60_000
 UP_WITHIN_MS = 60_000
 HEARTBEAT_MS_UNCONFIGURED = 1_000
 PAUSED = "an operator has paused spending"
@@ -67,6 +68,7 @@ class CoordinatorEngine(Operating):
         reaction = Reaction()
         if self.config is None or self.planner is None:
             return reaction
+        self._watch_clock(unix_ms=unix_ms)
         new_window = self._open_window(reaction, unix_ms=unix_ms)
         window = self.config.window
         over = (unix_ms - LATE_OUTCOMES_MS - window.anchor_unix_ms) // window.slot_ms - 1
@@ -78,8 +80,7 @@ class CoordinatorEngine(Operating):
         return self._tell(reaction, unix_ms=unix_ms)
 
     def _open_window(self, reaction: Reaction, *, unix_ms: int) -> bool:
-        config, planner = self._require_config(), self._require_planner()
-        current = self.window
+        config, current = self._require_config(), self.window
         if current is not None and unix_ms < current.end_unix_ms:
             # Also when the clock has stepped back: an earlier budget is never opened again.
             return False
@@ -87,23 +88,25 @@ class CoordinatorEngine(Operating):
         if current is not None:
             # A longer window that would have begun before the end of the last one is cut short.
             start = max(start, current.end_unix_ms)
-        window_id = start
         if current is not None and self.recovery is None:
             # A lease that was presented and has ended since must not be taken for an unknown one.
             self.account.forget_before(current.id)
-        planner.close_slots(self.slot_of(start) - 1)
-        planner.begin_window()
-        self.window_id = window_id
-        self.account.open_window(
-            window_id, start_unix_ms=start, end_unix_ms=end, target_nanos=self.budget_nanos
-        )
-        reaction.effects += self.account.take_changes()
-        reaction.sends += [
-            (lease.device_id, LeaseRecalled(lease.number, "the budget window is over"))
-            for lease in self.account.open_leases()
-            if lease.window_id != window_id
-        ]
+        self._begin_window(reaction, start=start, end=end, ahead_until=end, unix_ms=unix_ms)
         return True
+
+    def _watch_clock(self, *, unix_ms: int) -> None:
+        """A window that lies ahead was opened by a clock that was wrong, or the clock is now."""
+        window = self.window
+        ahead_ms = window.start_unix_ms - unix_ms if window is not None else 0
+        if ahead_ms > CLOCK_STEP_MS_MAX:
+            self.alerts.raise_alarm(
+                CLOCK,
+                "the present budget window begins only in the future: the coordinator's clock was "
+                "ahead when it was opened, or is behind now. Nothing but this window's budget is "
+                "lent until it ends",
+            )
+        else:
+            self.alerts.clear(CLOCK, why="the present budget window has begun")
 
     def _plan(self, reaction: Reaction, *, unix_ms: int) -> None:
         config, planner = self._require_config(), self._require_planner()
@@ -398,12 +401,10 @@ class CoordinatorEngine(Operating):
         restored = restored_books(device, hello, marks=marks)
         if restored:
             self._begin_recovery(reaction, reason=restored, unix_ms=unix_ms)
-        if device.standing is not DeviceStanding.ACTIVE:
-            return device
-        reason = quarantine_reason(device, hello, marks=marks)
-        if self.recovery is not None and device.id in (self.recovery.waiting or ()):
-            reason = ""  # restored books know an older token than the device: it is no clone
-        if not reason:
+        forgotten = self.recovery is not None and device.id in (self.recovery.unmet or ())
+        reason = quarantine_reason(device, hello, marks=marks, forgotten=forgotten)
+        self._meet(device, hides_leases=forgotten and bool(reason))
+        if not reason or device.standing is not DeviceStanding.ACTIVE:
             return device
         text = f"device {device.name} is quarantined: {reason}"
         self.alerts.raise_alarm(f"{AlertKind.QUARANTINE}:{device.id}", text)

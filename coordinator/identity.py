@@ -13,21 +13,30 @@ from coordinator.registry import digest
 ANY_TOKEN: Final = "*"  # noqa: S105 - after readmission the first token is taken as it comes
 
 
-def quarantine_reason(device: DeviceRow, hello: HelloReceived, *, marks: Mapping[str, int]) -> str:
+def quarantine_reason(
+    device: DeviceRow, hello: HelloReceived, *, marks: Mapping[str, int], forgotten: bool = False
+) -> str:
     """Why a device that says hello is not the one that we know; empty if it is.
 
     Its resume token must be the last one that it confirmed or the one that was issued after it. A
     process that has just started must have found every record that the one before it has sent.
+
+    Parameters
+    ----------
+    forgotten : bool
+        These books were restored and have not met the device since: it may have a later token than
+        they know. That it has lost its own books, or some of its records, shows all the same.
     """
     token = digest(hello.resume_token)
     issued = {device.resume_digest}
     if device.resume_digest_next:
         issued.add(device.resume_digest_next)
-    if device.resume_digest == ANY_TOKEN:
+    lost = not token and ((forgotten and hello.copied) or token not in issued)
+    if device.resume_digest == ANY_TOKEN and not forgotten:
         return ""
-    if token not in issued:
-        if not token:
-            return "it came without its resume token: its books were lost, see its log and /health"
+    if lost:
+        return "it came without its resume token: its books were lost, see its log and /health"
+    if token not in issued and not forgotten:
         return "it came with an old resume token: a clone, or its disk was restored"
     if hello.incarnation != device.incarnation:
         for before in hello.incarnations[-2:-1]:

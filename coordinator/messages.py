@@ -59,9 +59,16 @@ class Acked:
 
 @dataclass(frozen=True)
 class ConfigSent:
-    """The device's part of the configuration."""
+    """The device's part of the configuration.
+
+    Attributes
+    ----------
+    revision : int
+        Rises with every change that the present process tells of.
+    """
 
     config: DeviceConfig
+    revision: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,25 @@ Every command leaves a row in the audit, with who gave it.
 from __future__ import annotations
 
 import json
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
 from coordinator.alerts import RESOLVED_BY, AlertKind, kind_of
 from coordinator.fleet_config import ConfigChange, diff_fleet
+from coordinator.granting import UNCLEAN_BACKOFF_MS_MAX
 from coordinator.identity import ANY_TOKEN
 from coordinator.messages import QuarantineCommanded, SpendCommanded
 from coordinator.price_rises import price_rises
-from coordinator.records import AuditRow, ConfigRow, DeviceStanding, PutSetting, SettingKey
+from coordinator.records import (
+    AuditRow,
+    ConfigRow,
+    DeviceStanding,
+    PutSetting,
+    SettingKey,
+    WindowRow,
+)
 from coordinator.recovering import Recovering
 from coordinator.sessions import Reaction
 from shared.decision.table import SelectionTable
@@ -98,6 +108,48 @@ class Operating(Recovering):
         )
         self._retarget(reaction)
         return self._tell(reaction, unix_ms=unix_ms)
+
+    def rewind_budget(
+        self, windows: Sequence[WindowRow], *, actor: str, reason: str, unix_ms: int
+    ) -> Reaction:
+        """Leave a window that begins in the future for the one that is true now.
+
+        The coordinator's clock was ahead when it was opened. What is settled, unconfirmed and lent
+        in the windows that end after the true one's start counts against that.
+
+        Parameters
+        ----------
+        windows : sequence of WindowRow
+            Those, as the books hold them: see `true_window`.
+
+        Raises
+        ------
+        ConflictError
+            If the present window does not begin in the future.
+        """
+        config, planner, current = self._require_config(), self._require_planner(), self.window
+        if current is None or unix_ms >= current.start_unix_ms:
+            raise ConflictError("the present budget window has begun: there is nothing to rewind")
+        start, end = self.true_window(unix_ms=unix_ms)
+        self.account.remember((), windows=windows)
+        detail = f"from window {current.id}" + (f"; {reason}" if reason else "")
+        reaction = Reaction(effects=[AuditRow(unix_ms, actor, "budget rewind", detail)])
+        planner.restart_slots()
+        planner.reconfigure(config, disabled_arms=self.disabled_arms)
+        self._begin_window(reaction, start=start, end=end, ahead_until=math.inf, unix_ms=unix_ms)
+        latest = unix_ms + UNCLEAN_BACKOFF_MS_MAX
+        for device in self.registry.devices:  # who has to wait, by a clock that was wrong
+            if device.lends_from_unix_ms > latest:
+                freed = replace(device, lends_from_unix_ms=latest)
+                reaction.effects.append(self.registry.put(freed))
+        self._heard(reaction, unix_ms=unix_ms)
+        reaction.extend(self.tick(unix_ms=unix_ms))
+        return self._tell(reaction, unix_ms=unix_ms)
+
+    def true_window(self, *, unix_ms: int) -> tuple[int, int]:
+        """Start and end of the window that the clock is in, opened or not."""
+        _, start, end = self._require_config().window.window_of(unix_ms)
+        return start, end
 
     def set_spend_paused(self, paused: bool, *, actor: str, unix_ms: int) -> Reaction:
         """Stop or allow every paid call of the fleet; kept across restarts."""
@@ -266,6 +318,8 @@ class Operating(Recovering):
             return known and subject in self.disabled_arms
         if kind == AlertKind.QUARANTINE:
             return self.registry.device(subject).standing is DeviceStanding.QUARANTINED
+        if kind == AlertKind.CLOCK:
+            return True  # it ends by itself as soon as the window has begun
         return self.recovery is not None
 
     def _stand(

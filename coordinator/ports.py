@@ -122,6 +122,10 @@ class Store(ABC):
         """The highest booked sequence of each incarnation of a device that the books know."""
 
     @abstractmethod
+    def windows(self, *, ending_after_unix_ms: int) -> Sequence[WindowRow]:
+        """The windows that end after a time, by their ids."""
+
+    @abstractmethod
     def recomputed_window(self, window_id: int) -> WindowRow:
         """A window with its balances added up from the ledger rows (rule C_2).
 

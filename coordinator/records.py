@@ -31,6 +31,7 @@ class LedgerKind(StrEnum):
     OVERRUN = "overrun"  # settled beyond the lease (rule S_4)
     WRITEOFF = "writeoff"  # spent, for all we know: the device is silent (rule C_7)
     CLOSE = "close"  # marks a lease's end; moves nothing
+    CARRY = "carry"  # held in windows that the clock has left: spent, for all we know (rule C_4)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ MOVES: Final[dict[LedgerKind, tuple[int, int, int]]] = {
     LedgerKind.OVERRUN: (1, 0, 0),
     LedgerKind.WRITEOFF: (0, 1, -1),
     LedgerKind.CLOSE: (0, 0, 0),
+    LedgerKind.CARRY: (0, 1, 0),
 }
 """By which multiple of a row's amount settled, unconfirmed and outstanding money change."""
 
@@ -379,7 +381,8 @@ class StoreSnapshot:
     Attributes
     ----------
     windows : tuple of WindowRow
-        Those with open leases, and the latest one.
+        Those with open leases, the latest one, and those that end after its start: which the clock
+        has left.
     leases : tuple of LeaseRecord
         The open ones, and all of the windows above.
     spend : tuple of SpendRow

@@ -73,8 +73,28 @@ class Recovering(FleetState):
     def _begin_recovery(self, reaction: Reaction, *, reason: str, unix_ms: int) -> None:
         self.alerts.raise_alarm(RESTORED, reason)
         if self.recovery is None:
-            self.recovery = Recovery(reason, waiting=self._spenders())
+            spenders = self._spenders()
+            unmet = tuple(device_id for device_id in spenders if device_id not in self.sessions)
+            self.recovery = Recovery(reason, waiting=spenders, unmet=unmet)
             self._heard(reaction, unix_ms=unix_ms)
+
+    def _meet(self, device: DeviceRow, *, hides_leases: bool) -> None:
+        """A device has said hello; perhaps without all that it knew, as the books lack what was.
+
+        What such a device was lent after the backup nobody can tell: an operator has to allow for
+        it.
+        """
+        recovery = self.recovery
+        if recovery is None:
+            return
+        self.recovery = recovery.having_met(device.id)
+        if hides_leases:
+            self.recovery = replace(self.recovery, confirmed_by="")
+            self.alerts.raise_alarm(
+                f"{AlertKind.STRANGER}:{device.id}",
+                f"device {device.name} has lost a part of its books, and these were restored from "
+                "a backup: it may hold leases that nobody knows of",
+            )
 
     def _put_recovery(self, reaction: Reaction, recovery: Recovery) -> None:
         self.recovery = None if recovery.is_over else recovery
@@ -118,6 +138,7 @@ class Recovering(FleetState):
         if unknown and self.window is None:
             raise ConflictError("there is no budget window yet: send the batch again later")
         for number in unknown:
+            teller = next(r for r in records if number in named_in([r]).leases)
             reason = (
                 f"device {device.name} reports on lease {number}, which these books do not know: "
                 "they were restored from a backup"
@@ -127,7 +148,7 @@ class Recovering(FleetState):
                 forgotten_lease(
                     number,
                     device_id=device.id,
-                    incarnation=records[0].incarnation,
+                    incarnation=teller.incarnation,
                     window_id=self.window_id,
                     unix_ms=unix_ms,
                 )

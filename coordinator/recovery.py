@@ -29,12 +29,16 @@ class Recovery:
         The operator who wants it to end; empty as long as nobody does.
     strangers : tuple of str
         Digests of credentials that were shown and that these books do not know.
+    unmet : tuple of str or None
+        Ids of devices that have not said hello since: the books may have forgotten their last
+        tokens. None: everybody.
     """
 
     reason: str
     waiting: tuple[str, ...] | None = None
     confirmed_by: str = ""
     strangers: tuple[str, ...] = ()
+    unmet: tuple[str, ...] | None = None
 
     @property
     def refusal(self) -> str:
@@ -54,6 +58,10 @@ class Recovery:
         gone = set(device_ids)
         return replace(self, waiting=tuple(d for d in self.waiting or () if d not in gone))
 
+    def having_met(self, device_id: str) -> Recovery:
+        """After a device has said hello: from here on the books know its token."""
+        return replace(self, unmet=tuple(d for d in self.unmet or () if d != device_id))
+
     def to_json(self) -> str:
         """As a setting; empty once it is over."""
         return "" if self.is_over else json.dumps(asdict(self))
@@ -64,9 +72,14 @@ class Recovery:
         if not text:
             return None
         state = json.loads(text)
-        waiting = everybody if state["waiting"] is None else state["waiting"]
+        everybody = tuple(everybody)
+
+        def those(key: str) -> tuple[str, ...]:
+            named = state.get(key)
+            return everybody if named is None else tuple(named)
+
         known = tuple(state["strangers"])
-        return cls(state["reason"], tuple(waiting), state["confirmed_by"], known)
+        return cls(state["reason"], those("waiting"), state["confirmed_by"], known, those("unmet"))
 
 
 def presented_lease(

@@ -300,6 +300,23 @@ class CoordinatorService:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
         await self._change(lambda engine: change(engine, self._clock.unix_ms()))
 
+    async def rewind_budget(self, *, actor: str, reason: str) -> None:
+        """Leave a budget window that begins in the future for the one that is true now.
+
+        Raises
+        ------
+        ConflictError
+            If the present window does not begin in the future.
+        """
+
+        async def change(engine: CoordinatorEngine) -> Reaction:
+            now = self._clock.unix_ms()
+            start, _ = engine.true_window(unix_ms=now)
+            windows = await self._read(lambda: self._store.windows(ending_after_unix_ms=start))
+            return engine.rewind_budget(windows, actor=actor, reason=reason, unix_ms=now)
+
+        await self._change(change)
+
     async def pin_table(self, device_class: str, *, version: int, actor: str) -> None:
         """Keep the table of a device class: the one in force, or an earlier version.
 

@@ -104,6 +104,7 @@ class FleetState:
         self.planner: Planner | None = None
         self._device_configs: dict[str, DeviceConfig] = {}
         self._device_configs_from: tuple[object, ...] = ()
+        self._config_revision = 0
         self._booking = Booking(position=snapshot.position_max)
         if snapshot.config is not None:
             self._restore(snapshot, row=snapshot.config)
@@ -177,6 +178,7 @@ class FleetState:
         made_from = (config, self.config_version, self.price_version, self.disabled_arms)
         if made_from != self._device_configs_from:
             self._device_configs_from, self._device_configs = made_from, {}
+            self._config_revision += 1
         found = self._device_configs.get(device_class)
         if found is None:
             found = self._device_configs[device_class] = config.device_config(
@@ -207,6 +209,30 @@ class FleetState:
                 f"no table has been made for class {device_class!r} yet; classes with one: {known}"
             )
         return table
+
+    def _begin_window(
+        self, reaction: Reaction, *, start: int, end: int, ahead_until: float, unix_ms: int
+    ) -> None:
+        """Open a window with a fresh budget, and let the leases of all others come back.
+
+        Its id is its start, or above every earlier one if the clock has been ahead of that. What
+        windows hold that lie between its start and `ahead_until` counts against it.
+        """
+        planner, current = self._require_planner(), self.window
+        window_id = start if current is None else max(start, current.id + 1)
+        planner.close_slots(self.slot_of(start) - 1)
+        planner.begin_window()
+        self.window_id = window_id
+        self.account.open_window(
+            window_id, start_unix_ms=start, end_unix_ms=end, target_nanos=self.budget_nanos
+        )
+        self.account.carry(window_id, since_unix_ms=start, until_unix_ms=ahead_until, at=unix_ms)
+        reaction.effects += self.account.take_changes()
+        reaction.sends += [
+            (lease.device_id, LeaseRecalled(lease.number, "the budget window is over"))
+            for lease in self.account.open_leases()
+            if lease.window_id != window_id
+        ]
 
     def _make_table(self, reaction: Reaction, *, device_class: str, unix_ms: int) -> None:
         """Make the table of the latest plan, and send it if a device would decide otherwise."""
@@ -249,7 +275,7 @@ class FleetState:
     def _send_config(self, reaction: Reaction, *, device: DeviceRow) -> None:
         config = self.device_config(device.device_class)
         if config is not None and device.id in self.sessions:
-            reaction.sends.append((device.id, ConfigSent(config)))
+            reaction.sends.append((device.id, ConfigSent(config, self._config_revision)))
             self._send_keys(reaction, device=device, config=config)
 
     def _send_keys(self, reaction: Reaction, *, device: DeviceRow, config: DeviceConfig) -> None:

@@ -42,6 +42,7 @@ class LedgerSums:
     rows: int = 0
     problems: list[str] = field(default_factory=list)
     windows: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    _carried: int = 0
     _leases: dict[tuple[str, int], Counter[LedgerKind]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
@@ -54,6 +55,9 @@ class LedgerSums:
             self.rows = row.id
         for index, factor in enumerate(MOVES[row.kind]):
             self.windows[row.window_id][index] += factor * row.amount_nanos
+        if row.kind is LedgerKind.CARRY:  # of windows, not of a lease, and spent in another one
+            self._carried += row.amount_nanos
+            return
         self._leases[row.device_id, row.lease_number][row.kind] += row.amount_nanos
 
     def differences(
@@ -85,6 +89,7 @@ class LedgerSums:
             name: sum(sums[place] for sums in self.windows.values())
             for place, name in enumerate(_BY_DAY)
         }
+        totals["unconfirmed_nanos"] -= self._carried
         return [
             f"spend by day: {name} is {by_day[name]}, the rows of all windows add up to {total}"
             for name, total in totals.items()

@@ -22,6 +22,7 @@ from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.idempotency import Kept
 from edge_agent.judging import Order
 from edge_agent.ports import (
+    NOTHING_SENT,
     ArmFailed,
     ChatCall,
     Chunk,
@@ -43,10 +44,12 @@ _ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens", "input"})
 _END: Final = object()
 LEASE_WAIT_S: Final = 0.4
 """How long a request waits for a lease: the link's sending gap, a round trip, and a sync."""
+SYNC_WAIT_S: Final = 0.25
+"""How long for a watermark that is behind: the house-keeping's gap, and a sync."""
 
 
 class LeaseNews:
-    """Wakes the requests that wait for a lease when one may have room for them."""
+    """Wakes the requests that wait for a lease, or its sync, when one may have room for them."""
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
@@ -191,7 +194,7 @@ class RequestRun:
         if not self._engine.waits_for_lease(request_id):
             return plan, effects
         try:
-            async with asyncio.timeout(LEASE_WAIT_S):
+            async with asyncio.timeout(self._wait_s()):
                 while self._engine.waits_for_lease(request_id):
                     if effects:  # at once: a row that is kept back would overwrite newer ones
                         await self._bookkeeper.commit_or_keep(effects)
@@ -202,6 +205,16 @@ class RequestRun:
             self._engine.give_up_waiting(request_id)
             plan, effects = self._pass_the_gate()
         return plan, effects
+
+    def _wait_s(self) -> float:
+        """How long it may wait; for a sync not beyond the deadline, if another arm may meet it."""
+        request_id = self._request.request_id
+        if not self._engine.gate.needs_sync(request_id):
+            return LEASE_WAIT_S
+        deadline_ms = self._engine.facts(request_id).deadline_ms
+        if not deadline_ms or not self._engine.can_fall_back(request_id):
+            return SYNC_WAIT_S
+        return min(SYNC_WAIT_S, max(0.0, (deadline_ms - self._elapsed_ms()) / 1000))
 
     def _pass_the_gate(self) -> tuple[AttemptPlan | None, list[Any]]:
         return self._engine.next_attempt(self._request.request_id, boot_ms=self._clock.boot_ms())
@@ -233,6 +246,9 @@ class RequestRun:
                 return True
             await self._failed(failure)
             return False
+        except asyncio.CancelledError as cut:
+            self._called = NOTHING_SENT not in cut.args  # else nobody can have executed it (S_2)
+            raise
         await self._answered(finished, plan=plan)
         return True
 

@@ -24,7 +24,7 @@ from edge_agent.candidates import (
     RequestFacts,
 )
 from edge_agent.choosing import Choice, Chooser
-from edge_agent.gate import WORTH_A_WAIT, Gate
+from edge_agent.gate import LACKS_A_LEASE, Gate
 from edge_agent.grading import Grading
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
@@ -129,6 +129,7 @@ class _Request:
     table_version: int
     queue: list[str]
     forced: bool
+    may_wait: bool = False
     patient: bool = False
     refusals_before: int = 0
     gate_fallouts: list[Fallout] = field(default_factory=list)
@@ -293,6 +294,7 @@ class AgentEngine:
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
+            may_wait=self.gate.may_come(LeaseRefusal.NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
             judged=sample * PPM < self.grading.judge_ppm(facts),
@@ -324,11 +326,8 @@ class AgentEngine:
                 request.facts, arm=arm, boot_ms=boot_ms, judge=request.judge is not None
             )
             effects += reserved
-            waiting = request.patient and request.refusals_before == self.gate.refusals
-            if row is None and waiting and problem in WORTH_A_WAIT:
+            if row is None and self._waits(request, arm=arm, problem=problem):
                 request.queue.insert(0, arm.id)
-                worst_case = request.facts.worst_case_nanos(arm)
-                self.gate.need(request_id, amount_nanos=worst_case)
                 return None, effects
             self._stop_waiting(request)
             if row is not None:
@@ -344,6 +343,20 @@ class AgentEngine:
             request.gate_fallouts.append(Fallout(arm.id, problem))
         return None, effects
 
+    def _waits(self, request: _Request, *, arm: Arm, problem: str) -> bool:
+        """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
+        if not request.may_wait:
+            return False
+        if problem == LeaseRefusal.NOT_SYNCED:
+            self.gate.need_sync(request.facts.request_id)
+            return True
+        hopeful = request.patient and request.refusals_before == self.gate.refusals
+        if not hopeful or problem not in LACKS_A_LEASE:
+            return False
+        worst_case = request.facts.worst_case_nanos(arm)
+        self.gate.need(request.facts.request_id, amount_nanos=worst_case)
+        return True
+
     def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
         """Whether one more attempt could take a request above what its client allows."""
         cap = request.facts.max_cost_nanos
@@ -352,16 +365,20 @@ class AgentEngine:
         return request.spent_nanos + request.facts.worst_case_nanos(arm) > cap
 
     def waits_for_lease(self, request_id: str) -> bool:
-        """Whether the arm that was drawn only lacks a lease that may come (rule L_6)."""
+        """Whether the arm that was drawn only lacks a lease, or its sync, that may come (L_6)."""
         return self.gate.is_needed(request_id)
 
+    def can_fall_back(self, request_id: str) -> bool:
+        """Whether another arm may answer a request that waits."""
+        return len(self._requests[request_id].queue) > 1
+
     def give_up_waiting(self, request_id: str) -> None:
-        """No lease came in time: the next candidate answers."""
+        """Neither came in time: the next candidate answers."""
         self._stop_waiting(self._requests[request_id], in_vain=True)
 
     def _stop_waiting(self, request: _Request, *, in_vain: bool = False) -> None:
         if self.gate.is_needed(request.facts.request_id):
-            request.patient = False  # it has had its wait
+            request.may_wait = False  # it has had its wait
             self.gate.needs_no_more(request.facts.request_id, in_vain=in_vain)
 
     def attempt_failed(self, request_id: str, end: AttemptEnd, *, now_ms: float) -> Effects:

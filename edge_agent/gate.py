@@ -50,7 +50,7 @@ from shared.decision.types import (
 )
 
 Effects = list[BookEffect]
-WORTH_A_WAIT = frozenset({LeaseRefusal.NO_LEASE, LeaseRefusal.TOO_SMALL})
+LACKS_A_LEASE = frozenset({LeaseRefusal.NO_LEASE, LeaseRefusal.TOO_SMALL})
 LEASE_REQUEST_GAP_MS = 500
 LEASE_LOW_WORST_CASES = 4
 SCARCE_WORST_CASES = 2
@@ -124,6 +124,7 @@ class Gate:
         self.refusals = 0
         self._silent = False
         self._needs: dict[str, int] = {}
+        self._syncs: set[str] = set()
         self._unheard: set[str] = set()
         self._granted_boot_ms = 0
         self._asked_for_need = self._asking = False
@@ -194,7 +195,7 @@ class Gate:
         self._least_case_nanos = min(worst_case, risen)
         refusal = self._leases.refusal(worst_case)
         if refusal is LeaseRefusal.NOT_SYNCED:
-            # This request goes without; the next sync lets the following ones through.
+            # The next sync lets this request through, if it waits, and the following ones.
             self._leases.make_room(worst_case)
         return str(refusal or "")
 
@@ -320,10 +321,10 @@ class Gate:
 
         The budgets of keys begin their next windows by the clock of the wall.
         """
-        self._keys.open_windows(unix_ms=unix_ms)
+        self._keys.open_windows(unix_ms=unix_ms, boot_ms=boot_ms)
         self._leases.expire(boot_ms=boot_ms)
         kept_ms = boot_ms - self._granted_boot_ms
-        hoarding = self._asks_on_demand and not self._needs and kept_ms >= HOARD_MS_MAX
+        hoarding = self._asks_on_demand and not self.anybody_waits and kept_ms >= HOARD_MS_MAX
         self._leases.retire(
             EVERYTHING_NANOS if hoarding else self._least_case_nanos, boot_ms=boot_ms
         )
@@ -395,35 +396,47 @@ class Gate:
         return LeaseWish(available, self._worst_case_nanos, 0, boot_ms, self.number_max)
 
     def may_come(self, problem: str, *, now_ms: float) -> bool:
-        """Whether a lease that is missing may come within a round trip, so that waiting is sound.
+        """Whether what is missing may come soon, so that waiting is sound.
 
-        Not after the coordinator has refused one, nor while it has left a wish unanswered.
+        A lease within a round trip; not after the coordinator has refused one, nor while it has
+        left a wish unanswered. A watermark with the next sync of the disk.
         """
-        return (
-            self.on_demand
-            and problem in WORTH_A_WAIT
-            and not (self._silent or self.stopping)
-            and now_ms >= self._wait_until_ms
-        )
+        if not self.on_demand or self.stopping:
+            return False
+        if problem == LeaseRefusal.NOT_SYNCED:
+            return True
+        return problem in LACKS_A_LEASE and not self._silent and now_ms >= self._wait_until_ms
 
     def need(self, request_id: str, *, amount_nanos: int) -> None:
         """A request waits for this much; the next wish asks for it."""
+        self._syncs.discard(request_id)
         if request_id not in self._needs:
             self._unheard.add(request_id)
         self._needs[request_id] = amount_nanos
 
+    def need_sync(self, request_id: str) -> None:
+        """A request waits for a watermark: there is money for it, and nobody has to be asked."""
+        self._needs.pop(request_id, None)
+        self._unheard.discard(request_id)
+        self._syncs.add(request_id)
+
     def is_needed(self, request_id: str) -> bool:
-        """Whether a request waits for a lease."""
-        return request_id in self._needs
+        """Whether a request waits for a lease, or for a watermark on one."""
+        return request_id in self._needs or request_id in self._syncs
+
+    def needs_sync(self, request_id: str) -> bool:
+        """Whether a request waits for a watermark."""
+        return request_id in self._syncs
 
     @property
     def anybody_waits(self) -> bool:
-        """Whether some request waits for a lease."""
-        return bool(self._needs)
+        """Whether some request waits for a lease, or for a watermark on one."""
+        return bool(self._needs or self._syncs)
 
     def needs_no_more(self, request_id: str, *, in_vain: bool = False) -> None:
         """A request no longer waits; in vain, if its time was over."""
         self._needs.pop(request_id, None)
+        self._syncs.discard(request_id)
         if in_vain and request_id in self._unheard:
             self._silent = True  # until the coordinator is heard, nobody waits for it again
         self._unheard.discard(request_id)

@@ -22,7 +22,7 @@ from edge_agent.candidates import RequestFacts
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.grading import JUDGE_SOURCE
 from edge_agent.openai_request import serialise
-from edge_agent.ports import ArmFailed, ChatBackend, ChatCall, Finished
+from edge_agent.ports import NOTHING_SENT, ArmFailed, ChatBackend, ChatCall, Finished
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
 from shared.decision.types import Feedback, Judge, Outcome, SettleKind, SpoolBody
@@ -178,6 +178,9 @@ class JudgeRun:
             usage = failure.usage
             end = self._ended(failure.settle, usage=usage, error=failure.reason)
             return end, None
+        except asyncio.CancelledError as cut:
+            self._called = NOTHING_SENT not in cut.args
+            raise
         if finished is None:
             return self._ended(SettleKind.UNKNOWN, error="no_answer"), None
         score = score_of(finished.response)

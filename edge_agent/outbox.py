@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 from edge_agent.books import (
     AppendSpool,
@@ -27,6 +28,9 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.limits import RETAIN_ACKED_MS, RETAIN_ACKED_RECORDS_MAX, SPOOL_RECORDS_MAX
+
+ACK_MARK_MS: Final = 60_000
+"""When records were acked is remembered by the minute: each ack by itself would take megabytes."""
 
 Effects = list[BookEffect]
 _SUMMARISED = Outcome | Feedback | JudgeCall | SpoolSummary
@@ -51,6 +55,7 @@ class Outbox:
         self._compacted = 0
         self._trimmed = snapshot.spool_first - 1 if snapshot.spool_first else self.last
         self._acked_at: deque[tuple[int, int]] = deque()
+        self.unreadable: set[int] = set()
         began = json.loads(meta.get(MetaKey.INCARNATIONS, "[]"))
         self._began: list[tuple[str, int]] = [(name, after) for name, after in began]
         self._began.append((incarnation, self.last))
@@ -69,6 +74,19 @@ class Outbox:
         ]
         held = [r for r in ranges[:-2] if r.last > max(r.after, self._trimmed)]
         return (*held, *ranges[-2:])
+
+    def identified(self, records: Sequence[SpoolRecord]) -> list[SpoolRecord]:
+        """The records, those that cannot be read with the incarnation that wrote them.
+
+        They stay in the books as they are, and the coordinator is told of each: its sequence counts
+        as booked, so that the records behind it get through.
+        """
+        return [self._identified(record) if is_unreadable(record) else record for record in records]
+
+    def _identified(self, record: SpoolRecord) -> SpoolRecord:
+        self.unreadable.add(record.sequence)
+        wrote = (name for name, after in reversed(self._began) if after < record.sequence)
+        return record._replace(incarnation=next(wrote))
 
     @property
     def waiting(self) -> int:
@@ -124,6 +142,8 @@ class Outbox:
         if sequence <= self.acked:
             return []
         self.acked = sequence
+        if self._acked_at and self._acked_at[-1][1] // ACK_MARK_MS == boot_ms // ACK_MARK_MS:
+            self._acked_at.pop()
         self._acked_at.append((sequence, boot_ms))
         return [PutMeta(MetaKey.SEQUENCE_ACKED, str(sequence)), *self.trim(boot_ms=boot_ms)]
 
@@ -141,6 +161,7 @@ class Outbox:
         if through <= self._trimmed:
             return []
         self._trimmed = through
+        self.unreadable = {sequence for sequence in self.unreadable if sequence > through}
         while self._acked_at and self._acked_at[0][0] <= through:
             self._acked_at.popleft()
         return [TrimSpool(through)]
@@ -148,7 +169,14 @@ class Outbox:
 
 def is_summarised(body: SpoolBody) -> bool:
     """Whether a summary may stand for this, as far as it was never sent (rule O_2)."""
+    if isinstance(body, SpoolSummary) and body.unreadable:
+        return False  # the books keep it as it is
     return isinstance(body, _SUMMARISED) and not _tells_overrun(body)
+
+
+def is_unreadable(record: SpoolRecord) -> bool:
+    """Whether this stands for a record that the books can no longer read."""
+    return isinstance(record.body, SpoolSummary) and record.body.unreadable > 0
 
 
 def _tells_overrun(body: SpoolBody) -> bool:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.books import BookEffect, BooksSnapshot
 from shared.decision.types import Arm, DeviceState, Feedback, Outcome, SettleKind, SpoolRecord
@@ -225,6 +225,9 @@ class ModelStatus:
     capabilities: frozenset[str] = frozenset()
 
 
+NOTHING_SENT: Final = "no byte of the call was sent"
+
+
 class ChatBackend(ABC):
     """Something that answers chat calls: llama.cpp or a cloud endpoint."""
 
@@ -278,7 +281,11 @@ class LocalModels(ChatBackend, EmbeddingBackend):
 
 
 class CloudClient(ChatBackend, EmbeddingBackend):
-    """Paid, OpenAI-compatible endpoints. Never retries by itself (rule S_1)."""
+    """Paid, OpenAI-compatible endpoints. Never retries by itself (rule S_1).
+
+    A call that is cancelled raises `CancelledError(NOTHING_SENT)` if, and only if, it is certain
+    that no byte of it has left this machine (rule S_2).
+    """
 
     @abstractmethod
     async def close(self) -> None:
@@ -335,7 +342,10 @@ class Books(ABC):
 
     @abstractmethod
     async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
-        """Up to `limit` spool records with a sequence above `after`, in order."""
+        """Up to `limit` spool records with a sequence above `after`, in order.
+
+        A record that cannot be read comes as a `SpoolSummary` that says so, and of no incarnation.
+        """
 
     @abstractmethod
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:

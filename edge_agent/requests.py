@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 MODEL_AUTO = "auto"
 
 
+def part_id(request_id: str, number: int) -> str:
+    """The id of one of several prompts of a completion, counted from 1."""
+    return f"{request_id}.{number}"
+
+
 class RequestKind(StrEnum):
     """What a client asks for."""
 
@@ -253,13 +258,22 @@ class AgentFacade(ABC):
         """
 
     @abstractmethod
-    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+    async def feedback(
+        self, *, request_id: str, score: float, source: str, key_tag: str = ""
+    ) -> bool:
         """Record a grade from 0 to 1; False when the same grade was already known.
+
+        The id of a completion with several prompts stands for all of its parts.
+
+        Parameters
+        ----------
+        key_tag : str
+            Of the API key that was shown: it grades the requests of its own application only.
 
         Raises
         ------
         NotFoundError
-            When the request is not, or no longer, known.
+            When the request is not, or no longer, known, or is another application's.
         ConflictError
             When another grade was recorded before.
         """

@@ -17,6 +17,7 @@ from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
 from edge_agent.engine import AgentEngine
+from edge_agent.feedback import ClientFeedback
 from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.judging import JudgeRun, Order
 from edge_agent.openai_request import facts_of, prompt_text
@@ -45,16 +46,14 @@ from edge_agent.requests import (
     TaskSource,
 )
 from shared.clock import Clock
-from shared.decision.reward import reward_ppm
 from shared.decision.types import (
     ArmKind,
     CloudSettings,
     DeviceState,
     Fallout,
-    Feedback,
     SpoolBody,
 )
-from shared.errors import BooksFullError, ConflictError, NotFoundError, StoreError
+from shared.errors import BooksFullError, StoreError
 from shared.limits import COMPACT_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX
 
 log = structlog.get_logger(__name__)
@@ -119,7 +118,9 @@ class AgentService(AgentFacade):
         self._house_keeping: list[asyncio.Task[None]] = []
         self._tidy = asyncio.Lock()
         self._untidy = False
-        self._grading = asyncio.Lock()
+        self._feedback = ClientFeedback(
+            engine, books=books, bookkeeper=bookkeeper, clock=clock, on_spooled=on_spooled
+        )
 
     async def start(self) -> None:
         """Recover from the last run, start the models and the house-keeping."""
@@ -175,7 +176,10 @@ class AgentService(AgentFacade):
         if request.idempotency_key:
             now_ms = self._clock.monotonic_ms()
             while (earlier := self._idempotent.find(request, now_ms=now_ms)) is not None:
-                await asyncio.wait([earlier])
+                waiting: set[asyncio.Future[Any]] = {earlier, gone}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if not earlier.done():
+                    raise _client_gone()
                 if not earlier.cancelled():
                     return KeptAnswer(earlier.result())
             keep = self._idempotent.claim(request, now_ms=now_ms)
@@ -241,42 +245,16 @@ class AgentService(AgentFacade):
             bookkeeper=self._bookkeeper,
             cloud=self._cloud,
             clock=self._clock,
-            graded_already=self._is_graded,
-            grading=self._grading,
+            graded_already=self._feedback.is_graded,
+            grading=self._feedback.lock,
             on_spooled=self._on_spooled,
         )
         self._began(asyncio.create_task(run.run(), name=run.call_id))
 
-    async def _is_graded(self, request_id: str) -> bool:
-        _, grade = await self._books.find(request_id)
-        return grade is not None
-
-    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
-        async with self._grading:  # of two grades at once, the second must see the first
-            return await self._grade(request_id, score=score, source=source)
-
-    async def _grade(self, request_id: str, *, score: float, source: str) -> bool:
-        outcome, earlier = await self._books.find(request_id)
-        if outcome is None:
-            raise NotFoundError(
-                f"no finished request {request_id!r} is kept here; grade within 24 h, on the "
-                "agent that answered, with the id from x-tidegate-request-id"
-            )
-        if not outcome.arm:
-            raise ConflictError(f"request {request_id} was not answered: nothing to grade")
-        given = Feedback(
-            request_id=request_id,
-            task_class=outcome.task_class,
-            arm=outcome.arm,
-            reward_ppm=reward_ppm(score),
-            source=source,
-            at_unix_ms=self._clock.unix_ms(),
-        )
-        is_new, effects = self._engine.graded(given, earlier=earlier)
-        await self._bookkeeper.commit(effects)
-        if is_new:
-            self._on_spooled(given)
-        return is_new
+    async def feedback(
+        self, *, request_id: str, score: float, source: str, key_tag: str = ""
+    ) -> bool:
+        return await self._feedback.give(request_id, score=score, source=source, key_tag=key_tag)
 
     def readiness(self) -> Readiness:
         statuses = self._local.status()
@@ -285,6 +263,12 @@ class AgentService(AgentFacade):
         if gate.books_problem:
             remedy = "free some disk" if gate.books_problem == FULL else "restart the agent"
             problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
+        unreadable = self._engine.outbox.unreadable
+        if unreadable:
+            problems.append(
+                f"{len(unreadable)} records of the books cannot be read, the last one is "
+                f"{max(unreadable)}: look at the disk"
+            )
         if gate.books_lost:
             problems.append(gate.books_lost)
         if gate.quarantined:
@@ -398,6 +382,8 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
+                if self._engine.gate.anybody_waits:
+                    self.lease_news.tell()
 
     def _note_capabilities(self) -> None:
         """A model file may have been put into another's place."""
@@ -411,7 +397,7 @@ class AgentService(AgentFacade):
             if after is None:
                 return
             records = await self._books.spooled(after=after, limit=COMPACT_RECORDS_MAX)
-            await self._bookkeeper.commit_or_keep(outbox.compact(records))
+            await self._bookkeeper.commit_or_keep(outbox.compact(outbox.identified(records)))
         log.warning("spool_compacted", records=len(records), after=after)
 
     async def _keep_house(self) -> None:
@@ -477,8 +463,12 @@ async def _first(run: RequestRun, gone: asyncio.Future[None]) -> AnswerHead:
     if not run.first.done():
         run.client_gone()
         run.first.add_done_callback(lambda first: first.cancelled() or first.exception())
-        raise RequestRefused(499, "client_gone", "the client went away")
+        raise _client_gone()
     return run.first.result()
+
+
+def _client_gone() -> RequestRefused:
+    return RequestRefused(499, "client_gone", "the client went away")
 
 
 def _usable(condition: ArmCondition | None) -> bool:

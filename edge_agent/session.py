@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
@@ -18,6 +20,8 @@ from shared.decision.table import SelectionTable
 from shared.decision.types import ArmSpeed, DeviceConfig, DeviceState, LeaseStatus, SpoolRecord
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, UNACKED_RECORDS_MAX
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class FleetSession:
         self._bookkeeper = bookkeeper
         self._service = service
         self._clock = clock
-        self._sent_through = 0
+        self._sent_through = self._config_revision = 0
         self._token_kept = ""  # by the bookkeeper, until the disk has room
         self.credential = credential
         self.on_connected = on_connected
@@ -86,6 +90,10 @@ class FleetSession:
         self.speeds = speeds
         self._provider_keys = provider_keys or ProviderKeys()
         self.spooled = bookkeeper.spooled
+
+    def dials(self) -> None:
+        """The coordinator is being called: from now on a request may wait for a lease."""
+        self._engine.gate.on_demand = self._on_lease_news is not None
 
     async def joined(self, credential: Credential) -> None:
         """Keep the identity that the coordinator gave."""
@@ -114,7 +122,7 @@ class FleetSession:
         self, *, resume_token: str, acked_sequence: int, spend_paused: bool, quarantined: bool
     ) -> None:
         """A session stands; returns once the resume token is synced (rule D_2)."""
-        self._sent_through = acked_sequence
+        self._sent_through, self._config_revision = acked_sequence, 0
         effects = self._engine.welcomed(
             resume_token=resume_token,
             spend_paused=spend_paused,
@@ -127,7 +135,6 @@ class FleetSession:
             raise
         self._engine.token_synced(resume_token)
         self._token_kept = ""
-        self._engine.gate.on_demand = self._on_lease_news is not None
         await self.acked(acked_sequence)
 
     async def acked(self, sequence: int) -> None:
@@ -135,8 +142,16 @@ class FleetSession:
         effects = self._engine.outbox.ack(sequence, boot_ms=self._clock.boot_ms())
         await self._bookkeeper.commit_or_keep(effects)
 
-    async def configured(self, config: DeviceConfig) -> None:
-        """A new configuration."""
+    async def configured(self, config: DeviceConfig, *, revision: int = 0) -> None:
+        """A new configuration, unless this session has brought a newer one.
+
+        The first of a session counts whatever was known before: a coordinator restored from a
+        backup says what is true now, though it counts from further back.
+        """
+        if revision < self._config_revision:
+            log.info("configuration_overtaken", revision=revision, known=self._config_revision)
+            return
+        self._config_revision = revision
         self._provider_keys.keep(config.provider_keys)
         await self._bookkeeper.commit_or_keep(self._engine.configured(config))
         await self._service.follow_classes()
@@ -208,7 +223,8 @@ class FleetSession:
         if self._sent_through - outbox.acked >= UNACKED_RECORDS_MAX:
             return ()
         async with self._bookkeeper.spool_held:
-            records = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            found = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            records = outbox.identified(found)
             if not records:
                 return records
             through = records[-1].sequence

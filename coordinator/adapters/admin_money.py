@@ -75,6 +75,15 @@ class MoneyServicer(admin_pb2_grpc.AdminServicer):
             )
             return self._budget()
 
+    async def RewindBudget(
+        self, request: admin_pb2.RewindBudgetRequest, context: Context
+    ) -> admin_pb2.Budget:
+        """Leave a window that begins in the future (rule C_4)."""
+        async with translated(context):
+            actor = actor_of(self._admit(context), said=request.actor)
+            await self._service.rewind_budget(actor=actor, reason=_reason(request.reason))
+            return self._budget()
+
     async def PauseSpend(
         self, request: admin_pb2.PauseSpendRequest, context: Context
     ) -> admin_pb2.SpendState:

@@ -260,8 +260,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                 reply.welcome.CopyFrom(self._welcome(message))
             case Acked(sequence):
                 reply.ack.sequence = sequence
-            case ConfigSent(config):
+            case ConfigSent(config, revision):
                 reply.config.CopyFrom(wire.config_to_pb(config))
+                reply.config.revision = revision
             case TableSent(table):
                 reply.table.CopyFrom(wire.table_to_pb(table))
             case LeaseSent():

@@ -36,6 +36,7 @@ def budget(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.Budget:
     their own window.
     """
     reply = balances(engine)
+    reply.now_unix_ms = now_unix_ms
     for lease in engine.account.holding_leases():
         holding = _holding(engine, lease, now_unix_ms=now_unix_ms)
         reply.holdings.append(holding)

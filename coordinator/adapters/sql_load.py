@@ -122,11 +122,16 @@ def _snapshot(connection: Connection) -> Snapshot | None:
 def _windows(
     connection: Connection,
 ) -> tuple[tuple[WindowRow, ...], tuple[LeaseRecord, ...]]:
-    """The windows with open leases and the latest one, with all of their leases."""
+    """What `StoreSnapshot.windows` says, with all of their leases."""
     window, lease = schema.WINDOW, schema.LEASE
     is_open = lease.c.ended == LeaseEnd.OPEN.value
     latest = select(func.max(window.c.id)).scalar_subquery()
-    wanted = or_(window.c.id.in_(select(lease.c.window_id).where(is_open)), window.c.id == latest)
+    begun = select(window.c.start_unix_ms).where(window.c.id == latest).scalar_subquery()
+    wanted = or_(
+        window.c.id.in_(select(lease.c.window_id).where(is_open)),
+        window.c.id == latest,
+        window.c.end_unix_ms > begun,
+    )
     windows = connection.execute(select(window).where(wanted).order_by(window.c.id)).mappings()
     found = tuple(WindowRow(**row) for row in windows)
     leases = connection.execute(
@@ -246,6 +251,13 @@ def load_spool_marks(
         query = select(mark.c.incarnation, mark.c.sequence).where(wanted)
         found.update((row.incarnation, row.sequence) for row in connection.execute(query))
     return found
+
+
+def load_windows(connection: Connection, *, ending_after_unix_ms: int) -> Sequence[WindowRow]:
+    """The windows that end after a time, by their ids."""
+    window = schema.WINDOW
+    query = select(window).where(window.c.end_unix_ms > ending_after_unix_ms).order_by(window.c.id)
+    return [WindowRow(**row) for row in connection.execute(query).mappings()]
 
 
 def add_up(connection: Connection, *, window_id: int) -> WindowRow:

@@ -34,6 +34,7 @@ from coordinator.adapters.sql_load import (
     load_spend,
     load_spool_marks,
     load_table,
+    load_windows,
     maxima,
 )
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_dated, prune_learned
@@ -219,6 +220,11 @@ class SqlStore(Store):
         """The highest booked sequence of each incarnation of a device that the books know."""
         with translated("look up how far a spool is booked"), self._begin() as transaction:
             return load_spool_marks(transaction.connection, device_id, incarnations=incarnations)
+
+    def windows(self, *, ending_after_unix_ms: int) -> Sequence[WindowRow]:
+        """The windows that end after a time, by their ids."""
+        with translated("read budget windows"), self._begin() as transaction:
+            return load_windows(transaction.connection, ending_after_unix_ms=ending_after_unix_ms)
 
     def recomputed_window(self, window_id: int) -> WindowRow:
         """A window with its balances added up from the ledger rows (rule C_2)."""

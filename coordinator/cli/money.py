@@ -112,6 +112,37 @@ def write_off(
     typer.echo(f"{usd(reply.amount_nanos)} of {found.name} {how}")
 
 
+@budget.command("rewind")
+def rewind(
+    ctx: typer.Context,
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Leave a window that begins in the future, after the coordinator's clock was ahead.
+
+    The window that is true now begins. What was spent and lent in the later ones counts against
+    it, and once more against a window that begins in their own time: nothing is spent twice.
+    """
+    session = session_of(ctx)
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    now: admin_pb2.Budget = session.call("GetBudget", admin_pb2.GetBudgetRequest())
+    is_ahead = now.window_start_unix_ms > now.now_unix_ms
+    confirm(
+        f"The coordinator's clock says {instant(now.now_unix_ms)}, and the present window begins "
+        f"at {instant(now.window_start_unix_ms)}. Is the clock right now? Then the window that is "
+        f"true now begins, and {usd(_committed(now))} of the later one count against it.",
+        yes=yes or not is_ahead,  # then the coordinator refuses, in its own words
+        interactive=is_interactive(),
+    )
+    request = admin_pb2.RewindBudgetRequest(reason=reason, actor=session.actor)
+    _show_budget(session, session.call("RewindBudget", request))
+
+
+def _committed(reply: admin_pb2.Budget) -> int:
+    return reply.settled_nanos + reply.unconfirmed_nanos + reply.outstanding_nanos
+
+
 def _confirm_unspent(name: str, *, given: str, amount: str) -> None:
     """The second question: whoever agrees writes the device's name."""
     if not given:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -24,6 +25,7 @@ from edge_agent.adapters.cloud_answers import (
 from edge_agent.adapters.sse import DONE, EventParser
 from edge_agent.openai_request import serialise
 from edge_agent.ports import (
+    NOTHING_SENT,
     ArmFailed,
     ChatCall,
     ChatEvent,
@@ -156,9 +158,22 @@ class OpenAiCloud(CloudClient):
                     ssl=True if self._tls is None else self._tls,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[_telling_of_connections()],
                 headers={"User-Agent": f"tidegate-agent/{SOFTWARE_VERSION}"},
             )
         return self._session
+
+
+def _telling_of_connections() -> aiohttp.TraceConfig:
+    """Lets each attempt know that it has got a connection, a new one or a used one."""
+
+    async def connected(_: object, request: SimpleNamespace, __: object) -> None:
+        request.trace_request_ctx.connected()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(connected)
+    trace.on_connection_reuseconn.append(connected)
+    return trace
 
 
 class _Body(aiohttp.payload.Payload):
@@ -212,6 +227,11 @@ class _Attempt:
         self._content = serialise(body)
         self._deadline = 0.0
         self._read_bytes = 0
+        self._connected = False
+
+    def connected(self) -> None:
+        """There is a connection: from here on a part of the request may have left."""
+        self._connected = True
 
     async def post(self, session: aiohttp.ClientSession, *, path: str) -> aiohttp.ClientResponse:
         """Send the request and wait for the response's headers."""
@@ -233,10 +253,15 @@ class _Attempt:
                     data=body,
                     headers=self._headers(),
                     allow_redirects=False,
+                    trace_request_ctx=self,
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=self._connect_s, sock_connect=self._connect_s
                     ),
                 )
+        except asyncio.CancelledError:
+            if self._connected:
+                raise
+            raise asyncio.CancelledError(NOTHING_SENT) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # aiohttp's errors hold the request's headers, and so the key: they end here.
             raise self._not_answered(error, handed_over=body.handed_over) from None

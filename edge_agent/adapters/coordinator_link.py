@@ -119,6 +119,7 @@ class CoordinatorLink:
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
+        self._session.dials()
         while True:
             try:
                 async for attempt in stamina.retry_context(
@@ -298,7 +299,8 @@ class CoordinatorLink:
             case "ack":
                 await session.acked(message.ack.sequence)
             case "config":
-                await session.configured(wire.config_from_pb(message.config))
+                config = wire.config_from_pb(message.config)
+                await session.configured(config, revision=message.config.revision)
             case "provider_keys":
                 session.keys_received(wire.provider_keys_from_pb(message.provider_keys))
             case "table":

@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
+
+import structlog
 
 from edge_agent.adapters.sqlite_books_file import connect, corrupt, lock, prepare, store_error
 from edge_agent.adapters.sqlite_books_file import set_aside as _set_aside
@@ -26,10 +29,11 @@ from edge_agent.ports import Books, Told, nobody
 from shared.clock import Clock
 from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, LeaseState, ReservationRow
-from shared.decision.types import Feedback, Outcome, SpoolRecord
+from shared.decision.types import Feedback, Outcome, SpoolRecord, SpoolSummary
 from shared.errors import ProtocolError, StoreError, TidegateError
 from shared.wire import decode_config, decode_table, record_from_bytes
 
+log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -62,6 +66,7 @@ class SqliteBooks(Books):
     ) -> None:
         self._path = path
         self._closed = False
+        self._unreadable: set[int] = set()
         self._pending: list[Job] = []
         self._connections: list[sqlite3.Connection] = []
         self._lock = lock(path)
@@ -150,7 +155,10 @@ class SqliteBooks(Books):
             self._writer.put(jobs)
 
     async def spooled(self, *, after: int, limit: int) -> Sequence[SpoolRecord]:
-        """Up to `limit` committed records with a sequence above `after`, in order."""
+        """Up to `limit` committed records with a sequence above `after`, in order.
+
+        A record that is damaged stays in the file, and comes as a summary that says so.
+        """
         return await self._in_reader(lambda: self._spooled(after, limit))
 
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
@@ -225,18 +233,44 @@ class SqliteBooks(Books):
 
     def _spooled(self, after: int, limit: int) -> Sequence[SpoolRecord]:
         rows = self._reader.execute(
-            "SELECT record FROM spool WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, limit)
+            "SELECT sequence, kind, record, checksum FROM spool WHERE sequence > ? "
+            "ORDER BY sequence LIMIT ?",
+            (after, limit),
         ).fetchall()
-        return [record_from_bytes(record) for (record,) in rows]
+        records: list[SpoolRecord] = []
+        for sequence, kind, data, checksum in rows:
+            record = _record(sequence, data, checksum)
+            if record is None:
+                first = sequence
+                if kind == SpoolSummary.__name__:
+                    first = (records[-1].sequence if records else after) + 1
+                record = SpoolRecord(sequence, "", SpoolSummary(first, sequence, (), (), 1))
+                self._note_unreadable(sequence, kind)
+            records.append(record)
+        return records
+
+    def _note_unreadable(self, sequence: int, kind: str) -> None:
+        """Once a record, however often it is met."""
+        if sequence not in self._unreadable:
+            self._unreadable.add(sequence)
+            log.error(
+                "record_unreadable",
+                sequence=sequence,
+                kind=kind,
+                path=str(self._path),
+                remedy="it stays in the file and the others go on; look at the disk",
+            )
 
     def _find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
         outcome: Outcome | None = None
         grade: Feedback | None = None
         rows = self._reader.execute(
-            "SELECT record FROM spool WHERE request_id = ? ORDER BY sequence", (request_id,)
+            "SELECT sequence, record, checksum FROM spool WHERE request_id = ? ORDER BY sequence",
+            (request_id,),
         ).fetchall()
-        for (record,) in rows:
-            body = record_from_bytes(record).body
+        for row in rows:
+            record = _record(*row)
+            body = record.body if record is not None else None
             if isinstance(body, Outcome):
                 outcome = outcome or body
             elif isinstance(body, Feedback) and not body.is_weak:
@@ -246,6 +280,21 @@ class SqliteBooks(Books):
     def _size_bytes(self) -> int:
         files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal", "-shm"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _record(sequence: int, data: bytes, checksum: int | None) -> SpoolRecord | None:
+    """A spool record from its row, or None if the row is damaged.
+
+    SQLite checks the structure of its file, and not what is in a row. Rows of the first version
+    have no checksum.
+    """
+    if checksum is not None and crc32(data) != checksum:
+        return None
+    try:
+        record = record_from_bytes(data)
+    except (ProtocolError, ValueError):
+        return None
+    return record if record.sequence == sequence else None
 
 
 def _spool_last(connection: sqlite3.Connection) -> int:

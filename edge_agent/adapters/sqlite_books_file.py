@@ -12,7 +12,7 @@ from shared.clock import Clock
 from shared.errors import BooksCorruptError, BooksFullError, StoreError
 from shared.file_lock import FileLock
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # Checkpoints run in the background; a writer does one by itself only if they fall this far behind.
 _CHECKPOINT_PAGES: Final = 4_096
 _JOURNAL_BYTES_KEPT: Final = 16 * 1024 * 1024
@@ -57,11 +57,15 @@ CREATE TABLE spool (
     sequence INTEGER PRIMARY KEY,
     request_id TEXT,
     kind TEXT NOT NULL,
-    record BLOB NOT NULL
+    record BLOB NOT NULL,
+    checksum INTEGER
 ) STRICT;
 CREATE INDEX spool_request ON spool (request_id) WHERE request_id IS NOT NULL;
 CREATE TABLE document (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
+
+_UPGRADES: Final = ("ALTER TABLE spool ADD COLUMN checksum INTEGER",)
+"""What takes books of version 1 to 2, and so on."""
 
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -154,7 +158,7 @@ def _create(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Open existing books: right version, right structure."""
+    """Open existing books: right version, or one that can be made so, and right structure."""
     if path.stat().st_size == 0:
         raise corrupt(path, "the file is empty")
     path.chmod(0o600)
@@ -171,6 +175,8 @@ def _check(path: Path) -> None:
         (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if result != "ok":
             raise corrupt(path, result)
+        for number, statement in enumerate(_UPGRADES[version - 1 :], version + 1):
+            connection.executescript(f"BEGIN; {statement}; PRAGMA user_version = {number}; COMMIT")
     finally:
         connection.close()
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
+from zlib import crc32
 
 from edge_agent.books import (
     AppendSpool,
@@ -45,7 +46,7 @@ RESERVATION_COLUMNS: Final = (
     "key_tag, key_window, judge"
 )
 KEY_BUDGET_COLUMNS: Final = "tag, start_unix_ms, end_unix_ms, settled_nanos, watermark_nanos"
-_SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record)"
+_SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record, checksum)"
 _ROWS_MAX: Final = 64
 
 
@@ -149,7 +150,8 @@ def _spool_row(record: SpoolRecord) -> Row:
         found_by, kind = body.request_id, "feedback"
     else:
         found_by, kind = None, type(body).__name__
-    return (record.sequence, found_by, kind, record_to_bytes(record))
+    data = record_to_bytes(record)
+    return (record.sequence, found_by, kind, data, crc32(data))
 
 
 @dataclass(slots=True)

@@ -76,8 +76,9 @@ class KeyBudgetBook:
     Notes
     -----
     Invariant, checked on every reservation: settled + reserved <= budget, apart from overruns
-    (rule S_4) and from budgets that were cut. A window that has opened is never left for an
-    earlier one, whatever the clock says, and a new one opens only when it has ended.
+    (rule S_4) and from budgets that were cut. A new window opens only when the last one has ended,
+    whatever the clock says. One that a wrong clock has opened in the future ends when it has lasted
+    as long as a window does, by the clock that nobody sets: no more than one budget in that time.
     """
 
     def __init__(self, budgets: Iterable[KeyBudget] = ()) -> None:
@@ -88,6 +89,7 @@ class KeyBudgetBook:
         self._reserved: dict[str, int] = {}
         self._worst_case: dict[str, int] = {}
         self._changed: dict[str, KeyBudgetRow] = {}
+        self._ahead_since: dict[str, tuple[int, int]] = {}  # start of the window, boot time
 
     def configure(self, budgets: Iterable[KeyBudget]) -> None:
         """Other budgets hold from now on; a window that has begun goes on to its end."""
@@ -119,19 +121,38 @@ class KeyBudgetBook:
             rows = self._opening if tag in self._opening else self._rows
             rows[tag] = self._changed[tag] = replace(rows[tag], settled_nanos=budget.amount_nanos)
 
-    def open_windows(self, *, unix_ms: int) -> None:
-        """Begin the windows whose time has come; each counts once it is synced."""
+    def open_windows(self, *, unix_ms: int, boot_ms: int | None = None) -> None:
+        """Begin the windows whose time has come; each counts once it is synced.
+
+        Parameters
+        ----------
+        boot_ms : int or None
+            On the boot-time clock; without it no window that lies in the future is left.
+        """
         for tag, budget in self._budgets.items():
             last = self._opening.get(tag) or self._rows.get(tag)
-            if last is not None and unix_ms < last.end_unix_ms:
+            left = last is not None and self._is_left(last, unix_ms=unix_ms, boot_ms=boot_ms)
+            if last is not None and unix_ms < last.end_unix_ms and not left:
                 continue  # also when the clock has stepped back
             start = unix_ms - unix_ms % budget.window_ms
             end = start + budget.window_ms
-            if last is not None:  # a longer window would have begun before the end of the last one
+            if last is not None and not left:
+                # A longer window would have begun before the end of the last one.
                 start = max(start, last.end_unix_ms)
             first = min(budget.amount_nanos, self._step(budget))
             row = KeyBudgetRow(tag, start, end, watermark_nanos=first)
             self._opening[tag] = self._changed[tag] = row
+
+    def _is_left(self, last: KeyBudgetRow, *, unix_ms: int, boot_ms: int | None) -> bool:
+        """Whether a window that begins in the future has lasted its time."""
+        if unix_ms >= last.start_unix_ms or boot_ms is None:
+            self._ahead_since.pop(last.tag, None)
+            return False
+        start, since_ms = self._ahead_since.get(last.tag, (-1, 0))
+        if start != last.start_unix_ms:
+            self._ahead_since[last.tag] = last.start_unix_ms, boot_ms
+            return False
+        return boot_ms - since_ms >= last.end_unix_ms - last.start_unix_ms
 
     def unsynced(self) -> tuple[KeyBudgetRow, ...]:
         """Rows that a sync still has to cover."""

@@ -330,12 +330,20 @@ class ContextCount:
 
 @dataclass(frozen=True)
 class SpoolSummary:
-    """What is left of compacted outcomes (rule O_2): costs are never dropped."""
+    """What is left of compacted outcomes (rule O_2): costs are never dropped.
+
+    Attributes
+    ----------
+    unreadable : int
+        Records in it that its device can no longer read. It cannot say what they cost, so that
+        stays unconfirmed, by the final figures of their leases.
+    """
 
     first_sequence: int
     last_sequence: int
     costs: tuple[tuple[int, int], ...]
     counts: tuple[ContextCount, ...]
+    unreadable: int = 0
 
 
 SpoolBody = Outcome | Feedback | LeaseClose | CostAdjustment | SpoolSummary | JudgeCall

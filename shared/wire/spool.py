@@ -150,6 +150,7 @@ def summary_to_pb(summary: SpoolSummary) -> pb.SpoolSummary:
             pb.ContextCount(task_class=count.task_class, arm=count.arm, requests=count.requests)
             for count in summary.counts
         ],
+        unreadable=summary.unreadable,
     )
 
 
@@ -171,6 +172,7 @@ def summary_from_pb(message: pb.SpoolSummary) -> SpoolSummary:
             ContextCount(task_class=count.task_class, arm=count.arm, requests=count.requests)
             for count in message.counts
         ),
+        unreadable=message.unreadable,
     )
 
 

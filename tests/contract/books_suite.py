@@ -328,7 +328,9 @@ class BooksSuite:
             Feedback("req-1", "code", "gpt", reward_ppm=1, source="user", at_unix_ms=2),
             LeaseClose(3, final_nanos=5, clean=True, reason="expired"),
             CostAdjustment("req-1", lease_number=3, delta_nanos=-4, reason="late usage"),
-            SpoolSummary(first_sequence=1, last_sequence=2, costs=((3, 4),), counts=()),
+            SpoolSummary(
+                first_sequence=1, last_sequence=2, costs=((3, 4),), counts=(), unreadable=2
+            ),
         ]
         records = [
             SpoolRecord(number, incarnation="inc-1", body=body)

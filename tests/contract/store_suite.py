@@ -282,7 +282,10 @@ class StoreSuite:
 
     def test_windows_are_loaded_with_open_leases_and_the_latest(self, store: Store) -> None:
         """A window is left behind once its last lease has ended, unless it is the latest."""
-        windows = [replace(WINDOW, id=number) for number in (1, 2, 3, 4)]
+        windows = [
+            replace(WINDOW, id=number, start_unix_ms=number, end_unix_ms=number + 1)
+            for number in (1, 2, 3, 4)
+        ]
         ended = replace(LEASE, number=1, window_id=1, end=LeaseEnd.CLOSED)
         still_open = replace(LEASE, number=2, window_id=2)
         beside_it = replace(LEASE, number=3, window_id=2, end=LeaseEnd.WRITTEN_OFF)
@@ -291,6 +294,19 @@ class StoreSuite:
         loaded = store.load()
         assert (2, 4) == tuple(window.id for window in loaded.windows)
         assert (still_open, beside_it, latest) == loaded.leases
+
+    def test_windows_that_the_clock_has_left_are_loaded(self, store: Store) -> None:
+        """They end after the latest one has begun, and what they hold counts for a while yet."""
+        spans = {1: (10, 20), 90: (90, 100), 91: (20, 30)}
+        windows = [
+            replace(WINDOW, id=number, start_unix_ms=start, end_unix_ms=end)
+            for number, (start, end) in spans.items()
+        ]
+        store.commit(windows)
+        assert (90, 91) == tuple(window.id for window in store.load().windows)
+        assert windows[1:] == list(store.windows(ending_after_unix_ms=20))
+        assert windows == list(store.windows(ending_after_unix_ms=19))
+        assert [] == list(store.windows(ending_after_unix_ms=100))
 
     def test_only_what_came_after_the_snapshot_is_learned_again(self, store: Store) -> None:
         """The snapshot is one row; its position cuts what is replayed, in order."""
@@ -409,6 +425,7 @@ class StoreSuite:
             LedgerKind.OVERRUN: 7,
             LedgerKind.WRITEOFF: 600_000,
             LedgerKind.CLOSE: 0,
+            LedgerKind.CARRY: 8_000_000,
         }
         assert set(LedgerKind) == set(amounts)
         kept = [
@@ -420,7 +437,7 @@ class StoreSuite:
         expected = replace(
             WINDOW,
             settled_nanos=100_000 - 5_000 + 20 - 20_000 + 7,
-            unconfirmed_nanos=50 - 20 - 3_000 + 600_000,
+            unconfirmed_nanos=50 - 20 - 3_000 + 600_000 + 8_000_000,
             outstanding_nanos=1_000_000 - 100_000 + 5_000 - 400 - 50 - 600_000,
         )
         assert expected == store.recomputed_window(1)

@@ -17,7 +17,16 @@ import pytest_asyncio
 
 from edge_agent.adapters import cloud_client
 from edge_agent.adapters.cloud_client import OpenAiCloud
-from edge_agent.ports import ArmFailed, ChatCall, Chunk, EmbedCall, Embedded, Finished, Usage
+from edge_agent.ports import (
+    NOTHING_SENT,
+    ArmFailed,
+    ChatCall,
+    Chunk,
+    EmbedCall,
+    Embedded,
+    Finished,
+    Usage,
+)
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import Arm, ArmKind, CloudSettings, OnAbort, SettleKind
 from shared.limits import ERROR_CHARS_MAX
@@ -865,6 +874,53 @@ async def test_cancelling_a_call_closes_the_connection(
         await calling
     async with asyncio.timeout(5):
         await upstream.client_left.wait()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_is_cancelled_while_it_connects_was_not_sent(
+    cloud: OpenAiCloud, stream: bool
+) -> None:
+    """A server that never answers a handshake has got nothing of the request (rule S_2)."""
+    reached = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await reader.read()
+
+    async with serving(silent) as port:
+        call = call_of(f"https://127.0.0.1:{port}/v1", stream=stream)
+        calling = asyncio.create_task(events_of(cloud, call))
+        await reached.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await calling
+    assert (NOTHING_SENT,) == caught.value.args
+
+
+async def test_a_call_that_is_cancelled_on_a_connection_may_have_been_sent(
+    upstream: Upstream, cloud: OpenAiCloud
+) -> None:
+    """On a new one as on one that an earlier call has left."""
+
+    asked: asyncio.Queue[None] = asyncio.Queue()
+
+    async def silence(exchange: Exchange) -> None:
+        asked.put_nowait(None)
+        await exchange.until_client_leaves()
+
+    async def cut_off() -> tuple[object, ...]:
+        calling = asyncio.create_task(events_of(cloud, call_of(upstream.base_url)))
+        await asked.get()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await calling
+        return caught.value.args
+
+    upstream.scripts = [silence, complete, silence]
+    assert () == await cut_off()
+    await events_of(cloud, call_of(upstream.base_url))
+    assert () == await cut_off()
+    assert 2 == upstream.connections
 
 
 async def test_a_key_is_read_from_its_file_at_each_call(

@@ -79,13 +79,9 @@ def said(agent: Agent, prompt: str, *, key: str = "lab", **more: Any) -> Reply:
 
 
 def paid_for(agent: Agent, prompt: str, **more: Any) -> Reply:
-    """A paid answer; where the disk is busy, the watermark may be behind for a moment."""
-
-    def answered() -> Reply | None:
-        reply = said(agent, prompt, model="cloud", **more)
-        return reply if reply.status == 200 else None
-
-    reply: Reply = wait_for(answered, what="a paid answer")
+    """A paid answer at the first try: a lease or a watermark that is behind is waited for."""
+    reply = said(agent, prompt, model="cloud", **more)
+    assert 200 == reply.status, reply
     return reply
 
 

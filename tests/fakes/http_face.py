@@ -128,6 +128,7 @@ class FakeAgent(AgentFacade):
         self.play: Chat = whole
         self.requests: list[ClientRequest] = []
         self.grades: list[tuple[str, float, str]] = []
+        self.graded_by: list[str] = []
         self.feedback_result: bool | Exception = True
         self.origin = TaskOrigin(TaskSource.HEADER)
         self.ready = Readiness(ready=True, problems=(), details={"table_version": 7})
@@ -146,8 +147,11 @@ class FakeAgent(AgentFacade):
         row = ("code", "llama", 250_000, ("tiny",))
         return RouteDecision(*row, fallouts, "weighted", 7, 1_500, self.origin)
 
-    async def feedback(self, *, request_id: str, score: float, source: str) -> bool:
+    async def feedback(
+        self, *, request_id: str, score: float, source: str, key_tag: str = ""
+    ) -> bool:
         self.grades.append((request_id, score, source))
+        self.graded_by.append(key_tag)
         if isinstance(self.feedback_result, Exception):
             raise self.feedback_result
         return self.feedback_result

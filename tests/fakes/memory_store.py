@@ -230,7 +230,10 @@ class MemoryStore(Store):
         open_windows = {
             row.window_id for row in database.leases.values() if row.end is LeaseEnd.OPEN
         }
-        wanted = open_windows | {max(database.windows, default=0)}
+        latest = max(database.windows, default=0)
+        begun = database.windows[latest].start_unix_ms if database.windows else 0
+        left = {key for key, row in database.windows.items() if row.end_unix_ms > begun}
+        wanted = open_windows | {latest} | left
         after = database.snapshot.position if database.snapshot is not None else 0
         return StoreSnapshot(
             config=database.configs[max(database.configs)] if database.configs else None,
@@ -322,6 +325,10 @@ class MemoryStore(Store):
         keys = {name: marks.get((device_id, name)) for name in incarnations}
         return {name: mark for name, mark in keys.items() if mark is not None}
 
+    def windows(self, *, ending_after_unix_ms: int) -> Sequence[WindowRow]:
+        found = sorted(self._open_database().windows.items())
+        return [row for _, row in found if row.end_unix_ms > ending_after_unix_ms]
+
     def recomputed_window(self, window_id: int) -> WindowRow:
         database = self._open_database()
         if window_id not in database.windows:
@@ -348,6 +355,8 @@ class MemoryStore(Store):
                     outstanding -= amount
                 case LedgerKind.UNCONFIRMED | LedgerKind.WRITEOFF:
                     outstanding -= amount
+                    unconfirmed += amount
+                case LedgerKind.CARRY:
                     unconfirmed += amount
         return replace(
             database.windows[window_id],

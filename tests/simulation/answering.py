@@ -103,7 +103,8 @@ class Answering:
         world, device = self._world, self._device
         if request_id not in self.waiting:
             self.waiting[request_id] = device.monotonic_ms()
-            self.clients.waits(device.name, request_id)
+            if not self._engine.gate.needs_sync(request_id):
+                self.clients.waits(device.name, request_id)
             world.at(world.now + LEASE_WAIT_MS, device, partial(self._time_is_over, request_id))
         device.soon()
 
@@ -116,8 +117,9 @@ class Answering:
         if left_ms > 0:
             world.at(world.now + left_ms, device, partial(self._time_is_over, request_id))
             return
+        if not self._engine.gate.needs_sync(request_id):
+            self.clients.waited_in_vain(device.name, request_id)
         self._engine.give_up_waiting(request_id)
-        self.clients.waited_in_vain(device.name, request_id)
         del self.waiting[request_id]
         self._attempt(self.wanted[request_id])
 
@@ -214,8 +216,11 @@ class Answering:
         cloud = call.plan.arm.cloud
         if cloud is not None and cloud.on_abort is OnAbort.CANCEL:
             del self.calls[request_id]
-            self._world.checker.learned(call.bill, SettleKind.UNKNOWN)
-            end = AttemptEnd(latency_ms=5, settle=SettleKind.UNKNOWN, error="client_gone")
+            # A call that has not even found a connection was not sent, and that is certain.
+            unsent = call.bill.fate is Fate.DEAD
+            settle = SettleKind.RELEASED if unsent else SettleKind.UNKNOWN
+            self._world.checker.learned(call.bill, settle)
+            end = AttemptEnd(latency_ms=5, settle=settle, error="client_gone")
             self._finish(request_id, status=RequestStatus.ABORTED, end=end)
 
     def _failed(self, request_id: str, end: AttemptEnd) -> None:

@@ -32,6 +32,7 @@ SIGNS: dict[str, tuple[int, int, int]] = {
     "overrun": (1, 0, 0),
     "writeoff": (0, 1, -1),
     "close": (0, 0, 0),
+    "carry": (0, 1, 0),
 }
 """How each kind of row moves settled, unconfirmed and outstanding money, by the contract."""
 

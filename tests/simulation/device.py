@@ -164,6 +164,7 @@ class Device:
             on_connected=lambda _: None,
             on_lease_news=self.answering.heard_of_lease,
         )
+        self.session.dials()
         self.alive = True
         self.redial_at = self.world.now + self.rng.randint(0, 300)
         at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
@@ -240,7 +241,7 @@ class Device:
         after = engine.outbox.overfull_after()
         if after is not None:
             records = at_once(self.books.spooled(after=after, limit=COMPACT_RECORDS_MAX))
-            at_once(keeper.commit_or_keep(engine.outbox.compact(records)))
+            at_once(keeper.commit_or_keep(engine.outbox.compact(engine.outbox.identified(records))))
             self.world.noted["spool_compacted"] += 1
         raised = engine.gate.raised_watermarks()
         if raised and not engine.gate.books_problem:
@@ -249,6 +250,8 @@ class Device:
             except BooksFullError:
                 return
             engine.gate.synced(raised)
+            if engine.gate.anybody_waits:
+                self.answering.heard_of_lease()
 
     def talk(self) -> None:
         """Dial, or say what there is to say."""
@@ -316,8 +319,8 @@ class Device:
                 world.network.up(line, "token", message.resume_token)
             case Acked(sequence):
                 at_once(session.acked(sequence))
-            case ConfigSent(config):
-                at_once(session.configured(config))
+            case ConfigSent(config, revision):
+                at_once(session.configured(config, revision=revision))
             case TableSent(table):
                 at_once(session.table_pushed(table))
             case LeaseSent():

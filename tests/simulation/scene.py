@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coordinator.records import LeaseRecord, LedgerRow, WindowRow
+from edge_agent.books import MetaKey, PutMeta
 from shared.decision.types import Outcome, SpoolRecord
 from tests.simulation.answering import Wanted
 from tests.simulation.device import Device
 from tests.simulation.dice import Dice
+from tests.simulation.disk import SimDisk
 from tests.simulation.provider import Fate
 from tests.simulation.world import World
 
@@ -89,6 +91,13 @@ class Scene(World):
                 return
             self.run(100)
         raise AssertionError("it never came to be")
+
+    def empty_disk(self, device: Device) -> SimDisk:
+        """What takes the place of lost books, as `adapters/books_opening.py` begins them."""
+        disk = SimDisk(self.checker.device_commit, fuse=device.fuse, owner=device.id)
+        disk.commit([PutMeta(MetaKey.COPIED, "1"), PutMeta(MetaKey.BOOKS_LOST, "?")], sync=True)
+        self.lossy.add(device.id)
+        return disk
 
     def restart(self, device: Device, *, power: bool = False) -> None:
         """End a device's process, or its power, and start it again."""

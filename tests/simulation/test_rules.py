@@ -8,18 +8,22 @@ from unittest.mock import patch
 import pytest
 
 from coordinator.fleet_config import parse_fleet
+from coordinator.messages import ConfigSent
 from coordinator.records import BookedCounts, LeaseEnd, LedgerRow
 from coordinator.recovery import Recovery, presented_lease
+from coordinator.sessions import Reaction
 from shared.decision.types import (
     CostAdjustment,
     LeaseClose,
     LeaseStatus,
     RequestStatus,
     SettleKind,
+    SpoolRecord,
     SpoolSummary,
 )
 from shared.errors import LostLeadershipError, TidegateError
 from tests.fakes.memory_store import book_batch
+from tests.simulation.device import Device
 from tests.simulation.dice import Dice
 from tests.simulation.provider import WORST_NANOS, Fate
 from tests.simulation.scene import Scene
@@ -70,6 +74,30 @@ def test_a_3_no_lease_outlives_its_price(scene: Scene) -> None:
         if lease.end is LeaseEnd.OPEN and lease.price_version == before
     ]
     assert [] == opened
+
+
+def test_a_3_a_configuration_that_comes_late_is_passed_over(scene: Scene) -> None:
+    """Within a session prices and closed arms only go forward, whatever is repeated."""
+    device, line = scene.device, scene.device.line
+    assert line is not None
+    old = _told_config(scene, device)
+    scene.centre.operate(lambda e, now: e.set_arm_enabled("large", False, actor="op", unix_ms=now))
+    scene.run(1_000)
+    device.take(line, old)
+    assert "large" not in {arm.id for arm in device.engine.config.arms if arm.enabled}
+
+
+def test_a_3_a_restored_coordinators_configuration_counts(scene: Scene) -> None:
+    """Its versions have gone back with its books, and yet it says what is true now."""
+    before = scene.device.engine.config.version
+    scene.centre.backup()
+    scene.centre.configure(scene.toml(valid_until="2100-01-01T00:00:00Z"))
+    scene.run(1_000)
+    assert before < scene.device.engine.config.version
+    scene.centre.restore(scene.centre.backups[-1][0])
+    scene.centre.start()
+    scene.run(3_000)
+    assert before == scene.device.engine.config.version
 
 
 def test_c_1_a_budget_is_never_lent_twice(scene: Scene) -> None:
@@ -127,6 +155,36 @@ def test_c_4_a_cost_belongs_to_the_window_of_its_lease(scene: Scene) -> None:
     assert scene.window().target_nanos == old.target_nanos
 
 
+def test_c_4_a_window_ahead_of_the_clock_is_left_and_nothing_is_spent_twice(
+    scene: Scene,
+) -> None:
+    """The coordinator's clock was a week ahead; both windows' money counts in the true one."""
+    first, centre, checker = scene.window(), scene.centre, scene.checker
+    centre.wall_ms += 7 * 24 * 3_600_000
+    scene.run(1_000)
+    for device in scene.devices:
+        scene.pay(device, wait_ms=500)
+    ahead = scene.window()
+    centre.wall_ms = 0
+    scene.run(1_000)
+    assert ahead.id == scene.window().id
+    assert "clock" in centre.engine.alarms
+    windows = centre.store.windows(ending_after_unix_ms=first.start_unix_ms)
+    assert centre.operate(
+        lambda e, now: e.rewind_budget(windows, actor="op", reason="ntp", unix_ms=now)
+    )
+    true = scene.window()
+    assert first.end_unix_ms == true.end_unix_ms
+    before = [centre.database.windows[w.id].committed_nanos for w in (first, ahead)]
+    assert sum(before) == true.unconfirmed_nanos
+    scene.until(lambda: scene.pay(scene.device) in scene.paid_requests, ms=3_000)
+    billed = sum(checker.billed[window.id] for window in (first, ahead, true))
+    assert 0 < billed <= scene.budget_nanos
+    assert [] == list(centre.store.differences(progress=lambda *_: None))
+    scene.until(lambda: scene.window().start_unix_ms == true.end_unix_ms)
+    assert 0 == scene.window().unconfirmed_nanos
+
+
 def test_c_5_restored_books_lend_nothing_before_all_have_spoken(scene: Scene) -> None:
     """Also what was lent after the backup is booked; then an operator lets lending go on."""
     scene.centre.backup()
@@ -145,6 +203,27 @@ def test_c_5_restored_books_lend_nothing_before_all_have_spoken(scene: Scene) ->
     )
     scene.until(lambda: scene.centre.engine.recovery is None)
     scene.until(lambda: scene.pay(scene.devices[3]) in scene.paid_requests, ms=20_000)
+
+
+def test_c_5_who_lost_its_books_too_is_shut_out_of_restored_ones(scene: Scene) -> None:
+    """What it was lent after the backup nobody knows: an operator has to look into it (D_2)."""
+    device, centre = scene.device, scene.centre
+    centre.backup()
+    device.kill()
+    device.disk = scene.empty_disk(device)
+    centre.restore(centre.backups[-1][0])
+    centre.start()
+    with patch.object(scene.faults, "mend"):
+        scene.faults._recover()
+        device.start()
+        scene.until(lambda: [device.id] == centre.quarantined, ms=10_000)
+        scene.run(5_000)
+        scene.faults._recover()
+        assert centre.engine.recovery is not None, "the operator has not looked into it"
+        key = f"stranger:{device.id}"
+        assert centre.operate(lambda e, now: e.clear_alarm(key, actor="op", unix_ms=now))
+        scene.faults._recover()
+        scene.until(lambda: centre.engine.recovery is None)
 
 
 def test_c_5_a_presented_lease_is_booked_once(scene: Scene) -> None:
@@ -413,13 +492,18 @@ def test_s_4_an_overrun_in_an_overfull_spool_is_told_all_the_same(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("arm", "settle"), [("large", SettleKind.REPORTED), ("small", SettleKind.UNKNOWN)]
+    ("arm", "fate", "settle"),
+    [
+        ("large", Fate.ANSWERED, SettleKind.REPORTED),
+        ("small", Fate.ANSWERED, SettleKind.UNKNOWN),
+        ("small", Fate.DEAD, SettleKind.RELEASED),
+    ],
 )
 def test_s_5_when_the_client_goes_the_arm_decides(
-    scene: Scene, arm: str, settle: SettleKind
+    scene: Scene, arm: str, fate: Fate, settle: SettleKind
 ) -> None:
-    """`drain` reads on and knows the usage; `cancel` does not, and pays in full."""
-    request = scene.pay(scene.device, arm=arm, wait_ms=0)
+    """`drain` reads on and knows the usage; `cancel` does not, and pays in full what was sent."""
+    request = scene.pay(scene.device, arm=arm, fate=fate, wait_ms=0)
     scene.device.guard(lambda: scene.device.answering.client_gone(request))
     scene.run(1_000)
     outcome = scene.outcome(scene.device, request)
@@ -467,6 +551,41 @@ def test_o_2_an_overfull_spool_keeps_every_cost(scene: Scene) -> None:
     assert len(missing) == sum(row.requests for row in counts) > 0
 
 
+def test_o_3_a_garbled_record_is_set_aside_and_its_cost_is_booked(scene: Scene) -> None:
+    """The others get through; what it cost stays unconfirmed on its lease (rules L_4, I5)."""
+    device = scene.device
+    scene.cut_off(device, ms=2_000)
+    lost, after = scene.pay(device, wait_ms=500), scene.pay(device, wait_ms=500)
+    spool = device.disk.state.spool
+    (at,) = [n for n, record in spool.items() if getattr(record.body, "request_id", "") == lost]
+    spool[at] = SpoolRecord(at, "", SpoolSummary(at, at, (), (), unreadable=1))
+    scene.until(lambda: after in scene.checker.booked)
+    assert lost not in scene.checker.booked
+    alarm = scene.centre.engine.alarms[f"missing:{device.id}"]
+    assert f"cannot read record {at} of its books" in alarm
+    (bill,) = scene.provider.bills[lost]
+    leases = scene.centre.database.leases
+    key = (device.id, bill.lease_number)
+    scene.until(lambda: leases[key].end is LeaseEnd.CLOSED, ms=30_000)
+    assert bill.nanos == leases[key].unconfirmed_nanos
+    assert leases[key].booked_nanos + bill.nanos == scene.provider.on_lease[key]
+
+
+def test_o_3_a_lost_close_counts_as_the_full_lease(scene: Scene) -> None:
+    """The coordinator finds at the next hello that the device no longer holds it."""
+    device = scene.device
+    held = scene.lease(device)
+    scene.cut_off(device, ms=12_000)
+    scene.run(10_000)
+    spool = device.disk.state.spool
+    (at,) = [n for n, r in spool.items() if getattr(r.body, "final_nanos", None) is not None]
+    spool[at] = SpoolRecord(at, "", SpoolSummary(at, at, (), (), unreadable=1))
+    leases = scene.centre.database.leases
+    scene.until(lambda: leases[device.id, held.number].end is LeaseEnd.CLOSED, ms=10_000)
+    known = leases[device.id, held.number]
+    assert held.amount_nanos == known.booked_nanos + known.unconfirmed_nanos
+
+
 def test_o_3_a_full_disk_closes_paid_arms_and_nothing_else(scene: Scene) -> None:
     """Local answers go on; with room again the paid arms open, and nothing is lost."""
     device = scene.device
@@ -480,6 +599,16 @@ def test_o_3_a_full_disk_closes_paid_arms_and_nothing_else(scene: Scene) -> None
     assert "" == device.engine.gate.books_problem
     assert RequestStatus.OK is scene.outcome(device, local).status
     scene.until(lambda: scene.pay(device) in scene.paid_requests, ms=10_000)
+
+
+def _told_config(scene: Scene, device: Device) -> ConfigSent:
+    """What the coordinator says to a device now."""
+    reaction = Reaction()
+    engine = scene.centre.engine
+    engine._send_config(reaction, device=engine.registry.device(device.id))
+    ((_, told),) = reaction.sends
+    assert isinstance(told, ConfigSent)
+    return told
 
 
 def _closes(scene: Scene) -> list[LeaseClose]:

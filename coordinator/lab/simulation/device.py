@@ -387,6 +387,8 @@ class Device:
         if raised:
             self._commit(raised, sync=True)
             engine.gate.synced(raised)
+            if engine.gate.anybody_waits:
+                self._lease_news()
         if self._welcomed:
             self._send()
 

@@ -26,7 +26,14 @@ from edge_agent.openai_request import (
     parse_headers,
 )
 from edge_agent.openai_request.headers import SteeringHeaders
-from edge_agent.requests import AgentFacade, Answer, ClientRequest, RequestKind, RequestRefused
+from edge_agent.requests import (
+    AgentFacade,
+    Answer,
+    ClientRequest,
+    RequestKind,
+    RequestRefused,
+    part_id,
+)
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 
 
@@ -121,7 +128,7 @@ def _part(steering: SteeringHeaders, noted: Arrival, *, number: int, of: int) ->
     """
     request_id = noted.request_id
     if of > 1:
-        request_id = f"{request_id}.{number}"
+        request_id = part_id(request_id, number)
         key, cap = steering.idempotency_key, steering.max_cost_nanos
         steering = replace(
             steering,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from edge_agent.adapters.http_api.bodies import read_chat, read_json
 from edge_agent.adapters.http_api.errors import json_response
+from edge_agent.adapters.http_api.gate import api_key
 from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.openai_request import parse_grade
 from edge_agent.requests import (
@@ -60,8 +61,12 @@ class Pages:
     async def feedback(self, request: Request) -> Response:
         """`POST /v1/feedback`: a grade for an earlier answer."""
         grade = parse_grade(await read_json(request.scope, request.receive))
+        key = api_key(request.scope)
         new = await self._facade.feedback(
-            request_id=grade.request_id, score=grade.score, source=grade.source
+            request_id=grade.request_id,
+            score=grade.score,
+            source=grade.source,
+            key_tag=key.tag if key is not None else "",
         )
         return json_response(
             {

@@ -278,7 +278,7 @@ class GetBudgetRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("name", "window_id", "window_start_unix_ms", "window_end_unix_ms", "target_nanos", "enforced_nanos", "settled_nanos", "unconfirmed_nanos", "outstanding_nanos", "free_nanos", "spend_paused", "holdings", "refusals", "passed_percents", "unspent_note", "unreported_nanos")
+    __slots__ = ("name", "window_id", "window_start_unix_ms", "window_end_unix_ms", "target_nanos", "enforced_nanos", "settled_nanos", "unconfirmed_nanos", "outstanding_nanos", "free_nanos", "spend_paused", "holdings", "refusals", "passed_percents", "unspent_note", "unreported_nanos", "now_unix_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WINDOW_ID_FIELD_NUMBER: _ClassVar[int]
     WINDOW_START_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,7 @@ class Budget(_message.Message):
     PASSED_PERCENTS_FIELD_NUMBER: _ClassVar[int]
     UNSPENT_NOTE_FIELD_NUMBER: _ClassVar[int]
     UNREPORTED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    NOW_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     window_id: int
     window_start_unix_ms: int
@@ -311,7 +312,8 @@ class Budget(_message.Message):
     passed_percents: _containers.RepeatedScalarFieldContainer[int]
     unspent_note: str
     unreported_nanos: int
-    def __init__(self, name: _Optional[str] = ..., window_id: _Optional[int] = ..., window_start_unix_ms: _Optional[int] = ..., window_end_unix_ms: _Optional[int] = ..., target_nanos: _Optional[int] = ..., enforced_nanos: _Optional[int] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ..., outstanding_nanos: _Optional[int] = ..., free_nanos: _Optional[int] = ..., spend_paused: _Optional[bool] = ..., holdings: _Optional[_Iterable[_Union[LeaseHolding, _Mapping]]] = ..., refusals: _Optional[_Union[BudgetRefusals, _Mapping]] = ..., passed_percents: _Optional[_Iterable[int]] = ..., unspent_note: _Optional[str] = ..., unreported_nanos: _Optional[int] = ...) -> None: ...
+    now_unix_ms: int
+    def __init__(self, name: _Optional[str] = ..., window_id: _Optional[int] = ..., window_start_unix_ms: _Optional[int] = ..., window_end_unix_ms: _Optional[int] = ..., target_nanos: _Optional[int] = ..., enforced_nanos: _Optional[int] = ..., settled_nanos: _Optional[int] = ..., unconfirmed_nanos: _Optional[int] = ..., outstanding_nanos: _Optional[int] = ..., free_nanos: _Optional[int] = ..., spend_paused: _Optional[bool] = ..., holdings: _Optional[_Iterable[_Union[LeaseHolding, _Mapping]]] = ..., refusals: _Optional[_Union[BudgetRefusals, _Mapping]] = ..., passed_percents: _Optional[_Iterable[int]] = ..., unspent_note: _Optional[str] = ..., unreported_nanos: _Optional[int] = ..., now_unix_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseHolding(_message.Message):
     __slots__ = ("device_id", "device_name", "window_id", "lease_number", "end", "amount_nanos", "booked_nanos", "outstanding_nanos", "unconfirmed_nanos", "connected", "silent_ms", "told", "told_unix_ms", "closing")
@@ -368,6 +370,14 @@ class SetBudgetRequest(_message.Message):
     amount_nanos: int
     actor: str
     def __init__(self, amount_nanos: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class RewindBudgetRequest(_message.Message):
+    __slots__ = ("reason", "actor")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    actor: str
+    def __init__(self, reason: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class PauseSpendRequest(_message.Message):
     __slots__ = ("actor",)

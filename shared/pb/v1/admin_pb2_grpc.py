@@ -90,6 +90,11 @@ class AdminStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.SetBudgetRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.Budget.FromString,
                 _registered_method=True)
+        self.RewindBudget = channel.unary_unary(
+                '/tidegate.v1.Admin/RewindBudget',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.RewindBudgetRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.Budget.FromString,
+                _registered_method=True)
         self.PauseSpend = channel.unary_unary(
                 '/tidegate.v1.Admin/PauseSpend',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.PauseSpendRequest.SerializeToString,
@@ -247,6 +252,13 @@ class AdminServicer:
 
     def SetBudget(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindBudget(self, request, context):
+        """Leaves a window that begins in the future for the one that is true now.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -415,6 +427,11 @@ def add_AdminServicer_to_server(servicer, server):
             'SetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.SetBudget,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.SetBudgetRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.Budget.SerializeToString,
+            ),
+            'RewindBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindBudget,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.RewindBudgetRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.Budget.SerializeToString,
             ),
             'PauseSpend': grpc.unary_unary_rpc_method_handler(
@@ -804,6 +821,33 @@ class Admin:
             target,
             '/tidegate.v1.Admin/SetBudget',
             shared_dot_pb_dot_v1_dot_admin__pb2.SetBudgetRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.Budget.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/RewindBudget',
+            shared_dot_pb_dot_v1_dot_admin__pb2.RewindBudgetRequest.SerializeToString,
             shared_dot_pb_dot_v1_dot_admin__pb2.Budget.FromString,
             options,
             channel_credentials,

@@ -281,7 +281,7 @@ class Quarantine(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class DeviceConfig(_message.Message):
-    __slots__ = ("version", "device_class", "arms", "task_classes", "price_version", "budget_name", "close_wait_ms", "judge", "signals")
+    __slots__ = ("version", "device_class", "arms", "task_classes", "price_version", "budget_name", "close_wait_ms", "revision", "judge", "signals")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +289,7 @@ class DeviceConfig(_message.Message):
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
     BUDGET_NAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     JUDGE_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     version: int
@@ -298,9 +299,10 @@ class DeviceConfig(_message.Message):
     price_version: int
     budget_name: str
     close_wait_ms: int
+    revision: int
     judge: Judge
     signals: Signals
-    def __init__(self, version: _Optional[int] = ..., device_class: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., task_classes: _Optional[_Iterable[_Union[_types_pb2.TaskClass, _Mapping]]] = ..., price_version: _Optional[int] = ..., budget_name: _Optional[str] = ..., close_wait_ms: _Optional[int] = ..., judge: _Optional[_Union[Judge, _Mapping]] = ..., signals: _Optional[_Union[Signals, _Mapping]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., device_class: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., task_classes: _Optional[_Iterable[_Union[_types_pb2.TaskClass, _Mapping]]] = ..., price_version: _Optional[int] = ..., budget_name: _Optional[str] = ..., close_wait_ms: _Optional[int] = ..., revision: _Optional[int] = ..., judge: _Optional[_Union[Judge, _Mapping]] = ..., signals: _Optional[_Union[Signals, _Mapping]] = ...) -> None: ...
 
 class Judge(_message.Message):
     __slots__ = ("arm", "max_tokens")

@@ -363,16 +363,18 @@ class CostAdjustment(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., lease_number: _Optional[int] = ..., delta_nanos: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SpoolSummary(_message.Message):
-    __slots__ = ("first_sequence", "last_sequence", "costs", "counts")
+    __slots__ = ("first_sequence", "last_sequence", "costs", "counts", "unreadable")
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     first_sequence: int
     last_sequence: int
     costs: _containers.RepeatedCompositeFieldContainer[LeaseCost]
     counts: _containers.RepeatedCompositeFieldContainer[ContextCount]
-    def __init__(self, first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., costs: _Optional[_Iterable[_Union[LeaseCost, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[ContextCount, _Mapping]]] = ...) -> None: ...
+    unreadable: int
+    def __init__(self, first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., costs: _Optional[_Iterable[_Union[LeaseCost, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[ContextCount, _Mapping]]] = ..., unreadable: _Optional[int] = ...) -> None: ...
 
 class LeaseCost(_message.Message):
     __slots__ = ("lease_number", "cost_nanos")

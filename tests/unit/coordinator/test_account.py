@@ -445,7 +445,10 @@ def test_a_lease_that_a_device_presents_is_booked_as_such() -> None:
 
 def test_ended_leases_of_earlier_windows_are_let_go() -> None:
     """Open ones stay, and the windows that they belong to; so does the present."""
-    windows = [replace(WINDOW, id=number) for number in (5, 6, 7, 8)]
+    windows = [
+        replace(WINDOW, id=number, start_unix_ms=number, end_unix_ms=number + 1)
+        for number in (5, 6, 7, 8)
+    ]
     leases = [
         LeaseRecord(DEVICE, 1, "inc", 5, 10, 1, 0, end=LeaseEnd.CLOSED),
         LeaseRecord(DEVICE, 2, "inc", 6, 10, 1, 0),

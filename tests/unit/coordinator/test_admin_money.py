@@ -115,6 +115,25 @@ async def test_a_write_off_needs_a_silent_device_and_a_reason(operator: Operator
     assert "stolen" in audit.detail
 
 
+async def test_a_rewind_needs_a_window_ahead_and_a_reason(operator: Operator) -> None:
+    """Then what it held counts against the window of now, and who and why are in the audit."""
+    request = admin_pb2.RewindBudgetRequest(reason="ntp", actor="bob")
+    code, said = await refused(operator.call("RewindBudget", request))
+    assert (grpc.StatusCode.FAILED_PRECONDITION, True) == (code, "nothing to rewind" in said)
+    before = await operator.call("GetBudget", admin_pb2.GetBudgetRequest())
+    length = before.window_end_unix_ms - before.window_start_unix_ms
+    await operator.service.command(lambda engine, now: engine.tick(unix_ms=now + 9 * length))
+    code, _ = await refused(operator.call("RewindBudget", admin_pb2.RewindBudgetRequest()))
+    assert grpc.StatusCode.INVALID_ARGUMENT == code
+
+    reply = await operator.call("RewindBudget", request)
+
+    assert before.window_start_unix_ms == reply.window_start_unix_ms <= reply.now_unix_ms
+    assert (0, before.outstanding_nanos) == (reply.outstanding_nanos, reply.unconfirmed_nanos)
+    audit = operator.store.database.audit[-1]
+    assert ("ann (bob)", "budget rewind") == (audit.actor, audit.action)
+
+
 async def test_a_verification_streams_to_its_outcome(operator: Operator) -> None:
     """True books first; then a balance that the rows do not explain."""
 

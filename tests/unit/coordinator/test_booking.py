@@ -244,6 +244,18 @@ def test_what_a_batch_names_is_looked_up_before_it_is_booked() -> None:
     assert Named(graded=("r2",), leases=(1, 2, 3, 4, 5, 6), outcomes=("r3",)) == named
 
 
+def test_a_record_that_cannot_be_read_is_seen_and_its_cost_left_to_the_close() -> None:
+    """The records behind it are booked; an operator is told which one it is."""
+    desk = Desk()
+    lost = SpoolSummary(1, 1, (), (), unreadable=1)
+    booked = desk.book(lost, outcome("r2", 30), LeaseClose(1, 90, True, "expired"))
+    assert 3 == booked.spool.acked
+    assert "pi cannot read record 1 of its books" in booked.alarms["missing:d1"]
+    assert [(LedgerKind.SETTLE, 30, "r2"), (LedgerKind.UNCONFIRMED, 60, "")] == ledger(booked)[:2]
+    more = desk.book(SpoolSummary(4, 6, (), (), unreadable=1), first=6)
+    assert "records 4 to 6" in more.alarms["missing:d1"]
+
+
 def test_a_request_that_another_process_finished_was_not_interrupted() -> None:
     """A restored disk reports a request as left unfinished whose outcome was booked long ago."""
     desk = Desk()

@@ -83,6 +83,20 @@ def test_the_last_token_or_the_one_issued_after_it_is_the_device() -> None:
     assert "" == quarantine_reason(readmitted, hello(token="older"), marks={})
 
 
+def test_restored_books_that_have_not_met_a_device_may_have_forgotten_its_token() -> None:
+    """Any later one is taken; none at all, from books that took the place of lost ones, is not."""
+    for known in ("confirmed", ANY_TOKEN, ""):
+        device = replace(DEVICE, resume_digest=known)
+        assert "" == quarantine_reason(device, hello(token="later"), marks={}, forgotten=True)
+        lost = quarantine_reason(device, hello(token="", copied=True), marks={}, forgotten=True)
+        assert "its books were lost" in lost
+    never = replace(DEVICE, resume_digest="")
+    assert "" == quarantine_reason(never, hello(token="", copied=True), marks={})
+    assert "" == quarantine_reason(never, hello(token=""), marks={}, forgotten=True)
+    fewer = hello(("b", 0, 4), ("c", 4, 4), token="later")
+    assert "fewer" in quarantine_reason(DEVICE, fewer, marks={"b": 5}, forgotten=True)
+
+
 @pytest.mark.parametrize(
     ("spool", "is_clone"),
     [

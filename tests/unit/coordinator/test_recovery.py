@@ -11,6 +11,7 @@ from coordinator.messages import LeaseSent
 from coordinator.records import (
     AuditRow,
     DeviceRow,
+    EarlierFacts,
     LeaseEnd,
     LeaseRecord,
     PutSetting,
@@ -168,11 +169,32 @@ def test_restored_books_without_a_window_wait_for_one() -> None:
 
 def test_a_recovery_outlives_a_restart() -> None:
     """With whom it waits for: of a database that was just restored, everybody."""
-    for recovery in (Recovery("why", ("b",), "ann"), Recovery("why", ())):
+    for recovery in (
+        Recovery("why", ("b",), "ann", (), ("a",)),
+        Recovery("why", (), unmet=()),
+    ):
         assert recovery == Recovery.from_json(recovery.to_json(), everybody=("a", "b"))
     restored = Recovery.from_json(Recovery("why").to_json(), everybody=("a", "b"))
-    assert Recovery("why", ("a", "b")) == restored
+    assert Recovery("why", ("a", "b"), unmet=("a", "b")) == restored
     assert None is Recovery.from_json(Recovery("why", (), "ann").to_json(), everybody=("a",))
+
+
+def test_restored_books_meet_one_device_after_the_other() -> None:
+    """Of those that they have not met they may have forgotten the token."""
+    both = Recovery.from_json(Recovery("why").to_json(), everybody=iter(("a", "b")))
+    assert both is not None
+    assert (("a", "b"), ("a", "b")) == (both.waiting, both.unmet)
+    assert ("b",) == both.having_met("a").unmet
+    assert () == Recovery("why").having_met("a").unmet
+
+
+def test_a_device_that_is_connected_when_the_restore_is_noticed_was_met(fleet: Fleet) -> None:
+    """Its token is known: another one is a clone's."""
+    fleet.report(paid("b", lease=2, cost=30))
+    assert fleet.engine.recovery is not None
+    assert () == fleet.engine.recovery.unmet
+    fleet.hello(token="guess")
+    assert "quarantined" == fleet.device.standing
 
 
 def test_a_newer_token_is_no_clone_while_books_are_being_recovered(fleet: Fleet) -> None:
@@ -186,6 +208,71 @@ def test_a_newer_token_is_no_clone_while_books_are_being_recovered(fleet: Fleet)
     assert "active" == fleet.device.standing
     fleet.hello(token="guess")
     assert "quarantined" == fleet.device.standing
+
+
+def test_a_device_that_lost_its_books_too_is_shut_out_and_holds_up_the_recovery(
+    fleet: Fleet,
+) -> None:
+    """It presents nothing, and what it was lent after the backup is in nobody's books (D_2)."""
+    old = backup(fleet)
+    fleet.lease()
+    restore(fleet, old)
+    fleet.store.commit([PutSetting(SettingKey.RECOVERY, Recovery("restored").to_json())])
+    fleet.restart()
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+
+    fleet.hello(token="", copied=True, leases=(), number_max=0)
+
+    assert "quarantined" == fleet.device.standing
+    assert "its books were lost" in fleet.device.standing_reason
+    assert LeaseEnd.CLOSED is fleet.store.database.leases["dev", 1].end
+    assert 0 == fleet.window.outstanding_nanos
+    assert fleet.engine.recovery is not None
+    with pytest.raises(ConflictError, match="device pi-1 has lost a part of its books"):
+        fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now)
+    fleet.restart()
+    fleet.does(fleet.engine.clear_alarm("stranger:dev", actor="ann", unix_ms=fleet.now))
+    fleet.hello(token="", copied=True, leases=(), number_max=0)  # it was met: nothing new
+    assert "stranger:dev" not in fleet.engine.alerts
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    assert fleet.engine.recovery is None
+
+
+def test_a_device_with_an_older_disk_is_shut_out_of_restored_books_too(fleet: Fleet) -> None:
+    """It lacks records that even they know of."""
+    old = backup(fleet)
+    fleet.lease()
+    restore(fleet, old)
+    fleet.hello(token="older", last=0, number_max=2)
+    assert "fewer records" in fleet.device.standing_reason
+    assert "stranger:dev" in fleet.engine.alerts
+
+
+def test_a_copy_is_shut_out_once_its_device_was_met(fleet: Fleet) -> None:
+    """Also while books are being recovered, and the device has more to tell."""
+    old = backup(fleet)
+    fleet.lease()
+    fleet.records(paid("b", lease=1, cost=1))  # and not told yet
+    restore(fleet, old)
+    fleet.hello(number_max=2)
+    assert ("dev",) == (fleet.engine.recovery or Recovery("")).waiting
+    fleet.hello(token="guess")
+    assert "quarantined" == fleet.device.standing
+
+
+def test_a_forgotten_lease_is_of_the_incarnation_that_tells_of_it(fleet: Fleet) -> None:
+    """A spool may hold records of several."""
+    first, second = fleet.records(paid("b", lease=2, cost=30), paid("c", lease=3, cost=40))
+    reaction = Reaction()
+    fleet.engine._adopt_forgotten(
+        reaction,
+        fleet.device,
+        (first._replace(incarnation="inc-0"), second),
+        earlier=EarlierFacts(),
+        unix_ms=fleet.now,
+    )
+    found = [fleet.engine.account.lease("dev", number) for number in (2, 3)]
+    assert ["inc-0", "inc-1"] == [lease.incarnation for lease in found if lease is not None]
 
 
 def test_a_lease_that_ended_after_the_backup_is_booked_from_the_spool(fleet: Fleet) -> None:

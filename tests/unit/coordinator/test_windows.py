@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from coordinator.engine import CoordinatorEngine
-from coordinator.messages import HelloReceived, LeaseRefused, LeaseSent, Message
+from coordinator.messages import HelloReceived, LeaseRecalled, LeaseRefused, LeaseSent, Message
 from coordinator.records import DeviceRow, StoreSnapshot, WindowRow
 from coordinator.sessions import Reaction
 from shared.decision.lease import LeaseWish
 from shared.decision.types import Feedback, IncarnationRange, SpoolBody, SpoolRecord
+from shared.errors import ConflictError
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.samples import WORST_CASE_NANOS, fleet_toml
 from tests.unit.coordinator.test_booking import outcome
@@ -74,12 +75,130 @@ class Coordinator:
         return message
 
 
+@pytest.fixture
+def one_hour() -> Coordinator:
+    """A coordinator with windows of an hour."""
+    return Coordinator()
+
+
 def test_windows_follow_each_other() -> None:
     """Aligned to the anchor, each with a fresh budget (rule C_4)."""
     one = Coordinator()
     first, second = one.tick(100 * HOUR + 5), one.tick(101 * HOUR)
     assert (100 * HOUR, 101 * HOUR, 101 * HOUR) == (first.id, first.end_unix_ms, second.id)
     assert 2_000_000 == second.free_nanos
+
+
+AHEAD = 24 * HOUR
+
+
+def lend(one: Coordinator) -> LeaseSent:
+    """A lease."""
+    message = one.ask()
+    assert isinstance(message, LeaseSent)
+    return message
+
+
+def rewound(one: Coordinator, *, now: int) -> WindowRow:
+    """What is true once an operator has left the window ahead."""
+    one.now = now
+    start, _ = one.engine.true_window(unix_ms=now)
+    windows = one.store.windows(ending_after_unix_ms=start)
+    one.do(one.engine.rewind_budget(windows, actor="ann", reason="ntp", unix_ms=now))
+    window = one.engine.window
+    assert window is not None
+    return window
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_window_ahead_is_left_for_the_one_that_is_true(restart: bool) -> None:
+    """What was lent before the clock was wrong and meanwhile counts; then time goes on."""
+    one = Coordinator()
+    before = one.tick(100 * HOUR + 5)
+    lend(one)
+    ahead = one.tick(100 * HOUR + AHEAD)
+    lend(one)
+    held = [one.store.database.windows[w.id].committed_nanos for w in (before, ahead)]
+    one.tick(100 * HOUR + 9)
+    assert "begins only in the future" in one.engine.alarms["clock"]
+    if restart:
+        one.restart()
+    true = rewound(one, now=100 * HOUR + 9)
+    assert (before.start_unix_ms, before.end_unix_ms) == (true.start_unix_ms, true.end_unix_ms)
+    assert true.id > ahead.id, "ids rise, whatever the clock says"
+    assert (0, sum(held)) == (true.outstanding_nanos, true.unconfirmed_nanos)
+    assert "clock" not in one.engine.alarms
+    (carried,) = [row for row in one.store.database.ledger if row.kind == "carry"]
+    assert (sum(held), true.id) == (carried.amount_nanos, carried.window_id)
+    assert 100 * HOUR + 9 == carried.at_unix_ms
+    assert carried.note.endswith(f"has left: {before.id}, {ahead.id}")
+    assert ("", 0, "") == (carried.device_id, carried.lease_number, carried.request_id)
+    audit = one.store.database.audit[-1]
+    assert ("ann", "budget rewind") == (audit.actor, audit.action)
+    assert f"from window {ahead.id}; ntp" == audit.detail
+    assert [] == list(one.store.differences(progress=lambda *_: None))
+    assert true.id == lend(one).window_id
+    after = one.tick(101 * HOUR)
+    assert (101 * HOUR, 0) == (after.start_unix_ms, after.committed_nanos)
+    assert after.id > true.id
+
+
+def test_leases_of_the_window_ahead_come_back(one_hour: Coordinator) -> None:
+    """They are of a window that is over, and their costs stay in it (rule C_4)."""
+    one_hour.tick(100 * HOUR + AHEAD)
+    lent = lend(one_hour)
+    one_hour.now = 100 * HOUR + 9
+    windows = one_hour.store.windows(ending_after_unix_ms=100 * HOUR)
+    said = one_hour.engine.rewind_budget(windows, actor="ann", reason="", unix_ms=one_hour.now)
+    recalls = [
+        message.lease_number for _, message in said.sends if isinstance(message, LeaseRecalled)
+    ]
+    assert [lent.lease_number] == recalls
+
+
+def test_what_was_left_counts_again_in_its_own_time(one_hour: Coordinator) -> None:
+    """Perhaps the clock was right then, and wrong when it was left: nothing is spent twice."""
+    ahead = one_hour.tick(100 * HOUR + AHEAD)
+    lend(one_hour)
+    held = one_hour.store.database.windows[ahead.id].committed_nanos
+    rewound(one_hour, now=100 * HOUR + 9)
+    for hour in range(101, 124):
+        assert 0 == one_hour.tick(hour * HOUR).committed_nanos
+    one_hour.restart()
+    again = one_hour.tick(100 * HOUR + AHEAD)
+    assert (ahead.start_unix_ms, held) == (again.start_unix_ms, again.unconfirmed_nanos)
+    assert 0 == one_hour.tick(101 * HOUR + AHEAD).committed_nanos
+    assert [] == list(one_hour.store.differences(progress=lambda *_: None))
+
+
+def test_slots_and_waits_go_by_the_right_clock_again(one_hour: Coordinator) -> None:
+    """Plans are made anew, and nobody waits for weeks to get a lease."""
+    one_hour.tick(100 * HOUR + AHEAD)
+    device = one_hour.engine.registry.device("d1")
+    wrong = replace(device, lends_from_unix_ms=100 * HOUR + AHEAD, unclean_closes=2)
+    one_hour.do(Reaction([one_hour.engine.registry.put(wrong)]))
+    rewound(one_hour, now=100 * HOUR + 9)
+    freed = one_hour.store.database.devices["d1"]
+    assert 0 < freed.lends_from_unix_ms - one_hour.now <= 600_000
+    planner = one_hour.engine.planner
+    assert planner is not None
+    assert planner.planned is not None
+    assert planner.slot_closed < one_hour.engine.slot_of(one_hour.now)
+
+
+def test_a_window_that_has_begun_is_not_left(one_hour: Coordinator) -> None:
+    """Neither is a small step back an alarm."""
+    window = one_hour.tick(100 * HOUR + 5)
+    with pytest.raises(ConflictError, match="nothing to rewind"):
+        rewound(one_hour, now=window.start_unix_ms)
+    one_hour.tick(window.start_unix_ms - 60_000)
+    assert {} == one_hour.engine.alarms
+    one_hour.tick(window.start_unix_ms - 60_001)
+    assert {"clock"} == set(one_hour.engine.alarms)
+    with pytest.raises(ConflictError, match="tidectl budget rewind"):
+        one_hour.engine.clear_alarm("clock", actor="ann", unix_ms=one_hour.now)
+    one_hour.tick(window.start_unix_ms)
+    assert {} == one_hour.engine.alarms
 
 
 @pytest.mark.parametrize("restart", [False, True])

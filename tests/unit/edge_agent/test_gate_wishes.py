@@ -241,14 +241,52 @@ def test_a_wish_asks_for_all_who_wait() -> None:
     )
 
 
-def test_only_a_missing_lease_is_worth_a_wait() -> None:
+def test_only_a_missing_lease_or_sync_is_worth_a_wait() -> None:
     """Not a closed arm, nor anything while the agent stops."""
     gate = on_demand()
     problems = ("no_lease", "lease_too_small", "watermark_not_synced", "overrun", "")
     found = [problem for problem in problems if gate.may_come(problem, now_ms=0.0)]
-    assert ["no_lease", "lease_too_small"] == found
+    assert ["no_lease", "lease_too_small", "watermark_not_synced"] == found
     gate.stopping = True
-    assert not gate.may_come("no_lease", now_ms=0.0)
+    assert not any(gate.may_come(problem, now_ms=0.0) for problem in problems)
+
+
+def test_a_request_that_waits_for_a_sync_asks_the_coordinator_for_nothing() -> None:
+    """Nor does it take it for silent when the disk is slow; its lease is not given back."""
+    gate = on_demand()
+    lend(gate, 1, amount=WORST_CASE_NANOS)
+    gate.need_sync("r1")
+    assert gate.anybody_waits
+    assert gate.is_needed("r1")
+    assert gate.needs_sync("r1")
+    assert not wishes(gate, now_ms=10_000.0)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
+    assert [False] == closing(gate)
+    gate.needs_no_more("r1", in_vain=True)
+    assert gate.may_come("no_lease", now_ms=0.0)
+    assert not gate.anybody_waits
+
+
+def test_who_goes_on_to_wait_for_a_sync_asks_for_no_more() -> None:
+    """A lease has come that has room for it."""
+    gate = on_demand()
+    lend(gate, 1, amount=WORST_CASE_NANOS)
+    gate.need("r1", amount_nanos=2 * WORST_CASE_NANOS)
+    assert wishes(gate, now_ms=10_000.0)
+    gate.need_sync("r1")
+    assert not wishes(gate, now_ms=20_000.0)
+
+
+def test_a_request_may_go_on_to_wait_for_another_thing() -> None:
+    """The lease with the watermark was recalled, and another one has come without."""
+    gate = on_demand()
+    gate.need_sync("r1")
+    gate.need("r1", amount_nanos=WORST_CASE_NANOS)
+    assert not gate.needs_sync("r1")
+    assert wishes(gate, now_ms=0.0)
+    gate.need_sync("r1")
+    gate.needs_no_more("r1", in_vain=True)
+    assert gate.may_come("no_lease", now_ms=0.0), "the coordinator was not waited for"
 
 
 @pytest.mark.parametrize(

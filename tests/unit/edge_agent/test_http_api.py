@@ -612,6 +612,10 @@ async def test_a_key_says_whose_request_it_is() -> None:
             headers = {"authorization": f"Bearer {key}", "x-tidegate-tag": tag}
             reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
             assert (400, code) == (reply.status_code, error_of(reply)["code"])
+        grade = {"request_id": "req-9", "thumbs": "up"}
+        headers = {"authorization": "Bearer one"}
+        assert 200 == (await http.post("/v1/feedback", json=grade, headers=headers)).status_code
+    assert ["shop"] == agent.graded_by
     asked = [(each.key_tag, each.tag, each.task_class) for each in agent.requests]
     assert [
         ("shop", "shop", "sales"),

@@ -210,6 +210,16 @@ async def test_a_judge_that_is_interrupted_counts_in_full() -> None:
     )
 
 
+async def test_a_judge_that_is_interrupted_while_it_connects_costs_nothing() -> None:
+    """No byte of its call was sent (rule S_2)."""
+    agent = JudgedAgent()
+    await answered_before(agent, until=asyncio.Event(), connects=False)
+    await agent.cloud.called.wait()
+    await agent.service.stop(grace_s=0.0)
+    (call,) = agent.of_kind(JudgeCall)
+    assert (SettleKind.RELEASED, 0) == (call.attempt.settle, call.attempt.cost_nanos)
+
+
 async def test_a_judge_that_is_interrupted_before_its_call_costs_nothing() -> None:
     """Its reservation is still being written when the agent stops: nothing was executed (S_2)."""
     books = SlowBooks()

@@ -13,10 +13,11 @@ from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd
 from edge_agent.gate import HOARD_MS_MAX
 from edge_agent.ports import Usage
+from edge_agent.requests import RequestRefused
 from shared.decision.lease import LeaseWish
 from shared.decision.table import TableArm
-from shared.decision.types import LeaseStatus, SettleKind
-from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, local_arm
+from shared.decision.types import Fallout, LeaseStatus, RequestStatus, SettleKind
+from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, granted, local_arm
 from tests.unit.edge_agent.test_request_flow import (
     an_engine,
     attempt,
@@ -246,6 +247,71 @@ async def test_a_running_request_does_not_wait_for_long(
     agent = Agent()
     agent.engine.gate.on_demand = True
     answer = await agent.chat(ask())
+    assert "local" == words(await read(answer))
+
+
+def behind_engine() -> AgentEngine:
+    """An engine with a lease whose watermark does not cover a request yet; one request waits."""
+    engine = a_connected_engine()
+    effects = engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+    assert effects
+    begin(engine, pinned_arm="cloud")
+    while engine.next_attempt("r1", boot_ms=0)[1]:
+        pass
+    return engine
+
+
+def test_a_request_waits_for_a_watermark_that_is_behind() -> None:
+    """There is money for it: the next sync lets it through (rule L_2)."""
+    engine = behind_engine()
+    assert engine.waits_for_lease("r1")
+    assert engine.gate.wish(now_ms=0.0, boot_ms=7) is None
+    engine.gate.synced(engine.gate.raised_watermarks())
+    assert "cloud" == attempt(engine).arm.id
+    assert not engine.waits_for_lease("r1")
+
+
+def test_a_request_waits_once() -> None:
+    """After its time is over it is refused, or the next arm answers."""
+    engine = behind_engine()
+    engine.give_up_waiting("r1")
+    assert (None, []) == engine.next_attempt("r1", boot_ms=0)
+    assert not engine.waits_for_lease("r1")
+    outcome, _ = finish(engine, None, status=RequestStatus.REFUSED)
+    assert (Fallout("cloud", "watermark_not_synced"),) == outcome.fallouts
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+async def test_a_running_request_goes_on_with_the_next_sync(on_demand: bool) -> None:
+    """House-keeping syncs the watermark and wakes it; without a coordinator nobody waits."""
+    agent = Agent()
+    agent.engine.gate.on_demand = on_demand
+    lent = agent.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+    await agent.books.commit(lent)  # not synced
+    asking = asyncio.create_task(agent.chat(ask(model="cloud")))
+    for _ in range(100):
+        if agent.engine.gate.anybody_waits or asking.done():
+            break
+        await asyncio.sleep(0)
+    assert on_demand is agent.engine.gate.anybody_waits
+    if on_demand:
+        await agent.service.tidy()
+        assert "cloud" == (await asking).head.arm
+    else:
+        with pytest.raises(RequestRefused):
+            await asking
+
+
+async def test_a_wait_for_a_sync_ends_with_the_deadline_if_another_arm_can_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Late is better than never, and an answer in time is better than that."""
+    monkeypatch.setattr(answering, "SYNC_WAIT_S", 3_600.0)
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    lent = agent.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+    await agent.books.commit(lent)
+    answer = await agent.chat(ask(deadline_ms=1))
     assert "local" == words(await read(answer))
 
 

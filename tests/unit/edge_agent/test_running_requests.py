@@ -14,6 +14,7 @@ from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta, PutReservation
 from edge_agent.engine import AgentEngine, AttemptPlan
 from edge_agent.ports import (
+    NOTHING_SENT,
     ArmFailed,
     ChatCall,
     ChatEvent,
@@ -83,6 +84,7 @@ class Play:
     failure: Exception | None = None
     until: asyncio.Event | None = None
     timing: Timing | None = None
+    connects: bool = True
 
 
 @dataclass
@@ -101,7 +103,12 @@ class Stage:
         for word in play.words if call.stream else ():
             yield Chunk({"model": "?", "choices": [{"index": 0, "delta": {"content": word}}]})
         if play.until is not None:
-            await play.until.wait()
+            try:
+                await play.until.wait()
+            except asyncio.CancelledError:
+                if play.connects:
+                    raise
+                raise asyncio.CancelledError(NOTHING_SENT) from None
         if play.failure is not None:
             raise play.failure
         whole = {"choices": [{"message": {"content": "".join(play.words)}}]}
@@ -522,6 +529,23 @@ async def test_a_client_that_leaves_before_its_call_is_made_pays_nothing(
     assert [] == agent.cloud.calls
     assert (0, [outcome]) == (agent.settled_nanos, agent.spooled())
     assert {} == books.disk.state.reservations
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_while_its_call_connects_pays_nothing(stream: bool) -> None:
+    """No byte of it was sent: as with a dead endpoint nothing can have been executed (S_2)."""
+    agent = await an_agent(cloud_arm(on_abort=OnAbort.CANCEL))
+    agent.cloud.play = Play(words=(), until=asyncio.Event(), connects=False)
+    gone: asyncio.Future[None] = asyncio.Future()
+    asking = asyncio.create_task(agent.service.answer(ask(stream=stream), gone))
+    await agent.cloud.called.wait()
+    gone.set_result(None)
+    with pytest.raises(RequestRefused):
+        await asking
+    outcome = await agent.outcomes.get()
+    (attempt,) = outcome.attempts
+    assert (RequestStatus.ABORTED, "client_gone") == (outcome.status, attempt.error)
+    assert (SettleKind.RELEASED, 0) == (attempt.settle, agent.settled_nanos)
 
 
 async def test_a_client_that_leaves_before_the_first_token_stops_its_request() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,78 @@ async def test_the_first_grade_counts() -> None:
         await agent.service.feedback(request_id="r1", score=0.5, source="user")
     with pytest.raises(NotFoundError, match="r2"):
         await agent.service.feedback(request_id="r2", score=1.0, source="user")
+
+
+async def test_a_key_grades_the_requests_of_its_own_application_only() -> None:
+    """Another's are as unknown to it as those that never were; a refined tag is its own."""
+    agent = await an_agent()
+    for name, tag in (("r1", "shop"), ("r2", "shop/day"), ("r3", "shopping"), ("r4", "")):
+        await read(await agent.chat(ask(name, tag=tag)))
+        await agent.outcomes.get()
+        if name in ("r3", "r4"):
+            with pytest.raises(NotFoundError, match=f"no finished request '{name}' is kept here"):
+                await agent.service.feedback(
+                    request_id=name, score=1.0, source="user", key_tag="shop"
+                )
+        else:
+            assert await agent.service.feedback(
+                request_id=name, score=1.0, source="user", key_tag="shop"
+            )
+    assert await agent.service.feedback(request_id="r3", score=1.0, source="user")
+
+
+async def test_a_grade_of_several_prompts_is_one_of_each() -> None:
+    """Of all or of none: the id that the client got is in no book."""
+    agent = await an_agent()
+    for number in (1, 2):
+        await read(await agent.chat(ask(f"r1.{number}", tag="shop")))
+        await agent.outcomes.get()
+    grade: dict[str, Any] = {"request_id": "r1", "score": 0.5, "source": "user"}
+    with pytest.raises(NotFoundError):
+        await agent.service.feedback(**grade, key_tag="lab")
+    assert await agent.service.feedback(**grade)
+    graded = [body.request_id for body in agent.spooled() if isinstance(body, Feedback)]
+    assert ["r1.1", "r1.2"] == graded
+    assert not await agent.service.feedback(**grade)
+    with pytest.raises(ConflictError, match=r"r1\.1 was already graded"):
+        await agent.service.feedback(**{**grade, "score": 1.0})
+    assert 2 == sum(isinstance(body, Feedback) for body in agent.spooled())
+
+
+async def test_a_grade_that_one_of_several_prompts_refuses_is_none_of_any() -> None:
+    """Nothing is spooled, and the books go on."""
+    agent = await an_agent()
+    for number in (1, 2):
+        await read(await agent.chat(ask(f"r1.{number}")))
+        await agent.outcomes.get()
+    assert await agent.service.feedback(request_id="r1.2", score=0.0, source="user")
+    with pytest.raises(ConflictError, match=r"r1\.2 was already graded"):
+        await agent.service.feedback(request_id="r1", score=1.0, source="user")
+    assert await agent.service.feedback(request_id="r1", score=0.0, source="user")
+    graded = [body.request_id for body in agent.spooled() if isinstance(body, Feedback)]
+    assert ["r1.2", "r1.1"] == graded
+    assert "" == agent.engine.gate.books_problem
+
+
+async def test_who_waits_for_a_keys_answer_and_leaves_no_longer_waits() -> None:
+    """The first request goes on, and is there for whoever asks again."""
+    agent = await an_agent()
+    agent.cloud.play = Play(until=asyncio.Event())
+    first = asyncio.create_task(agent.chat(ask(idempotency_key="k", stream=False)))
+    await agent.cloud.called.wait()
+    gone: asyncio.Future[None] = asyncio.Future()
+    again = ask("r2", idempotency_key="k", stream=False)
+    waiting = asyncio.create_task(agent.service.answer(again, gone))
+    await settled()
+    gone.set_result(None)
+    with pytest.raises(RequestRefused) as caught:
+        await waiting
+    assert (499, "client_gone") == (caught.value.status, caught.value.code)
+    assert agent.cloud.play.until is not None
+    agent.cloud.play.until.set()
+    assert "r1" == (await first).head.request_id
+    assert "r1" == (await agent.chat(again)).head.request_id
+    assert 1 == len(agent.cloud.calls)
 
 
 async def test_house_keeping_outlives_a_full_disk() -> None:

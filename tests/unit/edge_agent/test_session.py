@@ -13,8 +13,9 @@ from edge_agent.books import MetaKey
 from edge_agent.engine import AgentEngine
 from edge_agent.session import FleetSession
 from shared.clock import SystemClock
-from shared.decision.types import Feedback
+from shared.decision.types import Feedback, SpoolRecord, SpoolSummary
 from shared.errors import BooksFullError
+from shared.limits import RETAIN_ACKED_MS
 from tests.fakes.memory_books import MemoryBooks, MemoryDisk
 from tests.fakes.samples import device_config, granted
 
@@ -25,12 +26,16 @@ class Agent:
     """An agent's session on a disk that can lose power."""
 
     def __init__(
-        self, disk: MemoryDisk | None = None, *, on_lease_news: Callable[[], None] | None = None
+        self,
+        disk: MemoryDisk | None = None,
+        *,
+        incarnation: str = "inc-1",
+        on_lease_news: Callable[[], None] | None = None,
     ) -> None:
         self.disk = disk or MemoryDisk()
         self.books = MemoryBooks(self.disk)
         self.engine = AgentEngine(
-            incarnation="inc-1",
+            incarnation=incarnation,
             boot_id="boot-1",
             snapshot=self.books.load(),
             fallback=device_config(),
@@ -67,6 +72,45 @@ async def test_what_is_sent_survives_a_loss_of_power() -> None:
     agent.disk.lose_power()
     outbox = Agent(agent.disk).engine.outbox
     assert (3, 3) == (outbox.last, outbox.sent_max)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_requests_may_wait_for_a_lease_as_soon_as_the_coordinator_is_called(waits: bool) -> None:
+    """The first one of a start as well, if there is somebody to tell it of the lease."""
+    agent = Agent(on_lease_news=(lambda: None) if waits else None)
+    assert not agent.engine.gate.may_come("no_lease", now_ms=0.0)
+    agent.session.dials()
+    assert waits is agent.engine.gate.may_come("no_lease", now_ms=0.0)
+
+
+async def test_a_record_that_cannot_be_read_does_not_stop_those_behind_it() -> None:
+    """It is told of as what it is, of the process that wrote it, and never compacted."""
+    disk = MemoryDisk()
+    before = Agent(disk)
+    await before.keeper.commit(before.engine.recover(), sync=True)
+    await before.spool(2)
+    await before.books.close()
+    agent = Agent(disk, incarnation="inc-2")
+    await agent.keeper.commit(agent.engine.recover(), sync=True)
+    await agent.spool(4)
+    outbox = agent.engine.outbox
+    for sequence in (2, 3, 4):
+        lost = SpoolSummary(sequence, sequence, (), (), unreadable=1)
+        disk.state.spool[sequence] = SpoolRecord(sequence, "", lost)
+    summary = SpoolRecord(5, "inc-2", SpoolSummary(5, 5, (), ()))
+    disk.state.spool[5] = summary
+    kept = outbox.identified(list(await agent.books.spooled(after=0, limit=9)))
+    assert {2, 3, 4} == outbox.unreadable
+    assert summary is kept[4]
+    assert [] == outbox.compact(kept[1:4])
+    told = await agent.session.next_batch()
+    names = [record.incarnation for record in told]
+    assert ["inc-1", "inc-1", "inc-2", "inc-2", "inc-2", "inc-2"] == names
+    assert [1, 2, 3, 4, 5, 6] == [record.sequence for record in told]
+    for through, left in ((3, {4}), (5, set())):
+        outbox.ack(through, boot_ms=0)
+        outbox.trim(boot_ms=RETAIN_ACKED_MS)
+        assert left == outbox.unreadable
 
 
 @pytest.mark.parametrize("full", [False, True])

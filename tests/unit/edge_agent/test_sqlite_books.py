@@ -15,11 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.adapters.sqlite_books_file import SCHEMA_VERSION
-from edge_agent.books import BooksSnapshot, MetaKey, PutLease, PutMeta, PutReservation
+from edge_agent.books import (
+    AppendSpool,
+    BooksSnapshot,
+    CompactSpool,
+    MetaKey,
+    PutLease,
+    PutMeta,
+    PutReservation,
+)
 from shared.clock import SystemClock
+from shared.decision.types import Outcome, SpoolRecord, SpoolSummary
 from shared.errors import BooksCorruptError, BooksFullError, StoreError
 from tests.contract.books_suite import LEASE, RESERVATION, append, contents
 
@@ -50,6 +60,13 @@ async def closed_books(path: Path, *, records: int = 3) -> None:
     books = SqliteBooks(path)
     await books.commit([PutLease(LEASE), *(append(n) for n in range(1, records + 1))])
     await books.close()
+
+
+def outcome_of(effect: AppendSpool) -> Outcome:
+    """What a record tells of a request."""
+    body = effect.record.body
+    assert isinstance(body, Outcome)
+    return body
 
 
 class TestKill:
@@ -127,17 +144,65 @@ class TestDamage:
         with pytest.raises(BooksCorruptError, match="no books file"):
             SqliteBooks(path)
 
-    async def test_a_record_that_cannot_be_decoded_is_corrupt(
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "record = x'ffff', checksum = NULL",
+            "record = CAST(substr(record, 1, length(record) - 1) || x'01' AS BLOB)",
+            "record = (SELECT record FROM spool WHERE sequence = 1), checksum = NULL",
+        ],
+        ids=["no record at all", "a byte of it", "another one's"],
+    )
+    async def test_a_damaged_record_stays_where_it_is_and_the_others_are_read(
+        self, books: SqliteBooks, path: Path, damage: str
+    ) -> None:
+        """SQLite's own check passes; in its place comes a word that it cannot be read."""
+        await books.commit([append(number) for number in (1, 2, 3)])
+        found = sqlite3.connect(path)
+        found.execute(f"UPDATE spool SET {damage} WHERE sequence = 2")
+        found.commit()
+        assert [("ok",)] == found.execute("PRAGMA quick_check").fetchall()
+        (kept,) = found.execute("SELECT record FROM spool WHERE sequence = 2").fetchone()
+        with capture_logs() as logs:
+            first, second, third = await books.spooled(after=0, limit=9)
+            await books.spooled(after=1, limit=9)
+        assert (append(1).record, append(3).record) == (first, third)
+        assert SpoolRecord(2, "", SpoolSummary(2, 2, (), (), unreadable=1)) == second
+        assert [("record_unreadable", 2)] == [(e["event"], e["sequence"]) for e in logs]
+        assert (None, None) == await books.find(outcome_of(append(2)).request_id)
+        assert [(kept,)] == found.execute("SELECT record FROM spool WHERE sequence = 2").fetchall()
+        found.close()
+
+    async def test_a_damaged_summary_stands_for_all_that_it_stood_for(
         self, books: SqliteBooks, path: Path
     ) -> None:
-        """A right structure with wrong contents is noticed where it is read."""
-        await books.commit([append(1)])
-        other = sqlite3.connect(path)
-        other.execute("UPDATE spool SET record = x'ffff'")
-        other.commit()
-        other.close()
-        with pytest.raises(BooksCorruptError, match="SpoolRecord"):
-            await books.spooled(after=0, limit=1)
+        """From the record before it on."""
+        await books.commit([append(number) for number in range(1, 6)])
+        summary = SpoolRecord(4, "inc", SpoolSummary(2, 4, (), ()))
+        await books.commit([CompactSpool(2, summary)])
+        found = sqlite3.connect(path)
+        found.execute("UPDATE spool SET record = x'ffff' WHERE sequence = 4")
+        found.commit()
+        found.close()
+        lost = SpoolRecord(4, "", SpoolSummary(2, 4, (), (), unreadable=1))
+        assert lost == (await books.spooled(after=0, limit=9))[1]
+        assert lost == (await books.spooled(after=1, limit=9))[0]
+
+    async def test_books_of_the_first_version_go_on(self, path: Path) -> None:
+        """They have no checksums; what is written from now on has."""
+        await closed_books(path, records=2)
+        old = sqlite3.connect(path)
+        old.execute("ALTER TABLE spool DROP COLUMN checksum")
+        old.execute("PRAGMA user_version = 1")
+        old.commit()
+        old.close()
+        books = SqliteBooks(path)
+        await books.commit([append(3)])
+        assert [append(n).record for n in (1, 2, 3)] == await books.spooled(after=0, limit=9)
+        await books.close()
+        again = SqliteBooks(path)
+        assert 3 == again.load().spool_last
+        await again.close()
 
     def test_corrupt_books_are_set_aside_with_their_log(self, path: Path) -> None:
         """The evidence keeps its bytes under a name with the time; new books can start."""

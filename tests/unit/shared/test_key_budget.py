@@ -225,6 +225,45 @@ def test_a_clock_that_steps_back_opens_nothing() -> None:
         assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 76)
 
 
+def test_a_window_in_the_future_ends_when_it_has_lasted_as_long_as_one() -> None:
+    """The clock was weeks ahead; by the time since boot no more than one budget is spent a day."""
+    ahead = MIDNIGHT + 30 * DAY_MS
+    book = opened(unix_ms=ahead)
+    settle(book, hold(book, 250), 250)
+    began = 5_000
+    for boot_ms in (began, began + DAY_MS - 1):
+        book.open_windows(unix_ms=NOON + boot_ms, boot_ms=boot_ms)
+        assert ahead == book.window_of("shop")
+    book.open_windows(unix_ms=NOON + DAY_MS, boot_ms=began + DAY_MS)
+    sync(book)
+    (status,) = book.status()
+    assert MIDNIGHT + DAY_MS == book.window_of("shop")
+    assert (0, MIDNIGHT + 2 * DAY_MS) == (status.settled_nanos, status.end_unix_ms)
+    book.open_windows(unix_ms=MIDNIGHT + 2 * DAY_MS, boot_ms=began + 3 * DAY_MS // 2)
+    sync(book)
+    assert MIDNIGHT + 2 * DAY_MS == book.window_of("shop"), "and then as ever"
+
+
+def test_the_time_of_a_window_in_the_future_begins_anew_with_a_right_clock() -> None:
+    """And with another window, and with a process that knows no boot time."""
+    ahead = MIDNIGHT + 30 * DAY_MS
+    book = opened(unix_ms=ahead)
+    for unix_ms, boot_ms in ((NOON, 0), (ahead, 1), (NOON, 2), (NOON, None), (NOON, 3)):
+        book.open_windows(unix_ms=unix_ms, boot_ms=boot_ms)
+    book.open_windows(unix_ms=NOON, boot_ms=DAY_MS + 2)
+    assert ahead == book.window_of("shop")
+    book.open_windows(unix_ms=NOON, boot_ms=DAY_MS + 3)
+    sync(book)
+    assert MIDNIGHT == book.window_of("shop")
+    later = opened(unix_ms=ahead)
+    later.open_windows(unix_ms=NOON, boot_ms=0)
+    later.open_windows(unix_ms=ahead + DAY_MS, boot_ms=1)
+    sync(later)
+    later.open_windows(unix_ms=NOON, boot_ms=DAY_MS + 1)
+    later.open_windows(unix_ms=NOON, boot_ms=2 * DAY_MS)
+    assert ahead + DAY_MS == later.window_of("shop")
+
+
 def test_another_length_counts_from_the_end_of_the_running_window() -> None:
     """A longer window that would have begun before is cut short: no money is given twice."""
     spent = KeyBudgetRow("shop", NOON, NOON + 3_600_000, settled_nanos=100, watermark_nanos=100)

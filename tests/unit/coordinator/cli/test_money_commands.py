@@ -137,6 +137,42 @@ def test_a_connected_device_is_refused(tidectl: Tidectl, ready: FakeCoordinator)
     assert (1, "tidectl: refused: kitchen is connected\n") == (result.exit_code, result.stderr)
 
 
+REWIND = ("budget", "rewind", "--reason", "ntp")
+AHEAD = admin_pb2.Budget(
+    name="cloud", window_id=5, now_unix_ms=1_795_000_000_000, settled_nanos=2_000_000,
+    window_start_unix_ms=1_796_000_000_000, outstanding_nanos=3_000_000,
+)  # fmt: skip
+
+
+def test_a_rewind_asks_whether_the_clock_is_right_and_sends_why(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Both times are shown, and what will count."""
+    coordinator.replies.update(GetBudget=AHEAD, RewindBudget=BUDGET)
+    assert 2 == tidectl("budget", "rewind", "--yes", "--reason", " ").exit_code
+    refused = tidectl(*REWIND)
+    assert (2, []) == (refused.exit_code, asked(coordinator, "RewindBudget"))
+    for said in ("clock says 2026-11-18", "begins at 2026-11-30", "$0.005 of the later one"):
+        assert said in " ".join(refused.stderr.split())
+    assert 0 == tidectl(*REWIND, "--yes").exit_code
+    (request,) = asked(coordinator, "RewindBudget")
+    assert "ntp" == request.reason
+    assert request.actor
+
+
+def test_a_window_that_has_begun_needs_no_rewind(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """The coordinator's refusal is shown without a question."""
+    said = (grpc.StatusCode.FAILED_PRECONDITION, "there is nothing to rewind")
+    coordinator.replies.update(GetBudget=BUDGET, RewindBudget=said)
+    result = tidectl(*REWIND)
+    assert (1, "tidectl: refused: there is nothing to rewind\n") == (
+        result.exit_code,
+        result.stderr,
+    )
+
+
 def verification(*differences: str) -> list[Reply]:
     """Progress and an outcome."""
     return [
