@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
@@ -35,7 +34,8 @@ from coordinator.registry import digest
 from coordinator.service import CoordinatorService
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.errors import ConfigError, StoreError, TidegateError
+from shared.console import HELP, run_command
+from shared.errors import ConfigError, StoreError
 from shared.garbage import collect_seldom
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -48,6 +48,7 @@ cli = typer.Typer(
     help="Plan for a fleet of devices: who answers what, within a hard budget.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
 )
 token_cli = typer.Typer(no_args_is_help=True, help="Tokens for operators.")
 cli.add_typer(token_cli, name="token")
@@ -325,12 +326,8 @@ def _store(settings: CoordinatorConfig) -> SqlStore:
 
 
 def main() -> None:
-    """The console script: errors that were foreseen become one line and exit code 1."""
-    try:
-        cli()
-    except TidegateError as error:
-        typer.echo(f"tidegate-coordinator: {error}", err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli, name="tidegate-coordinator")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class CoordinatorConfig(FileSettings):
         default=Address("127.0.0.1", 7481), description="gRPC for devices and operators"
     )
     web_listen: ListenAddress = Field(
-        default=Address("127.0.0.1", 7482), description="the web page and /metrics"
+        default=Address("127.0.0.1", 7482), description="/metrics, /livez and /readyz"
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default="sqlite:///tidegate.db",
@@ -209,9 +209,7 @@ def check(config: CoordinatorConfig) -> tuple[Problem, ...]:
             problems += secret_problem(f"alerts.{key}", value)
     for name, ref in config.provider_keys.items():
         problems += secret_problem(dotted_key(["provider_keys", name]), ref)
-    if config.tls.enabled:
-        problems += file_problem("tls.cert_file", config.tls.cert_file)
-        problems += file_problem("tls.key_file", config.tls.key_file)
+    problems += config.tls.problems()
     if config.forecast.onnx_model:
         problems += file_problem("forecast.onnx_model", config.forecast.onnx_model)
     problems += folder_problem("state_dir", config.state_dir)

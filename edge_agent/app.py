@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -35,13 +34,13 @@ from edge_agent.cli.on_demand import CommandsOnDemand
 from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.parts import (
     api_keys_of,
-    classifier_problems,
     fallback_config,
     key_budgets_of,
     link_target,
     local_models,
     new_classifier,
     new_worker,
+    problems_of,
 )
 from edge_agent.config import AgentConfig
 from edge_agent.engine import AgentEngine
@@ -51,7 +50,8 @@ from edge_agent.service import AgentService
 from edge_agent.session import FleetSession
 from shared import logs
 from shared.clock import SystemClock, SystemIds
-from shared.errors import ConfigError, TidegateError
+from shared.console import HELP, run_command
+from shared.errors import ConfigError
 from shared.garbage import give_back
 from shared.http_server import serve
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -64,6 +64,7 @@ cli = typer.Typer(
     "pays off.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
 )
 GAUGES_S = 1.0
 FLUSH_ROUNDS = 40
@@ -88,7 +89,7 @@ def run(
     overrides = {"listen": listen} if listen else {}
     settings = agent_config.load(config, overrides)
     if check:
-        problems = agent_config.check(settings, file=config) or classifier_problems(settings)
+        problems = problems_of(settings, file=config)
         for problem in problems:
             typer.echo(f"{problem.key}: {problem.problem}", err=True)
         typer.echo("the configuration can be used" if not problems else "it cannot be used yet")
@@ -215,6 +216,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
                 host=settings.listen.host,
                 port=settings.listen.port,
                 grace_s=settings.drain.total_seconds(),
+                on_grace_over=service.interrupt,
                 cert_file=_path(settings.tls.cert_file),
                 key_file=_path(settings.tls.key_file),
             )
@@ -281,12 +283,8 @@ def _event_loop(main: Any) -> None:
 
 
 def main() -> None:
-    """The console script: errors that were foreseen become one line and exit code 1."""
-    try:
-        cli()
-    except TidegateError as error:
-        typer.echo(f"tidegate-agent: {error}", err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli, name="tidegate-agent")
 
 
 if __name__ == "__main__":

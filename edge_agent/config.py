@@ -402,9 +402,8 @@ def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ..
             problems.append(Problem(f"models[{index}].path", f"{model.path} {remedy}"))
         else:
             problems += file_problem(f"models[{index}].path", model.path)
+    problems += config.tls.problems()
     files = [
-        ("tls.cert_file", config.tls.cert_file),
-        ("tls.key_file", config.tls.key_file),
         ("coordinator.ca_file", config.coordinator.ca_file),
         ("classifier.path", config.classifier.path if config.classifier.enabled else ""),
     ]

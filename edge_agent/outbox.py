@@ -86,7 +86,7 @@ class Outbox:
     def _identified(self, record: SpoolRecord) -> SpoolRecord:
         self.unreadable.add(record.sequence)
         wrote = (name for name, after in reversed(self._began) if after < record.sequence)
-        return record._replace(incarnation=next(wrote, self._began[0][0]))
+        return record._replace(incarnation=next(wrote))
 
     @property
     def waiting(self) -> int:

@@ -17,6 +17,7 @@ from shared.decision.types import Fallout
 
 MAX_COST_HEADER: Final = "x-tidegate-max-cost-usd"
 EXPECTED_HEADER: Final = "x-tidegate-expected"
+PRIVACY_HEADER: Final = "x-tidegate-privacy"
 UNSUPPORTED: Final = "unsupported"
 RATE_LIMITED: Final = "http_429"
 RETRY_AFTER_S: Final = 2
@@ -34,11 +35,13 @@ _FIELD_OF_CAPABILITY: Final = {
     "tools": "tools",
     "vision": "messages",
 }
+_PRIVACY: Final = "privacy"
+_MEDIA: Final = "media_has_no_worst_case"
 _OWN_FAULT: Final = (
     "capability:",
     "field:",
-    "media_has_no_worst_case",
-    "privacy",
+    _MEDIA,
+    _PRIVACY,
     CONTEXT_REASON,
     MAX_COST_REASON,
     UNSUPPORTED,
@@ -147,6 +150,18 @@ def _own_fault(
         problem = (
             f"no arm of this device offers {what!r} ({named}); leave it out, or add "
             f"{what!r} to the `capabilities` of an arm that can"
+        )
+    elif _PRIVACY in reasons:
+        param = PRIVACY_HEADER
+        problem = (
+            f"the request may not leave the device, by {PRIVACY_HEADER!r} or by its task class "
+            f"({named}): ask for a local model or 'auto'"
+        )
+    elif _MEDIA in reasons:
+        param = "messages"
+        problem = (
+            f"what pictures and sounds cost is not known beforehand, so no paid arm gets them "
+            f"({named}): leave them out, or ask for a local model"
         )
     return RequestRefused(400, code, problem, param=param, fallouts=fallouts)
 

@@ -143,12 +143,10 @@ class AgentService(AgentFacade):
 
     async def stop(self, *, grace_s: float) -> None:
         """Finish running answers, give leases back, stop the models."""
-        self._stopping = True
-        self._engine.gate.stopping = True
+        self._take_no_more()
         if self._runs:
             await asyncio.wait(self._runs, timeout=grace_s)
-        for task in self._runs:
-            task.cancel()
+        self.interrupt()
         if self._runs:
             await asyncio.wait(self._runs)
         for task in self._house_keeping:
@@ -160,6 +158,16 @@ class AgentService(AgentFacade):
         await self.tidy_if_possible(first=effects)
         await self._local.stop()
         await self._cloud.close()
+
+    def interrupt(self) -> None:
+        """End the answers under way; each tells its client that the agent is stopping."""
+        self._take_no_more()
+        for task in self._runs:
+            task.cancel()
+
+    def _take_no_more(self) -> None:
+        self._stopping = True
+        self._engine.gate.stopping = True
 
     async def answer(self, request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
         self._refuse_when_unable()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shared.limits import NAME_CHARS_MAX
-from shared.settings import key_error
+from shared.settings import Problem, file_problem, key_error
 
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 
@@ -44,6 +45,24 @@ class TlsConfig(Section):
     def enabled(self) -> bool:
         """Whether there is a certificate to use."""
         return bool(self.cert_file)
+
+    def problems(self) -> list[Problem]:
+        """Nothing if the two files can be used together, else why not."""
+        if not self.enabled:
+            return []
+        unread = file_problem("tls.cert_file", self.cert_file)
+        unread += file_problem("tls.key_file", self.key_file)
+        if unread:
+            return unread
+        try:
+            # Without a password: nobody can be asked for one when a daemon starts.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.cert_file, self.key_file, password=""
+            )
+        except OSError as error:
+            why = f"cannot be used with {self.key_file} ({error}): both must be PEM files that"
+            return [Problem("tls.cert_file", f"{self.cert_file} {why} belong together")]
+        return []
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> TlsConfig:

@@ -8,7 +8,7 @@ import errno
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,8 @@ from shared.errors import ConfigError, invariant
 
 BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 30
+LAST_WORDS_S: Final = 1
+"""How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
 
 
@@ -32,10 +34,20 @@ class HttpServer:
         The port that it listens on, chosen by the system if 0 was asked for.
     """
 
-    def __init__(self, server: uvicorn.Server, running: asyncio.Task[None], *, port: int) -> None:
+    def __init__(
+        self,
+        server: uvicorn.Server,
+        running: asyncio.Task[None],
+        *,
+        port: int,
+        grace_s: float,
+        on_grace_over: Callable[[], None],
+    ) -> None:
         self.port = port
         self._server = server
         self._running = running
+        self._grace_s = grace_s
+        self._on_grace_over = on_grace_over
 
     async def wait_ended(self) -> None:
         """Wait until the server has ended, whatever the cause; raises what made it fail."""
@@ -44,6 +56,9 @@ class HttpServer:
     async def stop(self) -> None:
         """Take no new requests, let running answers end within the grace, then cut them."""
         self._server.should_exit = True
+        _, late = await asyncio.wait({self._running}, timeout=self._grace_s)
+        if late:
+            self._on_grace_over()
         await self._running
         cut = set(self._server.server_state.tasks)
         if cut:
@@ -73,6 +88,7 @@ async def serve(
     host: str,
     port: int,
     grace_s: float,
+    on_grace_over: Callable[[], None] = lambda: None,
     cert_file: Path | None = None,
     key_file: Path | None = None,
 ) -> AsyncIterator[HttpServer]:
@@ -83,7 +99,10 @@ async def serve(
     port : int
         0 lets the system choose.
     grace_s : float
-        How long running answers may go on after the context is left; whole seconds, rounded up.
+        How long running answers may go on after the context is left.
+    on_grace_over : callable
+        Called when it was too short: ends the answers that are left, so that each tells its client
+        why, before their connections are cut.
     cert_file, key_file : Path, optional
         PEM files; with both the server speaks TLS.
 
@@ -101,7 +120,7 @@ async def serve(
         proxy_headers=False,
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, math.ceil(grace_s)),
+        timeout_graceful_shutdown=math.ceil(grace_s) + LAST_WORDS_S,
         ssl_certfile=cert_file,
         ssl_keyfile=key_file,
     )
@@ -115,7 +134,13 @@ async def serve(
     if running.done():
         running.result()
     invariant(server.started, "the HTTP server neither started nor said why")
-    served = HttpServer(server, running, port=sockets[0].getsockname()[1])
+    served = HttpServer(
+        server,
+        running,
+        port=sockets[0].getsockname()[1],
+        grace_s=grace_s,
+        on_grace_over=on_grace_over,
+    )
     try:
         yield served
     finally:

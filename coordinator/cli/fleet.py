@@ -67,7 +67,7 @@ def _status_facts(reply: admin_pb2.FleetStatus) -> list[tuple[str, str]]:
     answered = f"{reply.answered_window} of {reply.requests_window} answered"
     return [
         ("devices", f"{reply.devices_connected} of {reply.devices_known} connected"),
-        ("configuration", f"version {reply.config_version}, policy {reply.policy}"),
+        ("configuration", _configuration(reply)),
         ("slot", f"{reply.slot} of {reply.slots_total}, {reply.slot_s:g} s each"),
         ("window ends", instant(budget.window_end_unix_ms)),
         (f"budget {budget.name}", f"{balances} of {usd(budget.enforced_nanos)}{paused}"),
@@ -81,6 +81,12 @@ def _status_facts(reply: admin_pb2.FleetStatus) -> list[tuple[str, str]]:
             for each in reply.pinned_tables
         ),
     ]
+
+
+def _configuration(reply: admin_pb2.FleetStatus) -> str:
+    if not reply.config_version:
+        return "none yet: tidectl apply -f fleet.toml"
+    return f"version {reply.config_version}, policy {reply.policy}"
 
 
 def _arm_shares(reply: admin_pb2.FleetStatus) -> object:

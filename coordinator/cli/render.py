@@ -113,6 +113,10 @@ def yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
+_COPIED: Final = ("ID", "REQUEST")
+"""Columns of what is pasted into the next command: other columns give way to them."""
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
@@ -127,6 +131,7 @@ def table(
             column,
             justify="right" if column in right else "left",
             overflow="fold",
+            no_wrap=column in _COPIED,
             header_style="bold",
         )
     for row in rows:

@@ -5,8 +5,6 @@ Each command lives in a module of its own; here they only get their names.
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from coordinator.lab import (
@@ -18,7 +16,7 @@ from coordinator.lab import (
     tradeoff,
     train_classifier,
 )
-from shared.errors import TidegateError
+from shared.console import HELP, run_command
 from shared.version import SOFTWARE_VERSION
 
 cli = typer.Typer(
@@ -26,6 +24,7 @@ cli = typer.Typer(
     help="Ask a trace before you spend money: nothing here needs a coordinator.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
 )
 cli.command("evaluate")(evaluate.command)
 cli.command("forecast")(forecast.command)
@@ -43,12 +42,8 @@ def version() -> None:
 
 
 def main() -> None:
-    """The console script: errors that were foreseen become one line and exit code 1."""
-    try:
-        cli()
-    except TidegateError as error:
-        typer.echo(f"tidegate-lab: {error}", err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli, name="tidegate-lab")
 
 
 if __name__ == "__main__":

@@ -175,12 +175,11 @@ def run_jobs(
                 for future in as_completed(waiting):
                     result, problem = future.result()
                     if problem is not None:
-                        pool.shutdown(cancel_futures=True)
                         raise TidegateError(problem)
                     found[waiting[future]] = result
                     advance(1)
-            except KeyboardInterrupt:
-                # They do not hear of it themselves, and their work may take minutes.
+            except BaseException:
+                # They do not hear of Ctrl-C themselves, and their work may take minutes.
                 for process in set(multiprocessing.active_children()) - before:
                     process.terminate()
                 raise

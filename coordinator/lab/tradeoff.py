@@ -212,7 +212,7 @@ def _table(curve: Curve, *, inputs: PlanInputs) -> Table:
 def _mark(point: Point, *, curve: Curve, floor: float) -> str:
     marks = {"present": curve.present_usd, "knee": curve.knee_usd}
     if floor > 0.0:
-        marks["SLA met from here"] = curve.sla_minimum_usd
+        marks["SLA can be met"] = curve.sla_minimum_usd
     nano = 1.0 / NANOS_PER_DOLLAR
     return ", ".join(
         name
@@ -231,6 +231,8 @@ def _marks(curve: Curve, *, inputs: PlanInputs) -> list[str]:
         lines.append(f"no budget reaches {inputs.sla_floor:.0%} of the answers in time")
     elif inputs.sla_floor > 0.0:
         lines.append(f"the SLA floor needs at least ${curve.sla_minimum_usd:.6g}")
+    if not all(point.sla_met for point in curve.points):
+        lines.append("!: the floor is missed: out of reach, or dearer than `rho` allows")
     return lines
 
 

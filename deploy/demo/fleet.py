@@ -49,7 +49,7 @@ class Fleet:
 
 
 def pick_ports() -> Ports:
-    """Free ports for the coordinator, its web page and the agents."""
+    """Free ports for the coordinator, its metrics and the agents."""
     coordinator, web, *agents = free_ports(2 + len(DEVICES))
     return Ports(coordinator=coordinator, web=web, agents=dict(zip(DEVICES, agents, strict=True)))
 

@@ -20,7 +20,7 @@ def hints(fleet: Fleet, *, logs: Path) -> str:
     return f"""\
 Agents (any OpenAI client, model "auto"):
 {agents}
-Web page and metrics: {fleet.web_url}
+The coordinator's metrics: {fleet.web_url}/metrics
 Logs: {logs}
 
 curl, with the headers that say which arm answered, and why:

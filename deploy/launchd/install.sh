@@ -74,7 +74,10 @@ run "${PYTHON:-python3}" "$root/deploy/dev/bootstrap.py" edge "$home/venv"
 if [[ -e "$home/agent.toml" ]]; then
   echo "Keeping $home/agent.toml"
 else
+  # With the service's own places: a command in a shell must see the same books.
   to_file "$home/agent.toml" "$home/venv/bin/tidegate-agent" example
+  run sed -i '' -e "s|^state_dir = \"[^\"]*\"|state_dir = \"$home/state\"|" \
+    -e "s|/var/lib/tidegate/models|$home/state/models|" "$home/agent.toml"
 fi
 to_file "$plist" sed "s|@HOME@|$HOME|g" "$root/deploy/launchd/com.tidegate.agent.plist"
 if run "$home/venv/bin/tidegate-agent" run --config "$home/agent.toml" --check; then

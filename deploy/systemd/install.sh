@@ -56,17 +56,20 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 unit="tidegate-$role.service"
 if ((user)); then
   prefix="${XDG_DATA_HOME:-$HOME/.local/share}/tidegate"
+  data="$prefix/state" as_owner=''
   etc="${XDG_CONFIG_HOME:-$HOME/.config}/tidegate"
   units="${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user"
   source_unit="$root/deploy/systemd/tidegate-$role.user.service"
   control=(systemctl --user)
 else
   prefix=/opt/tidegate etc=/etc/tidegate units=/etc/systemd/system
+  data="/var/lib/tidegate-$role" as_owner='sudo -u tidegate '
   source_unit="$root/deploy/systemd/$unit"
   control=(systemctl)
 fi
 venv="$prefix/venv" config="$etc/$role.toml"
 profile=$([[ "$role" == agent ]] && echo edge || echo coordinator)
+other=$([[ "$role" == agent ]] && echo coordinator || echo agent)
 
 run() {
   if ((dry)); then
@@ -83,16 +86,23 @@ write_example() { # the configuration, unless there is one: it is the operator's
   elif ((dry)); then
     echo "$venv/bin/tidegate-$role example > $config"
   else
-    "$venv/bin/tidegate-$role" example >"$config.new"
+    # With the service's own places: a command in a shell must see the same books.
+    state=$([[ "$role" == agent ]] && echo "$data" || echo "$data/state")
+    "$venv/bin/tidegate-$role" example | sed \
+      -e "s|^state_dir = \"[^\"]*\"|state_dir = \"$state\"|" \
+      -e "s|\"sqlite:///tidegate.db\"|\"sqlite:///$data/tidegate.db\"|" \
+      -e "s|/var/lib/tidegate/models|$data/models|" >"$config.new"
     mv "$config.new" "$config"
   fi
 }
 
 if ((remove)); then
   run "${control[@]}" disable --now "$unit" || true
-  run rm -rf "$units/$unit" "$units/$unit.d" "$venv"
+  run rm -rf "$units/$unit" "$units/$unit.d"
+  # One environment serves both.
+  [[ -e "$units/tidegate-$other.service" ]] || run rm -rf "$venv"
   run "${control[@]}" daemon-reload
-  echo "Removed. Books and configuration are where they were."
+  ((dry)) || echo "Removed. Books and configuration are where they were."
   exit 0
 fi
 
@@ -116,5 +126,13 @@ if ! run "$venv/bin/tidegate-$role" "$verb" --config "$config" --check; then
   echo "Edit $config, then: ${control[*]} restart $unit"
 elif ((start)); then
   run "${control[@]}" restart "$unit"
-  echo "Running. Its log: journalctl $( ((user)) && echo --user ) -u $unit"
+  ((dry)) || echo "Running. Its log: journalctl ${control[1]:-} -u $unit"
 fi
+((dry)) && exit 0
+command="$as_owner$venv/bin/tidegate-$role"
+if [[ "$role" == coordinator ]]; then
+  echo "The first operator's token, while it is stopped: $command token create --config $config"
+else
+  echo "What it still wants: $command doctor --config $config"
+fi
+((!user)) || echo "To keep it up after you log out: loginctl enable-linger"

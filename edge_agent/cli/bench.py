@@ -155,7 +155,9 @@ def _alone(settings: AgentConfig, *, beside: bool) -> Iterator[None]:
         return
     try:
         held = lock(settings.books_path)
-    except StoreError:
+    except StoreError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
         raise ConfigError(
             "", "the agent is running here and would share the processor: stop it, or say --beside"
         ) from None

@@ -12,7 +12,8 @@ import typer
 
 from edge_agent.adapters.whole_file import write_whole
 from edge_agent.cli.output import is_interactive
-from edge_agent.config import check, load
+from edge_agent.cli.parts import problems_of
+from edge_agent.config import load
 from edge_agent.model_source import ModelSource, PathSource, file_name, parse_source
 from shared.errors import ConfigError
 from shared.limits import NAME_CHARS_MAX
@@ -199,7 +200,7 @@ def _say_what_is_left(out: Path, *, models: list[_Model], address: Address | Non
     """Check the file as `run --check` does, and tell the next steps."""
     left: list[str] = []
     try:
-        left += [f"{key}: {problem}" for key, problem in check(load(out), file=out)]
+        left += [f"{key}: {problem}" for key, problem in problems_of(load(out), file=out)]
     except ConfigProblems as error:
         left += [f"{key}: {problem}" for key, problem in error.problems]
     if not models and address is None:

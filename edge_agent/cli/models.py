@@ -152,6 +152,7 @@ def remove_command(
     """Delete a model file with its record and with what was begun of it."""
     settings = load(config)
     library, path = _library(settings), _path_of(settings, name)
+    library.removable(path)
     if not yes:
         if not is_interactive():
             raise ConfigError("", f"nobody can be asked whether to delete {path}; pass --yes")

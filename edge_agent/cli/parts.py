@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge_agent.adapters.classifier import SHIPPED_MODEL, OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.http_api import ApiKey
+from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.candidates import OTHER_CLASS
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, check
 from edge_agent.ports import LocalModel
 from shared.clock import Clock
 from shared.decision.key_budget import KeyBudget
@@ -68,13 +70,31 @@ def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
     return classifier
 
 
-def classifier_problems(settings: AgentConfig) -> tuple[Problem, ...]:
-    """What is wrong with the classifier that the operator has set."""
+def problems_of(settings: AgentConfig, *, file: Path | None) -> tuple[Problem, ...]:
+    """What this machine lacks of what the configuration names, else what is no good of it."""
+    missing = check(settings, file=file)
+    return missing or (*_unusable_models(settings), *_unusable_parts(settings))
+
+
+def _unusable_models(settings: AgentConfig) -> Iterator[Problem]:
+    """By the headers of their files: to load them all would take long."""
+    for index, model in enumerate(settings.placed_models):
+        try:
+            read_shape(Path(model.path))
+        except ModelFileError as error:
+            yield Problem(f"models[{index}].path", str(error))
+
+
+def _unusable_parts(settings: AgentConfig) -> Iterator[Problem]:
+    """The keys and the classifier that the operator has set."""
+    try:
+        api_keys_of(settings)
+    except ConfigError as error:
+        yield Problem(error.key, error.problem)
     try:
         tried_classifier(settings)
     except ConfigError as error:
-        return (Problem("classifier", str(error)),)
-    return ()
+        yield Problem("classifier", str(error))
 
 
 def api_keys_of(settings: AgentConfig) -> list[ApiKey]:

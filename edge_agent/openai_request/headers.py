@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from edge_agent.openai_request.checks import refusal
-from edge_agent.refusals import EXPECTED_HEADER, MAX_COST_HEADER
+from edge_agent.refusals import EXPECTED_HEADER, MAX_COST_HEADER, PRIVACY_HEADER
 from shared.decision.money import nanos_from_dollars
 from shared.limits import (
     AMOUNT_NANOS_MAX,
@@ -21,11 +21,14 @@ from shared.limits import (
 )
 
 TASK: Final = "x-tidegate-task"
-PRIVACY: Final = "x-tidegate-privacy"
 DEADLINE: Final = "x-tidegate-deadline-ms"
 TAG: Final = "x-tidegate-tag"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 
+_OURS: Final = "x-tidegate-"
+_STEERING: Final = (TASK, PRIVACY_HEADER, DEADLINE, MAX_COST_HEADER, TAG, EXPECTED_HEADER)
+
+_SHOWN_CHARS: Final = 64
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 _TAG: Final = re.compile(rf"[\x21-\x7e]{{1,{TAG_CHARS_MAX}}}")
 _KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
@@ -57,14 +60,24 @@ def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
     Raises
     ------
     RequestRefused
-        400 whose `param` is the header's name.
+        400 whose `param` is the header's name. One of ours that is not known is refused too: a
+        slip in its name must not send a private prompt away.
     """
-    privacy = headers.get(PRIVACY)
+    for name in headers:
+        if name.startswith(_OURS) and name not in _STEERING:
+            known = ", ".join(_STEERING)
+            raise refusal(
+                "unknown_header",
+                f"{name[:_SHOWN_CHARS]!r} is no header that steers a request: remove it; known "
+                f"here are {known}",
+                param=name[:_SHOWN_CHARS],
+            )
+    privacy = headers.get(PRIVACY_HEADER)
     if privacy is not None and privacy.strip().lower() != "local":
         raise refusal(
             "invalid_value",
-            f"'{PRIVACY}' can only be 'local'; leave it out otherwise",
-            param=PRIVACY,
+            f"'{PRIVACY_HEADER}' can only be 'local'; leave it out otherwise",
+            param=PRIVACY_HEADER,
         )
     name = f"a name of up to {NAME_CHARS_MAX} letters, digits, '.', '_' and '-'"
     shown = "{} printable ASCII characters without spaces"

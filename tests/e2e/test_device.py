@@ -21,6 +21,7 @@ from tests.e2e.fleet import (
     Agent,
     CloudArm,
     Fleet,
+    chat_body,
     model_toml,
     run,
     wait_for,
@@ -172,6 +173,23 @@ def test_a_reload_takes_over_what_it_can(fleet: Fleet) -> None:
     hang_up(agent)
     wait_for(lambda: '"event": "reload_refused"' in agent.log(), what="the refusal")
     assert 200 == ask("second-key")
+    fleet.children.stop(agent.child)
+
+
+def test_an_answer_that_outlasts_the_drain_ends_with_an_error(fleet: Fleet) -> None:
+    """On SIGTERM a client is told that its stream is not whole; the books are closed as usual."""
+    pace = model_toml("slow", pace=1.0)
+    agent = fleet.start_agent("leaving", device_class="edge", models=pace)
+    body = chat_body("far too long", model="slow", stream=True)
+    with agent.http() as client, client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        assert next(lines).startswith("data: {")
+        os.kill(agent.child.pid, signal.SIGTERM)
+        last = [line for line in lines if line][-1]
+    assert "stopping" == json.loads(last.removeprefix("data: "))["error"]["code"]
+    request_id = reply.headers["x-tidegate-request-id"]
+    assert "interrupted" == fleet.wait_booked(request_id).outcome.attempts[-1].error
+    assert "Traceback" not in agent.log()
     fleet.children.stop(agent.child)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -155,6 +157,52 @@ def test_many_clients_cannot_overspend(new_fleet: Callable[[], Fleet], provider:
     assert 0.7 * budget_nanos <= billed <= balance.settled_nanos <= budget_nanos
     assert committed <= balance.enforced_nanos == budget_nanos
     assert {"pinned", "unpinned"}.isdisjoint(provider.bill)
+
+
+@pytest.mark.slow
+def test_a_window_that_a_wrong_clock_has_opened_is_left(
+    new_fleet: Callable[[], Fleet], provider: Provider
+) -> None:
+    """The books are as a clock thirty days ahead would have left them; an operator rewinds."""
+    ahead_ms = 30 * 24 * 3_600_000
+    fleet = new_fleet()
+    fleet.start(
+        clouds={"cloud": CloudArm(provider.base_url, reward=0.9)},
+        classes={"edge": ["tiny", "cloud"]},
+    )
+    agent = fleet.start_agent("edge-4", device_class="edge")
+    paid = agent.chat("in the wrong time", model="cloud")
+    assert 200 == paid.status
+    fleet.wait_booked(paid.request_id)
+    fleet.tidectl("budget", "rewind", "--reason", "too early", "--yes", expect=1)
+    fleet.stop_coordinator()
+    with closing(sqlite3.connect(fleet.folder / "coordinator" / "coordinator.db")) as books:
+        columns = {
+            "budget_window": ("id", "start_unix_ms", "end_unix_ms"),
+            "lease": ("window_id",),
+            "ledger": ("window_id",),
+        }
+        for table, names in columns.items():
+            later = ", ".join(f"{name} = {name} + {ahead_ms}" for name in names)
+            books.execute(f"UPDATE {table} SET {later}")
+        books.commit()
+    fleet.start_coordinator()
+    wait_for(lambda: "clock" in fleet.tidectl("alarm", "list").stdout, what="the alarm")
+    before = fleet.budget()
+    assert before.window_start_unix_ms > before.now_unix_ms
+
+    fleet.tidectl("budget", "rewind", "--reason", "ntp is back", "--yes")
+
+    after = fleet.budget()
+    assert before.window_start_unix_ms - ahead_ms <= after.window_start_unix_ms
+    assert after.window_start_unix_ms <= after.now_unix_ms < after.window_end_unix_ms
+    assert 0 < before.settled_nanos <= after.unconfirmed_nanos
+    assert "clock" not in fleet.tidectl("alarm", "list").stdout
+    wait_for(agent.may_spend, what="a lease of the true window")
+    again = agent.chat("in the right time", model="cloud")
+    assert 200 == again.status
+    assert fleet.booked_nanos(again.request_id) > 0
+    fleet.tidectl("ledger", "verify")
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from scipy.special import ndtri
-from scipy.stats import beta as beta_distribution
+from scipy.special import betaincinv, ndtri
 
 from coordinator.lab.simulation.schema import Scenario
 from coordinator.policy.base import FloatArray
@@ -56,7 +55,7 @@ def rewards(mean: float, *, kind: str, concentration: float) -> Distribution:
     at = (np.arange(VALUES) + 0.5) / VALUES
     if kind == "bernoulli" or mean in (0.0, 1.0):
         return Distribution((at > 1.0 - mean).astype(np.float64))
-    values = beta_distribution.ppf(at, mean * concentration, (1.0 - mean) * concentration)
+    values = betaincinv(mean * concentration, (1.0 - mean) * concentration, at)
     return Distribution(np.asarray(values, dtype=np.float64))
 
 

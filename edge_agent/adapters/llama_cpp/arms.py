@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from edge_agent.adapters.llama_cpp.capabilities import capabilities_of
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.ports import LocalModel, ModelState, ModelStatus
 from shared.errors import ConfigError
 
+log = structlog.get_logger(__name__)
 CRASHES_WHILE_LOADING_MAX: Final = 2
 LOAD_BYTES_PER_S_MIN: Final = 20e6
 """A slow memory card; a load that is slower than this counts as hanging."""
@@ -152,6 +155,8 @@ class ArmTable:
                 known.state = ModelState.LOADABLE
 
     def _break(self, known: ArmCondition, problem: str) -> None:
+        if problem != known.problem:
+            log.warning("model_broken", arm=known.model.arm, problem=problem)
         known.state, known.problem = ModelState.BROKEN, problem
         known.broken_file = _fingerprint(known.model.path)
 

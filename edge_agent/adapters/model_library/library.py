@@ -95,17 +95,27 @@ class ModelLibrary:
                 "library.folder"
             )
 
-    def remove(self, path: Path) -> int:
-        """Delete a model file with its record and what was begun of it; the bytes freed.
+    def removable(self, path: Path) -> list[Path]:
+        """A model file with its record and what was begun of it, as far as they are there.
 
         Raises
         ------
         LibraryError
-            If there is nothing of that name.
+            If there is nothing of that name, or nothing that a pull has put there.
         """
         found = [each for each in (path, origin_path(path), *parts_of(path)) if each.is_file()]
         if not found:
             raise LibraryError(f"there is no {path}; `tidegate-agent models list` shows all")
+        if found == [path] and path.parent.resolve() != self.folder.resolve():
+            raise LibraryError(
+                f"{path} is a file of your own, which no pull can bring back: if it is not needed, "
+                "delete it yourself"
+            )
+        return found
+
+    def remove(self, path: Path) -> int:
+        """Delete what is `removable`; the bytes freed."""
+        found = self.removable(path)
         freed = sum(each.stat().st_size for each in found)
         for each in found:
             each.unlink()

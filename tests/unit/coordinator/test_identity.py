@@ -91,6 +91,7 @@ def test_restored_books_that_have_not_met_a_device_may_have_forgotten_its_token(
         lost = quarantine_reason(device, hello(token="", copied=True), marks={}, forgotten=True)
         assert "its books were lost" in lost
     never = replace(DEVICE, resume_digest="")
+    assert "" == quarantine_reason(never, hello(token="", copied=True), marks={})
     assert "" == quarantine_reason(never, hello(token=""), marks={}, forgotten=True)
     fewer = hello(("b", 0, 4), ("c", 4, 4), token="later")
     assert "fewer" in quarantine_reason(DEVICE, fewer, marks={"b": 5}, forgotten=True)

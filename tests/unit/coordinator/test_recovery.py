@@ -179,6 +179,24 @@ def test_a_recovery_outlives_a_restart() -> None:
     assert None is Recovery.from_json(Recovery("why", (), "ann").to_json(), everybody=("a",))
 
 
+def test_restored_books_meet_one_device_after_the_other() -> None:
+    """Of those that they have not met they may have forgotten the token."""
+    both = Recovery.from_json(Recovery("why").to_json(), everybody=iter(("a", "b")))
+    assert both is not None
+    assert (("a", "b"), ("a", "b")) == (both.waiting, both.unmet)
+    assert ("b",) == both.having_met("a").unmet
+    assert () == Recovery("why").having_met("a").unmet
+
+
+def test_a_device_that_is_connected_when_the_restore_is_noticed_was_met(fleet: Fleet) -> None:
+    """Its token is known: another one is a clone's."""
+    fleet.report(paid("b", lease=2, cost=30))
+    assert fleet.engine.recovery is not None
+    assert () == fleet.engine.recovery.unmet
+    fleet.hello(token="guess")
+    assert "quarantined" == fleet.device.standing
+
+
 def test_a_newer_token_is_no_clone_while_books_are_being_recovered(fleet: Fleet) -> None:
     """The restored books know an older token than the device."""
     old = backup(fleet)

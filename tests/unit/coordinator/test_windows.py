@@ -130,7 +130,9 @@ def test_a_window_ahead_is_left_for_the_one_that_is_true(restart: bool) -> None:
     assert "clock" not in one.engine.alarms
     (carried,) = [row for row in one.store.database.ledger if row.kind == "carry"]
     assert (sum(held), true.id) == (carried.amount_nanos, carried.window_id)
-    assert f"{before.id}, {ahead.id}" in carried.note
+    assert 100 * HOUR + 9 == carried.at_unix_ms
+    assert carried.note.endswith(f"has left: {before.id}, {ahead.id}")
+    assert ("", 0, "") == (carried.device_id, carried.lease_number, carried.request_id)
     audit = one.store.database.audit[-1]
     assert ("ann", "budget rewind") == (audit.actor, audit.action)
     assert f"from window {ahead.id}; ntp" == audit.detail

@@ -7,9 +7,12 @@ import plistlib
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from edge_agent.config import load
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -102,3 +105,51 @@ def test_the_launch_agent_is_a_property_list_that_restarts_the_agent() -> None:
         job = plistlib.load(file)
     assert (True, True, "run") == (job["KeepAlive"], job["RunAtLoad"], job["ProgramArguments"][1])
     assert "@HOME@" in job["EnvironmentVariables"]["TIDEGATE_AGENT_STATE_DIR"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """A home in which an installation makes the commands of this environment, and no service."""
+    stand_ins = {
+        # Called as `python bootstrap.py PROFILE VENV`.
+        "python": f'mkdir -p "$3/bin"; ln -sf "{Path(sys.executable).parent}"/tidegate-* "$3/bin/"',
+        "systemctl": "exit 0",
+    }
+    for name, does in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    return {
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": str(tmp_path / "python"),
+        "XDG_DATA_HOME": "",
+        "XDG_CONFIG_HOME": "",
+    }
+
+
+def test_commands_in_a_shell_see_the_books_of_the_service(machine: dict[str, str]) -> None:
+    """The configuration that is written names the state folder that the unit sets."""
+    done = ran("bash", str(DEPLOY / "systemd" / "install.sh"), "agent", "--user", **machine)
+    assert 0 == done.returncode, done.stderr
+    home = machine["HOME"]
+    config = load(Path(home) / ".config" / "tidegate" / "agent.toml")
+    unit = (Path(home) / ".config" / "systemd" / "user" / "tidegate-agent.service").read_text()
+    (wanted,) = re.findall(r"(?m)^Environment=TIDEGATE_AGENT_STATE_DIR=(.+)$", unit)
+    assert wanted.replace("%h", home) == str(config.state_dir)
+    assert config.library_folder == config.state_dir / "models"
+    assert all(Path(model.path).parent == config.library_folder for model in config.placed_models)
+    assert "doctor --config" in done.stdout
+
+
+def test_what_the_other_service_needs_is_not_removed(machine: dict[str, str]) -> None:
+    """Both live in one environment; the last one takes it along."""
+    script = str(DEPLOY / "systemd" / "install.sh")
+    home = Path(machine["HOME"])
+    assert 0 == ran("bash", script, "agent", "--user", **machine).returncode
+    other = home / ".config" / "systemd" / "user" / "tidegate-coordinator.service"
+    other.touch()
+    for there in (True, False):
+        done = ran("bash", script, "agent", "--user", "--uninstall", **machine)
+        assert 0 == done.returncode, done.stderr
+        assert there == (home / ".local/share/tidegate/venv").exists()
+        other.unlink(missing_ok=True)

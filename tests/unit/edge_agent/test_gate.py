@@ -573,6 +573,17 @@ def test_a_request_beyond_its_keys_budget_does_not_touch_the_lease() -> None:
     assert wish is None or 0 == wish.worst_case_nanos
 
 
+def test_a_keys_window_in_the_future_ends_by_the_time_since_boot() -> None:
+    """It was opened by a clock that was wrong (see `KeyBudgetBook`)."""
+    gate, _ = open_gate(key_budgets=[KeyBudget("shop", 1, 1_000)])
+    gate.expire(boot_ms=0, unix_ms=90_000)
+    gate.synced(gate.raised_watermarks())
+    for boot_ms, ends in ((10, 91_000), (1_009, 91_000), (1_010, 6_000)):
+        gate.expire(boot_ms=boot_ms, unix_ms=5_500)
+        gate.synced(gate.raised_watermarks())
+        assert ends == gate.key_budget_ends_unix_ms("shop")
+
+
 def test_what_a_killed_process_had_reserved_counts_on_its_key() -> None:
     """In the same boot at the reservation, in another one at the watermark."""
     gate, effects = open_gate(key_budgets=SHOP)

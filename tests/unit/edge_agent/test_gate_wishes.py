@@ -276,6 +276,16 @@ def test_a_request_that_waits_for_a_sync_asks_the_coordinator_for_nothing() -> N
     assert not gate.anybody_waits
 
 
+def test_who_goes_on_to_wait_for_a_sync_asks_for_no_more() -> None:
+    """A lease has come that has room for it."""
+    gate = on_demand()
+    lend(gate, 1, amount=WORST_CASE_NANOS)
+    gate.need("r1", amount_nanos=2 * WORST_CASE_NANOS)
+    assert wishes(gate, now_ms=10_000.0)
+    gate.need_sync("r1")
+    assert not wishes(gate, now_ms=20_000.0)
+
+
 def test_a_request_may_go_on_to_wait_for_another_thing() -> None:
     """The lease with the watermark was recalled, and another one has come without."""
     gate = on_demand()

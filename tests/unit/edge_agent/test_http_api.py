@@ -699,3 +699,37 @@ async def test_answers_that_outlast_the_grace_are_cut() -> None:
         await reader.readuntil(b"data: ")
     assert closed.is_set()
     writer.close()
+
+
+async def test_answers_ended_at_the_end_of_the_grace_tell_their_clients_why() -> None:
+    """In the envelope and as a stream's last event, not by a cut connection."""
+    agent = FakeAgent()
+    over = asyncio.Event()
+    stopping = RequestRefused(503, "stopping", "the agent is stopping", retry_after_s=2)
+
+    async def chunks() -> AsyncIterator[Mapping[str, Any]]:
+        yield chunk("a")
+        await over.wait()
+        raise stopping
+
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        if request.stream:
+            return await streaming(chunks)(request, gone)
+        asked.set()
+        await over.wait()
+        raise stopping
+
+    agent.play, asked = chat, asyncio.Event()
+    app = app_of(agent)
+    async with serve(app, host="127.0.0.1", port=0, grace_s=0, on_grace_over=over.set) as server:
+        stream, to_stream = await connect(server, {**BODY, "stream": True})
+        await stream.readuntil(b"data: ")
+        plain, to_plain = await connect(server, BODY)
+        await asked.wait()
+    said, streamed = await plain.read(), await stream.read()
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"stopping"' in said
+    assert b'data: {"error":' in streamed
+    assert streamed.endswith(b"0\r\n\r\n")
+    for writer in (to_stream, to_plain):
+        writer.close()

@@ -412,6 +412,8 @@ def test_headers_steer_a_request() -> None:
         ("x-tidegate-max-cost-usd", "999999999"),
         ("x-tidegate-tag", "t" * (TAG_CHARS_MAX + 1)),
         ("x-tidegate-tag", "é"),
+        ("x-tidegate-private", "local"),
+        ("x-tidegate-max-cost", "0"),
         ("idempotency-key", ""),
         ("idempotency-key", "k" * (IDEMPOTENCY_KEY_CHARS_MAX + 1)),
     ],

@@ -50,6 +50,17 @@ def test_an_unsupported_field_is_the_parameter_at_fault() -> None:
     assert "logit_bias" == refused.param
 
 
+@pytest.mark.parametrize(
+    ("reason", "param"),
+    [("privacy", "x-tidegate-privacy"), ("media_has_no_worst_case", "messages")],
+)
+def test_what_rules_a_paid_arm_out_is_named(reason: str, param: str) -> None:
+    """The header or the field at fault, and what would do."""
+    refused = refusal_for([Fallout("big", reason)], budget="", why="")
+    assert (400, param) == (refused.status, refused.param)
+    assert "ask for a local model" in str(refused)
+
+
 def test_a_keys_budget_is_named_with_the_time_until_its_next_window() -> None:
     """429 that names the key, and when it is worth to ask again."""
     refused = refusal_for(

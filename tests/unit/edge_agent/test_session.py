@@ -92,20 +92,25 @@ async def test_a_record_that_cannot_be_read_does_not_stop_those_behind_it() -> N
     await before.books.close()
     agent = Agent(disk, incarnation="inc-2")
     await agent.keeper.commit(agent.engine.recover(), sync=True)
-    await agent.spool(2)
-    for sequence in (2, 3):
+    await agent.spool(4)
+    outbox = agent.engine.outbox
+    for sequence in (2, 3, 4):
         lost = SpoolSummary(sequence, sequence, (), (), unreadable=1)
         disk.state.spool[sequence] = SpoolRecord(sequence, "", lost)
-    outbox = agent.engine.outbox
+    summary = SpoolRecord(5, "inc-2", SpoolSummary(5, 5, (), ()))
+    disk.state.spool[5] = summary
     kept = outbox.identified(list(await agent.books.spooled(after=0, limit=9)))
-    assert [] == outbox.compact(kept[1:3])
+    assert {2, 3, 4} == outbox.unreadable
+    assert summary is kept[4]
+    assert [] == outbox.compact(kept[1:4])
     told = await agent.session.next_batch()
-    names = [(record.sequence, record.incarnation) for record in told]
-    assert [(1, "inc-1"), (2, "inc-1"), (3, "inc-2"), (4, "inc-2")] == names
-    assert {2, 3} == outbox.unreadable
-    await agent.keeper.commit(outbox.ack(4, boot_ms=0))
-    outbox.trim(boot_ms=RETAIN_ACKED_MS)
-    assert set() == outbox.unreadable
+    names = [record.incarnation for record in told]
+    assert ["inc-1", "inc-1", "inc-2", "inc-2", "inc-2", "inc-2"] == names
+    assert [1, 2, 3, 4, 5, 6] == [record.sequence for record in told]
+    for through, left in ((3, {4}), (5, set())):
+        outbox.ack(through, boot_ms=0)
+        outbox.trim(boot_ms=RETAIN_ACKED_MS)
+        assert left == outbox.unreadable
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -74,6 +74,14 @@ def test_a_share_of_nothing_is_not_zero(tidectl: Tidectl, coordinator: FakeCoord
     assert ["reward", "-,", "0", "graded"] in cells
 
 
+def test_a_fleet_that_is_not_configured_says_what_to_do(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """Else all that is shown are zeros."""
+    coordinator.replies["GetStatus"] = admin_pb2.FleetStatus()
+    assert "configuration    none yet: tidectl apply -f fleet.toml" in tidectl("status").stdout
+
+
 def test_tables_fit_a_hundred_columns(tidectl: Tidectl, coordinator: FakeCoordinator) -> None:
     """No line of the status needs more than 100 columns."""
     coordinator.replies["GetStatus"] = _status()

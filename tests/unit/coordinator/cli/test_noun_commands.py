@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from coordinator.cli import render
 from coordinator.cli.render import instant, to_data, usd
 from shared.decision.logged import LoggedDecision
 from shared.pb.v1 import admin_pb2, types_pb2
@@ -351,6 +352,19 @@ def test_a_decision_shows_arm_propensity_and_cost(
     assert ["-", "r-1", "pi", "sort", "large", "0.50%", "drawn", "$0.000123", "321", "-"] in cells
     assert cells[-1] == ["no", "candidate:", "big:", "deadline"]
     assert coordinator.asked("ListDecisions").request_id == "r-1"
+
+
+def test_a_request_s_id_can_be_copied_whole(
+    tidectl: Tidectl, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes into the next command, so a long reason is what is folded."""
+    monkeypatch.setattr(render, "PIPE_COLUMNS", 100)
+    decision = admin_pb2.Decision()
+    decision.CopyFrom(DECISION)
+    decision.outcome.request_id = "req-3cc5eb584dd3c4d9b719b39e"
+    decision.outcome.reason = "fallback:large=watermark_not_synced;without:medium=deadline"
+    coordinator.replies["ListDecisions"] = admin_pb2.ListDecisionsReply(decisions=[decision])
+    assert "req-3cc5eb584dd3c4d9b719b39e" in tidectl("decision", "list").stdout
 
 
 def test_a_token_stands_alone_on_standard_output(

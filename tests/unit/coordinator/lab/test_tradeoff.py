@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from coordinator.lab import tradeoff as lab_tradeoff
 from coordinator.lab.decision_log import write_log
-from coordinator.lab.tradeoff import parse_budgets
+from coordinator.lab.tradeoff import _mark, _marks, parse_budgets
 from coordinator.lab.tradeoff_curve import (
     PlanInputs,
     knee_usd,
@@ -90,6 +90,25 @@ def test_a_floor_beyond_every_arm_has_no_minimum() -> None:
     curve = tradeoff(replace(INPUTS, sla_floor=0.95))
     assert curve.sla_minimum_usd is None
     assert not any(point.sla_met for point in curve.points)
+
+
+def test_a_floor_that_can_be_met_and_is_not_worth_it_is_told_apart() -> None:
+    """What it needs is one thing, what the optimum does another; a missed floor is marked."""
+    quick_and_poor = replace(
+        INPUTS,
+        reward=np.array([[0.9, 0.8, 0.1]]),
+        cost_nanos=np.array([[1e7, 0.0, 0.0]]),
+        hit=np.array([[0.9, 0.5, 1.0]]),
+        sla_floor=0.8,
+        rho=0.1,
+    )
+    curve = tradeoff(quick_and_poor)
+    assert 0.0 == curve.sla_minimum_usd
+    assert not curve.points[0].sla_met
+    assert "SLA can be met" in _mark(curve.points[0], curve=curve, floor=0.8)
+    words = _marks(curve, inputs=quick_and_poor)
+    assert "the SLA floor needs at least $0" in words
+    assert words[-1].startswith("!: the floor is missed")
 
 
 def test_the_curve_is_concave_and_its_slope_is_the_dual_price() -> None:

@@ -116,7 +116,7 @@ def test_a_pull_of_a_source_goes_into_the_library(agent: Agent, hub: HubServer) 
         (("verify", "nosuch"), "known: mine"),
         (("remove", "../agent.toml", "--yes"), "neither an arm nor a file"),
         (("remove", "nosuch.gguf", "--yes"), "models list"),
-        (("remove", "mine"), "pass --yes"),
+        (("remove", "mine", "--yes"), "there is no "),
     ],
 )
 def test_a_mistake_is_explained(agent: Agent, arguments: tuple[str, ...], says: str) -> None:
@@ -186,6 +186,21 @@ def test_a_model_is_removed_by_its_arm_or_its_file(agent: Agent) -> None:
     agent("pull", str(TINY))
     assert 0 == agent("remove", "tiny.gguf", "--yes").exit_code
     assert "missing" == agent.json("list")["models"][0]["state"]
+
+
+def test_a_file_of_the_operator_s_own_is_not_removed(agent: Agent, tmp_path: Path) -> None:
+    """No pull has put it there, so none could bring it back; one that a pull has put goes."""
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(TINY_BYTES)
+    agent.configure(f'arm = "mine"\npath = "{mine}"')
+    assert "a file of your own" in problem_of(agent("remove", "mine", "--yes"))
+    assert TINY_BYTES == mine.read_bytes()
+    pulled = tmp_path / "pulled.gguf"
+    agent.configure(f'arm = "pulled"\nsource = "{TINY}"\npath = "{pulled}"')
+    agent("pull")
+    assert "pass --yes" in problem_of(agent("remove", "pulled"))
+    assert 0 == agent("remove", "pulled", "--yes").exit_code
+    assert not pulled.exists()
 
 
 def part_bytes(agent: Agent) -> int:

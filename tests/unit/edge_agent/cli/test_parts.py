@@ -1,4 +1,4 @@
-"""The classifier that a configuration asks for."""
+"""The parts that a configuration asks for, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.cli.parts import classifier_problems, new_classifier, tried_classifier
+from edge_agent.cli.parts import new_classifier, problems_of, tried_classifier
 from edge_agent.config import AgentConfig, load
 from shared.errors import ConfigError
 from tests.fakes.task_models import small_onnx
@@ -39,15 +39,37 @@ def test_what_cannot_be_used_is_refused_before_it_is_in_force(tmp_path: Path) ->
     broken = config(path=str(path))
     with pytest.raises(ConfigError, match=r"junk\.onnx: is not a model that can be loaded"):
         tried_classifier(broken)
-    (problem,) = classifier_problems(broken)
+    (problem,) = problems_of(broken, file=None)
     assert "classifier" == problem.key
     assert "junk.onnx: is not a model" in problem.problem
-    assert () == classifier_problems(config(enabled=False, path=str(path)))
+    assert () == problems_of(config(enabled=False, path=str(path)), file=None)
 
 
 def test_a_slip_in_a_name_of_the_shipped_model_is_refused(tmp_path: Path) -> None:
     """With the names that there are."""
-    (problem,) = classifier_problems(config(classes={"maths": "math"}))
+    (problem,) = problems_of(config(classes={"maths": "math"}), file=None)
     assert "classifier.classes.maths" in problem.problem
     assert "summarisation" in problem.problem
-    assert () == classifier_problems(config(classes={"math": "sums"}))
+    assert () == problems_of(config(classes={"math": "sums"}), file=None)
+
+
+def test_what_is_there_and_no_good_is_named_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is no model, and two applications with one secret."""
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"junk")
+    for name in ("SHOP", "LAB"):
+        monkeypatch.setenv(name, "sk-the-same-secret")
+    settings = load(
+        None,
+        {
+            "state_dir": str(tmp_path),
+            "models": [{"arm": "tiny", "path": str(junk)}],
+            "keys": [{"key": f"env:{name}", "tag": name.lower()} for name in ("SHOP", "LAB")],
+        },
+    )
+    found = {each.key: each.problem for each in problems_of(settings, file=None)}
+    assert ["models[0].path", "keys[1].key"] == list(found)
+    assert "junk.gguf is no GGUF file" in found["models[0].path"]
+    assert "is the secret of 'shop' too" in found["keys[1].key"]

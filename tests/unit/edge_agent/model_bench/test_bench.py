@@ -235,3 +235,9 @@ def test_a_running_agent_is_not_measured_beside_by_mistake(tmp_path: Path) -> No
     assert "stop it, or say --beside" in str(run(tmp_path, "tiny").exception)
     assert 0 == run(tmp_path, "tiny", "--beside", "--sequences", "1").exit_code
     held.release()
+
+
+def test_books_that_cannot_be_locked_are_no_running_agent(tmp_path: Path) -> None:
+    """The reason is told, not guessed."""
+    (tmp_path / "state" / "books.db.lock").mkdir(parents=True)
+    assert "cannot create the lock file" in str(run(tmp_path, "tiny").exception)

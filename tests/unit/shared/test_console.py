@@ -1,0 +1,59 @@
+"""How a console script ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from shared.console import run_command
+from shared.errors import ConfigError
+
+
+def failing(error: Exception) -> Any:
+    """A command that ends with this error."""
+
+    def command(**given: Any) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ConfigError("listen", "is no address"), "some-tool: listen: is no address\n"),
+        (
+            PermissionError(13, "Permission denied", "books.db"),
+            "some-tool: books.db: Permission denied; run this as its owner, `sudo -u OWNER ...`\n",
+        ),
+    ],
+)
+def test_what_was_foreseen_is_one_line(
+    error: Exception, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the exit status 1; no traceback."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(failing(error), name="some-tool")
+    assert 1 == ended.value.code
+    assert says == capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    """It is for whoever mends it."""
+    with pytest.raises(ZeroDivisionError):
+        run_command(failing(ZeroDivisionError()), name="some-tool")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [(["--version"], ["version"]), (["run", "--version"], ["run", "--version"])]
+)
+def test_the_version_is_told_as_everywhere(
+    given: list[str], taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--version` alone is the command `version`."""
+    monkeypatch.setattr(sys, "argv", ["some-tool", *given])
+    seen: list[Any] = []
+    run_command(lambda **said: seen.append(said), name="some-tool")
+    assert [{"args": taken, "prog_name": "some-tool"}] == seen
