@@ -129,12 +129,12 @@ class AlertBoard:
         nothing has no marks.
         """
         self._begin(window.id)
-        spent = window.settled_nanos + window.unconfirmed_nanos
-        for percent in sorted(percents):
-            if window.target_nanos > 0 and 100 * spent >= percent * window.target_nanos:
-                share = 100 * spent / window.target_nanos
-                text = f"budget {name}: {share:.1f} % of this window's money is spent"
-                self._pass(f"{AlertKind.BUDGET}:{percent}", text)
+        spent, target = window.settled_nanos + window.unconfirmed_nanos, window.target_nanos
+        reached = [each for each in percents if 0 < target and 100 * spent >= each * target]
+        for percent in sorted(reached):
+            share = 100 * spent / target
+            text = f"budget {name}: {share:.1f} % of this window's money is spent"
+            self._pass(f"{AlertKind.BUDGET}:{percent}", text)
 
     def refused(self, window: WindowRow, *, reason: str) -> None:
         """Announce, once a window, that its budget has refused a lease."""

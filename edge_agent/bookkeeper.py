@@ -64,10 +64,11 @@ class Bookkeeper:
         if self._unwritten:
             self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
-        closes = _has(effects, DropLease)
         self._under_way.add(number)
         await self._books.commit(
-            effects, sync=sync or closes, told=partial(self._told, number, effects)
+            effects,
+            sync=sync or _has(effects, DropLease),
+            told=partial(self._told, number, effects),
         )
 
     def _told(self, number: int, effects: Sequence[BookEffect], error: Exception | None) -> None:

@@ -117,11 +117,8 @@ class Candidates:
     @property
     def weights(self) -> tuple[Candidate, ...]:
         """Between what the draw is made, for the log (promise P6)."""
-        return tuple(
-            Candidate(entry.arm, entry.weight_ppm)
-            for entry in self.row.arms
-            if entry.arm in self.arms
-        )
+        arms = self.arms
+        return tuple([Candidate(e.arm, e.weight_ppm) for e in self.row.arms if e.arm in arms])
 
     def played(self, *, share_ppm_min: int) -> frozenset[str]:
         """The candidates that at least this share of the draws between them would fall on."""

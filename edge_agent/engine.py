@@ -559,7 +559,7 @@ class AgentEngine:
         """Let leases expire and close; the effects must be synced if any lease closes."""
         effects = self.gate.expire(boot_ms=boot_ms, unix_ms=unix_ms)
         late = self.gate.overdue(boot_ms=boot_ms, close_wait_ms=self.config.close_wait_ms)
-        for request in self._requests.values():
+        for request in self._requests.values() if late else ():
             if request.plan and request.plan.reservation_id in late:
                 request.settled_early, settled = self.gate.settle(
                     request.plan.reservation_id,

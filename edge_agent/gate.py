@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 
 from edge_agent.books import (
@@ -56,7 +57,6 @@ LEASE_LOW_WORST_CASES = 4
 SCARCE_WORST_CASES = 2
 HOARD_MS_MAX = 2_000
 STORE_AGAIN_MS = 10_000
-EVERYTHING_NANOS = 2**63 - 1
 UNTOLD = 2**63 - 1
 
 
@@ -126,7 +126,6 @@ class Gate:
         self._needs: dict[str, int] = {}
         self._syncs: set[str] = set()
         self._unheard: set[str] = set()
-        self._granted_boot_ms = 0
         self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
         self._wait_until_ms = 0.0
@@ -294,7 +293,6 @@ class Gate:
             return []
         self.refused_because = ""
         self._heard()
-        self._granted_boot_ms = boot_ms
         scarce = granted.amount_nanos < SCARCE_WORST_CASES * self._worst_case_nanos
         self._store_again_ms = math.inf if scarce else -math.inf
         number_max = PutMeta(MetaKey.LEASE_NUMBER_MAX, str(self._leases.number_max))
@@ -323,10 +321,12 @@ class Gate:
         """
         self._keys.open_windows(unix_ms=unix_ms, boot_ms=boot_ms)
         self._leases.expire(boot_ms=boot_ms)
-        kept_ms = boot_ms - self._granted_boot_ms
-        hoarding = self._asks_on_demand and not self.anybody_waits and kept_ms >= HOARD_MS_MAX
+        # Each lease by its own age: a device that is never idle would keep the rests of them all.
+        scarce = self._asks_on_demand and not self.anybody_waits
         self._leases.retire(
-            EVERYTHING_NANOS if hoarding else self._least_case_nanos, boot_ms=boot_ms
+            self._least_case_nanos,
+            boot_ms=boot_ms,
+            kept_ms_max=HOARD_MS_MAX if scarce else sys.maxsize,
         )
         return self._changes()
 
@@ -377,14 +377,14 @@ class Gate:
         recently = now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS
         if now_ms < self._wait_until_ms or (recently and self._asking):
             return None
-        available = self._leases.available_nanos()
         largest = max(self._needs.values(), default=0)
         if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
-            together = sum(self._needs.values())
+            available, together = self._leases.available_nanos(), sum(self._needs.values())
             return LeaseWish(available, largest, together, boot_ms, self.number_max)
         if recently or (self._asks_on_demand and now_ms < self._store_again_ms):
             return None
+        available = self._leases.available_nanos()
         low = max(
             LEASE_LOW_WORST_CASES * self._worst_case_nanos,
             self._leases.newest_amount_nanos() // 2,
@@ -452,10 +452,8 @@ class Gate:
 
     def raised_watermarks(self) -> Effects:
         """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
-        return [
-            *(PutLease(row) for row in self._leases.unsynced()),
-            *(PutKeyBudget(row) for row in self._keys.unsynced()),
-        ]
+        effects: Effects = [PutLease(row) for row in self._leases.unsynced()]
+        return effects + [PutKeyBudget(row) for row in self._keys.unsynced()]
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""
@@ -491,12 +489,10 @@ class Gate:
         changes, keys = self._leases.take_changes(), self._keys.take_changes()
         if changes is NO_CHANGES and not keys:
             return []
-        return [
-            *(PutLease(row) for row in changes.leases),
-            *(PutReservation(row) for row in changes.reservations),
-            *(DropReservation(row_id) for row_id in changes.dropped),
-            *(PutKeyBudget(row) for row in keys),
-        ]
+        effects: Effects = [PutLease(row) for row in changes.leases]
+        effects += [PutReservation(row) for row in changes.reservations]
+        effects += [DropReservation(row_id) for row_id in changes.dropped]
+        return effects + [PutKeyBudget(row) for row in keys]
 
 
 def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | JudgeCall:

@@ -7,6 +7,7 @@ bounds what a loss of power can hide and is *synced* ahead of the reservations.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -180,6 +181,7 @@ class LeaseBook:
         self._chunks = chunks
         self._leases: dict[int, LeaseRow] = {}
         self._synced: dict[int, int] = {}
+        self._granted_boot_ms: dict[int, int] = {}
         self._reservations: dict[str, ReservationRow] = {}
         self._reserved: dict[int, int] = {}
         self._number_max = 0
@@ -202,7 +204,7 @@ class LeaseBook:
         for row in leases:
             self._leases[row.number] = row
             self._synced[row.number] = row.watermark_nanos
-            self._reserved[row.number] = 0
+            self._reserved[row.number] = self._granted_boot_ms[row.number] = 0
         for reservation in reservations:
             self._reservations[reservation.id] = reservation
             self._reserved[reservation.lease_number] += reservation.amount_nanos
@@ -266,6 +268,7 @@ class LeaseBook:
         )
         self._synced[granted.number] = 0
         self._reserved[granted.number] = 0
+        self._granted_boot_ms[granted.number] = boot_ms
         self.expire(boot_ms=boot_ms)
         return True
 
@@ -277,11 +280,8 @@ class LeaseBook:
 
     def unsynced(self) -> tuple[LeaseRow, ...]:
         """Active leases whose watermark a sync still has to cover."""
-        return tuple(
-            row
-            for row in self._leases.values()
-            if row.state is LeaseState.ACTIVE and row.watermark_nanos > self._synced[row.number]
-        )
+        active, synced = self._active(), self._synced
+        return tuple([row for row in active if row.watermark_nanos > synced[row.number]])
 
     def make_room(self, amount_nanos: int) -> None:
         """Raise a watermark so that this worst case fits once `unsynced` is synced."""
@@ -415,13 +415,16 @@ class LeaseBook:
             if boot_ms >= row.expires_boot_ms:
                 self.recall(row.number, boot_ms=boot_ms, reason="expired")
 
-    def retire(self, amount_nanos: int, *, boot_ms: int) -> None:
+    def retire(self, amount_nanos: int, *, boot_ms: int, kept_ms_max: int = sys.maxsize) -> None:
         """Start closing idle leases without room for this much, so that the rest is not stranded.
 
-        A lease with an open reservation stays: it may yet settle below it and have room again.
+        With them go those that the device has held for `kept_ms_max`. A lease with an open
+        reservation stays: it may yet settle below it and have room again.
         """
         for row in self._active():
-            if self._room(row) < amount_nanos and not self._reserved[row.number]:
+            kept_ms = boot_ms - self._granted_boot_ms[row.number]
+            useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
+            if useless and not self._reserved[row.number]:
                 self.recall(row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
@@ -449,7 +452,8 @@ class LeaseBook:
             row.number for row in self._leases.values() if row.state is LeaseState.CLOSED
         )
         for number in numbers:
-            del self._leases[number], self._synced[number], self._reserved[number]
+            del self._leases[number], self._synced[number]
+            del self._reserved[number], self._granted_boot_ms[number]
         return numbers
 
     def status(self) -> tuple[LeaseStatus, ...]:
@@ -474,7 +478,7 @@ class LeaseBook:
             return NO_CHANGES
         changes = LeaseChanges(
             leases=tuple(self._changed.values()),
-            reservations=tuple(row for row in self._made if row.id not in self._dropped),
+            reservations=tuple([row for row in self._made if row.id not in self._dropped]),
             dropped=tuple(self._dropped),
         )
         self._changed, self._made, self._dropped = {}, [], []

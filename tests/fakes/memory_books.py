@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -94,21 +94,22 @@ class BooksState:
             elif isinstance(effect, PutConfig) and encodes:
                 encode_config(effect.config)
 
-    def apply(self, effect: BookEffect) -> None:
-        """Apply one checked effect."""
-        if isinstance(effect, PutLease):
-            self.leases[effect.row.number] = effect.row
-        elif isinstance(effect, AppendSpool):
-            self.spool[effect.record.sequence] = effect.record
-            self.spool_last = effect.record.sequence
-        elif isinstance(effect, PutReservation):
-            self.reservations[effect.row.id] = effect.row
-        elif isinstance(effect, DropReservation):
-            self.reservations.pop(effect.reservation_id, None)
-        elif isinstance(effect, PutMeta):
-            self.meta[effect.key] = effect.value
-        else:
-            self._apply_rarer(effect)
+    def apply(self, effects: Iterable[BookEffect]) -> None:
+        """Apply checked effects, in order."""
+        for effect in effects:
+            if isinstance(effect, PutLease):
+                self.leases[effect.row.number] = effect.row
+            elif isinstance(effect, PutMeta):
+                self.meta[effect.key] = effect.value
+            elif isinstance(effect, AppendSpool):
+                self.spool[effect.record.sequence] = effect.record
+                self.spool_last = effect.record.sequence
+            elif isinstance(effect, PutReservation):
+                self.reservations[effect.row.id] = effect.row
+            elif isinstance(effect, DropReservation):
+                self.reservations.pop(effect.reservation_id, None)
+            else:
+                self._apply_rarer(effect)
 
     def _apply_rarer(self, effect: BookEffect) -> None:
         match effect:
@@ -143,9 +144,7 @@ class MemoryDisk:
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         """Apply effects that were checked; `sync` covers every earlier commit too."""
-        apply = self.state.apply
-        for effect in effects:
-            apply(effect)
+        self.state.apply(effects)
         self._unsynced.append(tuple(effects))
         if sync:
             self._reach(len(self._unsynced), self._synced)
@@ -159,8 +158,7 @@ class MemoryDisk:
 
     def _reach(self, count: int, state: BooksState) -> None:
         for effects in self._unsynced[:count]:
-            for effect in effects:
-                state.apply(effect)
+            state.apply(effects)
         del self._unsynced[:count]
 
 

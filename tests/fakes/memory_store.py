@@ -41,6 +41,7 @@ from shared.errors import LostLeadershipError, NotFoundError, StoreError
 
 Learned = BookedOutcome | BookedFeedback | BookedCounts
 LEARNED = (BookedOutcome, BookedFeedback, BookedCounts)
+UNIQUE = (BookedFeedback, ConfigRow)
 
 
 @dataclass
@@ -75,11 +76,12 @@ class MemoryDatabase:
                 ledger_id += 1
                 if effect.id != ledger_id:
                     raise StoreError(f"ledger row {effect.id} is not {ledger_id}")
-            elif isinstance(effect, LEARNED):
+                continue
+            if isinstance(effect, LEARNED):
                 position += 1
                 if effect.position != position:
                     raise StoreError(f"{effect.position} is not {position}")
-            key = _unique_key(effect)
+            key = _unique_key(effect) if isinstance(effect, UNIQUE) else None
             if key is not None:
                 _demand(key not in fresh and not self._has(key), f"{key} is already in the books")
                 fresh.add(key)
@@ -92,25 +94,17 @@ class MemoryDatabase:
 
     def apply(self, effect: StoreEffect) -> None:
         """Apply one checked effect."""
-        match effect:
-            case LedgerRow():
-                self.ledger.append(effect)
-            case BookedOutcome():
-                self._learn(effect)
-            case BookedFeedback():
-                self._learn(effect)
-                if not effect.feedback.is_weak:
-                    self.grade_keys.add((effect.device_id, effect.feedback.request_id))
-            case BookedCounts():
-                self._learn(effect)
-            case AuditRow():
-                self.audit.append(effect)
-            case _:
-                self._replace(effect)
-
-    def _learn(self, effect: Learned) -> None:
-        self.learned.append(effect)
-        self.position_max = effect.position
+        if isinstance(effect, LedgerRow):
+            self.ledger.append(effect)
+        elif isinstance(effect, LEARNED):
+            self.learned.append(effect)
+            self.position_max = effect.position
+            if isinstance(effect, BookedFeedback) and not effect.feedback.is_weak:
+                self.grade_keys.add((effect.device_id, effect.feedback.request_id))
+        elif isinstance(effect, AuditRow):
+            self.audit.append(effect)
+        else:
+            self._replace(effect)
 
     def forget(self, gone: set[int]) -> None:
         """Let learned records go, by their positions."""
@@ -173,12 +167,13 @@ def book_batch(
     """Let an engine book a batch, with what the store holds of it, as the service does."""
     named = engine.unremembered(device_id, records)
     earlier = store.earlier(device_id, request_ids=named.graded, lease_numbers=named.leases)
-    found = (
-        store.decisions(limit=1, device_id=device_id, request_id=request_id)
-        for request_id in named.outcomes
-    )
-    outcomes = tuple(decision.outcome.outcome for page in found for decision in page)
-    earlier = replace(earlier, outcomes=outcomes)
+    if named.outcomes:
+        found = (
+            store.decisions(limit=1, device_id=device_id, request_id=request_id)
+            for request_id in named.outcomes
+        )
+        outcomes = tuple(decision.outcome.outcome for page in found for decision in page)
+        earlier = replace(earlier, outcomes=outcomes)
     return engine.batch(
         device_id,
         records,

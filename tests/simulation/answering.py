@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LEASE_WAIT_MS = 400
 """As `edge_agent.answering.LEASE_WAIT_S`."""
+SEND_GAP_MS = 700
+"""Longer than the link's own, so that batches carry several outcomes, as those of busy devices."""
 LOOKS_MAX = 8
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
 GRADED_SHARE = 0.05
@@ -82,7 +84,7 @@ class Answering:
             max_tokens=wanted.max_tokens,
         )
         self.clients.asked(device.name, request_id)
-        device.soon()
+        device.soon(within_ms=SEND_GAP_MS)
         self._engine.begin(
             facts,
             conditions=CONDITIONS,
@@ -165,8 +167,10 @@ class Answering:
                     continue
             if plan.arm.cloud is None:
                 self._finish(request_id, status=RequestStatus.OK, end=AttemptEnd(latency_ms=1))
-            else:
-                self.call(wanted, plan)
+                return
+            if len(effects) > 1:
+                self._device.soon()  # the reservation has raised a watermark
+            self.call(wanted, plan)
             return
 
     def call(self, wanted: Wanted, plan: AttemptPlan) -> None:
@@ -237,7 +241,7 @@ class Answering:
         )
         self.heard_of_lease()
         self.keep(effects)
-        self._device.soon()
+        self._device.soon(within_ms=SEND_GAP_MS)
         wanted = self.wanted.pop(request_id)
         self.clients.ended(request_id)
         if outcome.arm and wanted.dice.random() < GRADED_SHARE:

@@ -50,6 +50,8 @@ class BooksSide(Facts):
         sequence of each incarnation.
     ordered : set of int
         What the operator may have set a window's budget to, in nano-dollars.
+    marks : Counter of str
+        By device, the highest booked sequence.
     cause : str
         What the coordinator is doing: `wish`, `batch`, `hello`, `tick`, an operator's command.
     hears : str
@@ -71,6 +73,7 @@ class BooksSide(Facts):
     ledger_id: int = 0
     booked: set[str] = field(default_factory=set)
     targets: dict[int, int] = field(default_factory=dict)
+    marks: Counter[str] = field(default_factory=Counter)
 
     def hello(self, device: str, hello: HelloReceived, database: MemoryDatabase) -> None:
         """A device is about to say hello: of what it names, what is not in the books yet."""
@@ -84,8 +87,7 @@ class BooksSide(Facts):
     def told(self, device: str, message: Message, database: MemoryDatabase) -> None:
         """A message goes down: what it says must be in the books already."""
         if isinstance(message, Acked):
-            marks = (mark for (name, _), mark in database.spool_marks.items() if name == device)
-            booked = max(marks, default=0) >= message.sequence
+            booked = self.marks[device] >= message.sequence
             self.holds(booked, "O_1", "{} of {} before it is booked", message, device)
         elif isinstance(message, LeaseSent):
             key = (device, message.lease_number)
@@ -126,10 +128,8 @@ class BooksSide(Facts):
                 request_id = effect.outcome.request_id
                 self.holds(request_id not in self.booked, "P5", "{} is booked twice", request_id)
                 self.booked.add(request_id)
-            elif isinstance(effect, SpoolMark) and effect.device_id in self.owing:
-                owed = self.owing[effect.device_id]
-                if effect.sequence >= owed.get(effect.incarnation, effect.sequence + 1):
-                    del owed[effect.incarnation]
+            elif isinstance(effect, SpoolMark):
+                self._mark(effect)
         if self.unheard:  # whether or not the coordinator lives to know it
             self.unheard -= {device for device, owed in self.owing.items() if not owed}
         for window_id in before:
@@ -139,6 +139,12 @@ class BooksSide(Facts):
             self._window(row, before=before.get(row.id), lent=row.id in lent)
         for lease in leases:
             self._lease(lease)
+
+    def _mark(self, mark: SpoolMark) -> None:
+        self.marks[mark.device_id] = max(self.marks[mark.device_id], mark.sequence)
+        owed = self.owing.get(mark.device_id, {})
+        if mark.sequence >= owed.get(mark.incarnation, mark.sequence + 1):
+            del owed[mark.incarnation]
 
     def _row(self, row: LedgerRow) -> None:
         self.ledger_id += 1
@@ -187,6 +193,9 @@ class BooksSide(Facts):
         self.sums.clear()
         self.lease_rows.clear()
         self.ledger_id = 0
+        self.marks.clear()
+        for (device, _), sequence in database.spool_marks.items():
+            self.marks[device] = max(self.marks[device], sequence)
         self.booked = {
             row.outcome.request_id for row in database.learned if isinstance(row, BookedOutcome)
         }

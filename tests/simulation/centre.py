@@ -32,7 +32,7 @@ FLEET = """
 name = "simulated"
 [window]
 length = "{window_s}s"
-slot = "10s"
+slot = "20s"
 anchor = 0
 [budget]
 name = "cloud"

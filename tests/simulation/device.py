@@ -32,7 +32,7 @@ from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, COMPACT_RECORDS_MAX
 from tests.fakes.samples import at_once
-from tests.simulation.answering import Answering
+from tests.simulation.answering import SEND_GAP_MS, Answering
 from tests.simulation.disk import Died, Fuse, SimBooks, SimDisk
 from tests.simulation.network import Line
 
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ROUND_MS = 100
-"""As `edge_agent.service.HOUSE_KEEPING_S`, and the link's `SEND_GAP_S`."""
+"""As `edge_agent.service.HOUSE_KEEPING_S`."""
 HEARTBEAT_MS = 5_000
-IDLE_ROUND_MS = 1_000
+IDLE_ROUND_MS = 1_500
 """What a device does that has nothing to do can wait for so long."""
+NOTHING_TO_DO = (Acked, HeartbeatAnswered)
+"""What asks for no house-keeping."""
 ALONE = DeviceConfig(
     version=0,
     device_class="pi",
@@ -199,26 +201,33 @@ class Device:
         try:
             act()
         except Died:
-            self.fuse.put_out()
-            self.world.seen["device_dies_in_commit"] += 1
-            self.kill(power=self.rng.random() < 0.5)
-            self.world.revive(self)
+            self.died()
+
+    def died(self) -> None:
+        """The process ended, in the middle of something or for the lack of power."""
+        self.fuse.put_out()
+        self.world.seen["device_dies_in_commit"] += 1
+        self.kill(power=self.rng.random() < 0.5)
+        self.world.revive(self)
 
     def hang_up(self) -> None:
         """The line is dead, as this device sees it."""
         if self.line is not None:
             self.line.cut(self.world.now, late_ms=self.rng.choice([0, 0, 100, 400]))
             self.line = None
-        self.redial_at = self.world.now + self.rng.randint(100, 800)
+        self.redial_at = self.world.now + self.rng.randint(50, 350)
         if self.alive:
             self.world.at(self.redial_at, self, self.soon)
 
     # House-keeping and the link.
 
-    def soon(self) -> None:
-        """The next round is never further away than production's, while anything happens."""
-        if self._round_at > self.world.now + ROUND_MS:
-            self._next_round(1 + int(self.rng.random() * ROUND_MS))
+    def soon(self, *, within_ms: int = ROUND_MS) -> None:
+        """The next round is no further away, since something has happened.
+
+        By default as in production; what is only to be told may wait until others have joined it.
+        """
+        if self._round_at > self.world.now + within_ms:
+            self._next_round(1 + int(self.rng.random() * within_ms))
 
     def _next_round(self, in_ms: int) -> None:
         self._round_at = self.world.now + in_ms
@@ -229,7 +238,13 @@ class Device:
             return  # another one has taken its place
         self.tidy()
         self.talk()
-        self._next_round(ROUND_MS if self.answering.waiting else IDLE_ROUND_MS)
+        line = self.line
+        if self.keeper.keeps_any:
+            self._next_round(ROUND_MS)
+        elif line is not None and line.welcomed and self.keeper.spooled.is_set():
+            self._next_round(max(ROUND_MS, line.send_at - self.world.now))
+        else:
+            self._next_round(IDLE_ROUND_MS)
 
     def tidy(self) -> None:
         """One round of house-keeping, as `AgentService.tidy` does it."""
@@ -272,7 +287,8 @@ class Device:
             if world.now - line.dialled_ms > 3_000:
                 self.hang_up()
             return
-        if self.keeper.spooled.is_set():
+        if self.keeper.spooled.is_set() and world.now >= line.send_at:
+            line.send_at = world.now + SEND_GAP_MS
             self._send(line)
         wish = self.session.lease_wish()
         if wish is not None:
@@ -295,7 +311,7 @@ class Device:
         """A message has arrived."""
         if self.line is not line:
             return
-        if type(message) is not Acked:
+        if type(message) not in NOTHING_TO_DO:
             self.soon()
         try:
             self._obey(line, message)

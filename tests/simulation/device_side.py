@@ -12,6 +12,7 @@ from edge_agent.books import (
     CompactSpool,
     DropReservation,
     PutLease,
+    PutMeta,
     PutReservation,
 )
 from shared.decision.lease import LeaseRow
@@ -88,12 +89,14 @@ class DeviceSide(Facts):
 
     # The books.
 
-    def device_commit(self, disk: SimDisk, effects: Sequence[BookEffect], sync: bool) -> None:
+    def device_commit(self, disk: SimDisk, effects: Sequence[BookEffect]) -> None:
         """A device's books are about to take these rows."""
         account = self.accounts[disk]
         held, reserved = account.held, account.reserved
         touched: dict[int, LeaseRow | None] = {}
         for effect in effects:
+            if isinstance(effect, PutMeta):
+                continue  # the most frequent one
             if isinstance(effect, AppendSpool):
                 self._spooled(disk, effect.record)
             elif isinstance(effect, PutLease):

@@ -52,7 +52,7 @@ class Fuse:
         raise Died
 
 
-Watch = Callable[["SimDisk", Sequence[BookEffect], bool], None]
+Watch = Callable[["SimDisk", Sequence[BookEffect]], None]
 
 
 class SimDisk(MemoryDisk):
@@ -86,11 +86,11 @@ class SimDisk(MemoryDisk):
             self._commit(effects, sync=sync)
 
     def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
-        self.watch(self, effects, sync)
+        self.watch(self, effects)
         super().commit(effects, sync=sync)
         fresh = []
         for effect in effects:
-            if isinstance(effect, AppendSpool) and isinstance(effect.record.body, Outcome):
+            if type(effect) is AppendSpool and type(effect.record.body) is Outcome:
                 outcome = effect.record.body
                 self.outcomes[outcome.request_id] = outcome
                 fresh.append(outcome.request_id)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
-BUDGET_SHARES = (180, 140, 100, 70)
+BUDGET_SHARES = (200, 150, 100, 60)
 RISE_AHEAD_MS = 6_500
 RISE_WAIT_MS = 2_000
 PRICE_ENDS_MS = 5_000
@@ -262,7 +262,7 @@ class Faults:
             return False
         centre.restore(dice.choice(centre.backups)[0])
         self.world.at(self.world.now + dice.between(100, 500), None, centre.start_again)
-        self.world.at(self.world.now + dice.between(800, 2_000), None, self._recover)
+        self.world.at(self.world.now + dice.between(600, 1_200), None, self._recover)
         return True
 
     def _recover(self) -> None:

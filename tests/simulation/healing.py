@@ -18,7 +18,9 @@ REST_MS_MAX = 120_000
 WARM_MS = 1_500
 BEFORE_END_MS = 2_000
 AFTERWARDS_MS = 1_200
-GAPS_MS = (20, 50, 90, 140)
+BURSTS = (1, 2)
+GAPS_MS = (30, 70, 110, 190)
+GAPS_IN_BURST_MS = (0, 0, 5, 30)
 TIGHT_WORST_CASES, AMPLE_WORST_CASES = 75, 400
 FOR_WANT_OF_A_LEASE = ("no_lease", "lease_too_small", "watermark_not_synced")
 
@@ -128,12 +130,13 @@ def _healthy_window(world: World) -> None:
     enough, has_budget = len(world.present()) * worst_nanos, True
     while world.centre.unix_ms() < window.end_unix_ms - BEFORE_END_MS:
         world.run(dice.choice(GAPS_MS))
-        has_budget &= world.budget_nanos - sum(checker.sums[window.id]) >= enough
-        name = f"h{world.result.requests + 1}"
-        world.health.watched[name] = has_budget
-        world.ask(
-            dice.choice(world.present()), Dice(dice.below(1 << 32)), request_id=name, pinned=True
-        )
+        device = dice.choice(world.present())
+        for _ in range(dice.choice(BURSTS)):
+            has_budget &= world.budget_nanos - sum(checker.sums[window.id]) >= enough
+            name = f"h{world.result.requests + 1}"
+            world.health.watched[name] = has_budget
+            world.ask(device, Dice(dice.below(1 << 32)), request_id=name, pinned=True)
+            world.run(dice.choice(GAPS_IN_BURST_MS))
     world.run(AFTERWARDS_MS)
     _judge(world, window_id=window.id, billed_before=billed_before)
 

@@ -23,7 +23,7 @@ class Line:
         self.dialled_ms = device.world.now
         self.welcomed = False
         self.is_cut = False
-        self.heartbeat_at = 0
+        self.heartbeat_at = self.send_at = 0
         self.up_at = self.down_at = 0
         self.up_until = 1 << 62
 

@@ -8,27 +8,27 @@ from itertools import accumulate
 
 DEVICES = 4
 FAULTS: dict[str, float] = {
-    "message_lost": 9,
-    "message_repeated": 18,
+    "message_lost": 6,
+    "message_repeated": 22,
     "message_delayed": 18,
-    "message_reordered": 10,
+    "message_reordered": 12,
     "grant_repeated_late": 5,
-    "line_cut": 10,
-    "partition": 3,
+    "line_cut": 6,
+    "partition": 2,
     "device_killed": 1.2,
     "device_dies_in_commit": 1.2,
     "power_lost": 1.2,
     "device_reboots": 0.5,
     "disk_full": 2,
-    "suspend": 3,
+    "suspend": 2.5,
     "device_clock_steps": 3,
     "coordinator_restarts": 1.2,
     "coordinator_dies_in_commit": 2,
     "coordinator_away": 1,
     "coordinator_clock_steps": 1,
     "database_unwritable": 1,
-    "takeover": 1,
-    "client_gone": 20,
+    "takeover": 1.5,
+    "client_gone": 24,
     "budget_set": 3,
     "price_rises": 1,
     "spend_paused": 0.5,
@@ -42,15 +42,15 @@ DISK_FAULTS = {
     "disk_restored": 2.0,
     "disk_copied_back": 1.0,
     "disk_moved": 0.5,
-    "clone_of_image": 0.5,
-    "clone_of_stopped": 0.5,
-    "clone_of_running": 0.7,
+    "clone_of_image": 0.8,
+    "clone_of_stopped": 0.8,
+    "clone_of_running": 1.0,
 }
-DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 1.0}
-FAULT_SHARE = 0.4
-BURSTS = (1, 1, 2, 3, 5)
-GAPS_MS = (5, 40, 100, 250, 450)
-GAPS_IN_BURST_MS = (0, 0, 5, 30)
+DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 0.8}
+FAULT_SHARE = 0.335
+BURSTS = (1, 2, 3, 5, 8)
+GAPS_MS = (5, 75, 170, 310, 500)
+GAPS_IN_BURST_MS = (0, 5, 20, 40)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from unittest.mock import patch
 
 import coordinator.state
@@ -32,10 +31,12 @@ from tests.simulation.trace import DEVICES, Op, make_trace
 
 EPOCH_MS = 1_000_000_000_000
 WINDOW_MS = 20_000
-SPOOL_MAX = 25
+SPOOL_MAX = 35
 TICK_MS = 500
-BUDGET_WORST_CASES = 180
-LARGE_SHARE, AUTO_SHARE, JUDGED_SHARE = 0.65, 0.03, 0.03
+BUDGET_WORST_CASES = 200
+LARGE_SHARE, SMALL_SHARE, LOCAL_SHARE = 0.63, 0.28, 0.06
+"""What requests pin; the others leave the choice to the device."""
+JUDGED_SHARE = 0.03
 MAX_TOKENS = (None, None, 100, 40, 5)
 BODY_BYTES = (200, 200, 120)
 
@@ -106,8 +107,11 @@ class World:
             elif device.alive and device.starts == life:
                 if device.asleep_until > when:
                     self.at(device.asleep_until, device, act)
-                else:
-                    device.guard(act)
+                    continue
+                try:
+                    act()
+                except Died:
+                    device.died()
         self.now = self.checker.now_ms = until
 
     def _tick(self) -> None:
@@ -139,7 +143,7 @@ class World:
                 device.kill(power=True)
                 self.revive(device)
 
-        self.at(self.now + device.rng.randint(50, 600), None, start)
+        self.at(self.now + device.rng.randint(30, 400), None, start)
 
     def order(self, budget_nanos: int) -> bool:
         """The operator sets the budget; a coordinator that dies meanwhile may have heard."""
@@ -164,14 +168,12 @@ class World:
         chance = dice.random()
         wanted = Wanted(
             request_id=request_id or f"h{self.result.requests}",
-            pinned="large" if pinned or chance < LARGE_SHARE else "small",
+            pinned="large" if pinned else _pinned(chance),
             max_tokens=dice.choice(MAX_TOKENS),
             body_bytes=dice.choice(BODY_BYTES),
             judged=dice.random() < JUDGED_SHARE,
             dice=dice,
         )
-        if not pinned and chance >= 1 - AUTO_SHARE:
-            wanted = replace(wanted, pinned="")
         device.guard(lambda: device.answering.ask(wanted))
         return wanted.request_id
 
@@ -231,6 +233,15 @@ class World:
         result.faults, result.noted = self.seen, self.noted
         result.checked, result.played = self.checker.checked, self.played
         return result
+
+
+def _pinned(chance: float) -> str:
+    """The arm that a client names, if any."""
+    if chance < LARGE_SHARE:
+        return "large"
+    if chance < LARGE_SHARE + SMALL_SHARE:
+        return "small"
+    return "tiny" if chance < LARGE_SHARE + SMALL_SHARE + LOCAL_SHARE else ""
 
 
 @contextmanager

@@ -76,8 +76,7 @@ def open_gate(
 def snapshot_of(effects: list[Any]) -> BooksSnapshot:
     """What a later process finds in the books."""
     state = BooksState()
-    for effect in effects:
-        state.apply(effect)
+    state.apply(effects)
     return BooksSnapshot(
         meta=state.meta,
         leases=tuple(state.leases.values()),

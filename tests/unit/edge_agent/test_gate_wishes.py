@@ -190,6 +190,15 @@ def test_a_lease_for_two_requests_is_a_store(missing: int, stores: bool) -> None
     assert stores is wishes(gate, now_ms=10**9)
 
 
+def test_what_is_left_of_an_old_lease_goes_back_from_a_busy_device_too() -> None:
+    """It never has a quiet moment: whatever it has borrowed since is no reason to keep the rest."""
+    gate = on_demand()
+    lend(gate, 1, amount=WORST_CASE_NANOS, boot_ms=0)
+    lend(gate, 2, amount=WORST_CASE_NANOS, boot_ms=HOARD_MS_MAX - 1)
+    gate.expire(boot_ms=HOARD_MS_MAX, unix_ms=0)
+    assert [True, False] == closing(gate)
+
+
 def test_a_lease_is_kept_as_long_as_somebody_waits() -> None:
     """It may be for that request."""
     gate = on_demand()

@@ -74,8 +74,7 @@ def test_the_mark_of_what_was_sent_only_rises() -> None:
 def test_each_incarnation_has_its_records() -> None:
     """The hello names them, so that a record is known by its incarnation and sequence."""
     box, state = outbox(2), BooksState()
-    for effect in box.begin():
-        state.apply(effect)
+    state.apply(box.begin())
     later = Outbox(
         incarnation="inc-2",
         snapshot=BooksSnapshot(meta=state.meta, spool_first=1, spool_last=2),

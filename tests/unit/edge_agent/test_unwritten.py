@@ -126,8 +126,7 @@ def sums(effects: Sequence[BookEffect]) -> tuple[dict[int, int], int, int, int]:
     """What books hold after these: cost per lease, requests, closes and the last sequence."""
     state = BooksState()
     state.check(effects)
-    for effect in effects:
-        state.apply(effect)
+    state.apply(effects)
     costs: Counter[int] = Counter()
     requests = closes = 0
     for record in state.spool.values():

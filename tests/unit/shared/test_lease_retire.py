@@ -67,3 +67,22 @@ def test_the_books_know_since_when_a_lease_is_given_back() -> None:
     book.retire(101, boot_ms=7)
     (row,) = book.take_changes().leases
     assert (7, "used up") == (row.closing_since_boot_ms, row.close_reason)
+
+
+def test_a_lease_that_was_held_for_too_long_is_retired_whatever_it_has_left() -> None:
+    """Each by its own age; one with an open reservation stays here too."""
+    book = book_of(100)
+    granted = LeaseGranted(
+        number=2, window_id=1, amount_nanos=100, duration_ms=60_000, price_version=1
+    )
+    assert book.grant(granted, boot_ms=5)
+    book.retire(1, boot_ms=9, kept_ms_max=10)
+    assert 200 == book.available_nanos()
+    reserve(book, 100)
+    book.retire(1, boot_ms=15, kept_ms_max=10)
+    assert (1,) == tuple(s.lease_number for s in book.status() if not s.closing)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=10)
+    book.retire(1, boot_ms=15, kept_ms_max=16)
+    assert 90 == book.available_nanos()
+    book.retire(1, boot_ms=15, kept_ms_max=15)
+    assert 0 == book.available_nanos()
