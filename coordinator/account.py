@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import Final
 
 from coordinator.records import (
     MOVES,
@@ -22,12 +23,16 @@ from coordinator.records import (
 )
 from coordinator.spend import UNKNOWN, Label, SpendByDay
 from shared.errors import InvariantError, NotFoundError, invariant
-from shared.rows import changed
+from shared.rows import changed, maker
 
 AttemptCost = tuple[int, int, str, Label]
 """The lease's number, what the attempt cost in nano-dollars, its request, its arm and tag."""
 
+_Part = tuple[LedgerKind, int, str, Label]
+"""Of a cost: what becomes of it, how much, its request, its arm and tag."""
+
 _lease_number = itemgetter(0)
+_new_row: Final = maker(LedgerRow)
 
 
 class BudgetAccount:
@@ -200,24 +205,24 @@ class BudgetAccount:
         overrun = 0
         for number, run in groupby(costs, key=_lease_number):
             lease = self._known(device_id, number)
+            is_open = lease.end is LeaseEnd.OPEN
+            kind = LedgerKind.SETTLE if is_open else LedgerKind.CONFIRM
             booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
+            parts: list[_Part] = []
             for _, cost, request_id, label in run:
                 if cost < 0:
                     raise InvariantError(f"a cost cannot be negative: {cost}")
-                if lease.end is LeaseEnd.OPEN:
-                    kind = LedgerKind.SETTLE
-                    covered = min(cost, max(0, lease.amount_nanos - booked))
-                else:
-                    kind = LedgerKind.CONFIRM
-                    covered = min(cost, unconfirmed)
-                    unconfirmed -= covered
+                left = lease.amount_nanos - booked if is_open else unconfirmed
+                covered = cost if cost <= left else max(0, left)
                 booked += cost
+                if not is_open:
+                    unconfirmed -= covered
                 if covered:
-                    self._book(lease, kind, covered, unix_ms=at, request_id=request_id, label=label)
+                    parts.append((kind, covered, request_id, label))
                 if cost > covered:
-                    kind, over = LedgerKind.OVERRUN, cost - covered
-                    self._book(lease, kind, over, unix_ms=at, request_id=request_id, label=label)
-                    overrun += over
+                    parts.append((LedgerKind.OVERRUN, cost - covered, request_id, label))
+                    overrun += cost - covered
+            self._book_all(lease, parts, unix_ms=at)
             self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
         return overrun
 
@@ -393,24 +398,29 @@ class BudgetAccount:
         note: str = "",
         label: Label = UNKNOWN,
     ) -> None:
-        self._ledger_id += 1
-        number, window_id, device_id = self._ledger_id, lease.window_id, lease.device_id
-        self._rows.append(
-            LedgerRow(
-                number, unix_ms, window_id, kind, device_id, lease.number, amount, request_id, note
-            )
-        )
-        moved = self._moved.get(window_id)
-        if moved is None:
-            moved = self._moved[window_id] = [0, 0, 0]
-        settled, unconfirmed, outstanding = MOVES[kind]
-        moved[0] += settled * amount
-        moved[1] += unconfirmed * amount
-        moved[2] += outstanding * amount
-        if settled or unconfirmed:
-            self._spend.add(
-                label, settled=settled * amount, unconfirmed=unconfirmed * amount, unix_ms=unix_ms
-            )
+        self._book_all(lease, [(kind, amount, request_id, label)], unix_ms=unix_ms, note=note)
+
+    def _book_all(
+        self, lease: LeaseRecord, parts: Iterable[_Part], *, unix_ms: int, note: str = ""
+    ) -> None:
+        """A ledger row for each part, and their sums in the window and in the day's spend."""
+        window_id, device_id, lease_number = lease.window_id, lease.device_id, lease.number
+        number, add = self._ledger_id, self._rows.append
+        sums: dict[tuple[LedgerKind, Label], int] = {}
+        for kind, amount, request_id, label in parts:
+            number += 1
+            place = (number, unix_ms, window_id, kind, device_id, lease_number)
+            add(_new_row((*place, amount, request_id, note)))
+            sums[kind, label] = sums.get((kind, label), 0) + amount
+        self._ledger_id = number
+        for (kind, label), amount in sums.items():
+            settled, unconfirmed, outstanding = (factor * amount for factor in MOVES[kind])
+            moved = self._moved.setdefault(window_id, [0, 0, 0])
+            moved[0] += settled
+            moved[1] += unconfirmed
+            moved[2] += outstanding
+            if settled or unconfirmed:
+                self._spend.add(label, settled=settled, unconfirmed=unconfirmed, unix_ms=unix_ms)
 
     def _put_window(self, window: WindowRow) -> None:
         self._windows[window.id] = window

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby, repeat
+from operator import attrgetter
+from typing import Final, cast
 
 from coordinator.account import AttemptCost, BudgetAccount
 from coordinator.alerts import AlertKind
@@ -35,7 +38,16 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
-from shared.rows import changed
+from shared.rows import changed, maker
+
+_new_booked: Final = maker(BookedOutcome)
+_body: Final = attrgetter("body")
+_attempts: Final = attrgetter("attempts")
+_lease_number: Final = attrgetter("lease_number")
+
+
+def _is_outcome(record: SpoolRecord) -> bool:
+    return isinstance(record.body, Outcome)
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,10 @@ class Booked:
         """What an attempt cost is to be settled; above its worst case it closes its arm."""
         if not attempt.is_booked:
             return
-        if attempt.is_overrun:
-            self.overran(attempt, attempt.cost_nanos, request_id)
-        label = (attempt.arm, tag)
-        self.costs.append((attempt.lease_number, attempt.cost_nanos, request_id, label))
+        arm, _, _, lease_number, reserved_nanos, cost_nanos, _ = attempt
+        if cost_nanos > reserved_nanos:
+            self.overran(attempt, cost_nanos, request_id)
+        self.costs.append((lease_number, cost_nanos, request_id, (arm, tag)))
 
     def overran(self, attempt: Attempt, cost_nanos: int, request_id: str) -> None:
         """A provider billed more than the worst case: its arm closes (rule S_4)."""
@@ -97,9 +109,12 @@ class Booked:
             f"worst case of {attempt.reserved_nanos}: check its price and token bounds"
         )
 
-    def has_outcome(self, request_id: str) -> bool:
-        """Whether the books held the outcome of a request before this batch."""
-        return any(outcome.request_id == request_id for outcome in self.outcomes)
+    def is_news(self, record: SpoolRecord) -> bool:
+        """False for the word that a request was left unfinished whose outcome the books hold."""
+        body = record.body
+        if not isinstance(body, Outcome) or body.status is not RequestStatus.INTERRUPTED:
+            return True
+        return all(outcome.request_id != body.request_id for outcome in self.outcomes)
 
     def attempt_of(self, late: CostAdjustment) -> tuple[Attempt | None, Label]:
         """The paid attempt that a late cost belongs to, if it is at hand, and its arm and tag.
@@ -186,12 +201,12 @@ class Booking:
             booked.alarms[f"{AlertKind.DOUBLED}:{device.id}/{sequence}"] = text
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
-        for record in fresh:
-            body = record.body
-            if isinstance(body, Outcome):  # nearly all of them are
-                slot = slots.of(body.arrived_unix_ms)
-                self._book_outcome(body, record, booked, slot=slot)
-            else:
+        news = filter(booked.is_news, fresh) if booked.outcomes else fresh
+        for is_outcome, run in groupby(news, key=_is_outcome):
+            if is_outcome:  # nearly all of them are
+                self._book_outcomes(run, booked, slots=slots)
+                continue
+            for record in run:
                 self._book_other(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
@@ -243,18 +258,25 @@ class Booking:
                     what = (count.task_class, count.arm, count.requests)
                     booked.learned.append(BookedCounts(self._next(), *where, *what))
 
-    def _book_outcome(
-        self, outcome: Outcome, record: SpoolRecord, booked: Booked, *, slot: int
+    def _book_outcomes(
+        self, records: Iterable[SpoolRecord], booked: Booked, *, slots: _Slots
     ) -> None:
-        request_id = outcome.request_id
-        if outcome.status is RequestStatus.INTERRUPTED and booked.has_outcome(request_id):
-            return
-        for attempt in outcome.attempts:
-            if attempt.lease_number:
-                booked.note_cost(attempt, request_id, tag=outcome.tag)
-        device = booked.device
-        place = (self._next(), device.id, device.device_class, record.sequence, slot)
-        booked.learned.append(BookedOutcome(*place, outcome, record.encoded))
+        sequences, _, bodies, runs, places = zip(*records, strict=True)
+        outcomes = cast("tuple[Outcome, ...]", bodies)
+        for outcome in outcomes:
+            for attempt in outcome.attempts:
+                if attempt.lease_number:
+                    booked.note_cost(attempt, outcome.request_id, tag=outcome.tag)
+        device, first = booked.device, self.position + 1
+        self.position += len(outcomes)
+        rows = zip(
+            range(first, self.position + 1),
+            *(repeat(device.id), repeat(device.device_class), sequences),
+            *(slots.of_all([outcome.arrived_unix_ms for outcome in outcomes]), outcomes),
+            *(runs, places),
+            strict=False,
+        )
+        booked.learned += map(_new_booked, rows)
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)
@@ -321,16 +343,14 @@ def _unreadable(device: DeviceRow, told: SpoolSummary) -> str:
 
 def named_in(records: Iterable[SpoolRecord]) -> Named:
     """What a batch speaks of."""
+    bodies = list(map(_body, records))
+    told = [body for body in bodies if isinstance(body, Outcome)]
+    attempts = chain.from_iterable(map(_attempts, told))
+    leases = set(map(_lease_number, attempts))
+    outcomes = [each.request_id for each in told if each.status is RequestStatus.INTERRUPTED]
     graded: set[str] = set()
-    leases: set[int] = set()
-    outcomes: list[str] = []
-    for record in records:
-        match record.body:
-            case Outcome() as outcome:
-                for attempt in outcome.attempts:
-                    leases.add(attempt.lease_number)
-                if outcome.status is RequestStatus.INTERRUPTED:
-                    outcomes.append(outcome.request_id)
+    for body in bodies if len(told) < len(bodies) else ():
+        match body:
             case Feedback() as feedback:
                 graded.add(feedback.request_id)
             case JudgeCall() as call:
@@ -354,7 +374,12 @@ class _Slots:
 
     def of(self, arrived_unix_ms: int) -> int:
         """The slot of a request's arrival; 0 as long as the fleet has no slots."""
-        window = self._window
+        return self.of_all([arrived_unix_ms])[0]
+
+    def of_all(self, arrived_unix_ms: Sequence[int]) -> list[int]:
+        """The slots of arrivals."""
+        window, now = self._window, self._unix_ms
         if window is None:
-            return 0
-        return (min(self._unix_ms, arrived_unix_ms) - window.anchor_unix_ms) // window.slot_ms
+            return [0] * len(arrived_unix_ms)
+        anchor, slot_ms = window.anchor_unix_ms, window.slot_ms
+        return [((min(now, at)) - anchor) // slot_ms for at in arrived_unix_ms]

@@ -102,7 +102,7 @@ class FleetLoad:
             self.forced.count(context, arm=forced, requests=requests)
         for device_class, attempt in lessons.calls:
             self.reach.count(attempt, device_class=device_class)
-        self.service_times.record(lessons.answers)
+        self.service_times.record(lessons.answers, cells=lessons.cells)
 
     def slot_closed(self) -> None:
         """A slot is over."""

@@ -250,6 +250,7 @@ class CoordinatorEngine(Operating):
         records: Iterable[SpoolRecord],
         *,
         incarnation: str,
+        named: Named | None = None,
         earlier: EarlierFacts = NOTHING_EARLIER,
         unix_ms: int,
     ) -> Reaction:
@@ -259,8 +260,10 @@ class CoordinatorEngine(Operating):
         ----------
         incarnation : str
             Of the process that sends it.
+        named : Named, optional
+            What `unremembered` has just told of these records.
         earlier : EarlierFacts
-            What the books hold of `unremembered`.
+            What the books hold of it.
 
         Raises
         ------
@@ -273,7 +276,7 @@ class CoordinatorEngine(Operating):
             raise ProtocolError(f"the session of incarnation {incarnation} is over: connect again")
         reaction = Reaction()
         kept = tuple(records)
-        self._adopt_forgotten(reaction, device, kept, earlier=earlier, unix_ms=unix_ms)
+        self._adopt_forgotten(reaction, device, kept, named=named, earlier=earlier, unix_ms=unix_ms)
         booked = self._booking.book(
             device,
             kept,

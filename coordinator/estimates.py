@@ -23,7 +23,7 @@ from coordinator.policy.bounds import (
     paper_bounds,
     paper_radius,
 )
-from coordinator.policy.cells import UNANSWERED, Cell, CellStore, Observation
+from coordinator.policy.cells import UNANSWERED, Cell, CellStore, Key, Observation
 from coordinator.policy.sketch import BUCKETS, blend, dense, prior_histogram, quantiles
 
 __all__ = ["ArmPrior", "Confidence", "Context", "EstimateBook", "paper_radius"]
@@ -133,9 +133,15 @@ class EstimateBook:
             cell.graded for cell in cells
         )
 
-    def record(self, observations: Iterable[Observation]) -> None:
-        """Book what attempts and grades say, in order. O(1) each."""
-        self._store.observe(observations, prices=self._prices)
+    def record(self, observations: Iterable[Observation], *, cells: Iterable[Key]) -> None:
+        """Book what attempts and grades say, in order. O(1) each.
+
+        Parameters
+        ----------
+        cells : iterable of (device class, task class, arm)
+            Those that the observations are of, in the order of their numbers.
+        """
+        self._store.observe(observations, keys=cells, prices=self._prices)
 
     def record_outcome(
         self,
@@ -165,7 +171,7 @@ class EstimateBook:
             caller records no reward for it.
         """
         said = (hit, latency_ms, None) if answered else UNANSWERED
-        self.record([((device_class, task_class, arm), cost_nanos, *said)])
+        self.record([(0, cost_nanos, *said)], cells=[(device_class, task_class, arm)])
 
     def record_reward(
         self,
@@ -201,7 +207,7 @@ class EstimateBook:
             if not 0.0 < value <= 1.0:
                 raise ValueError(f"{name} is {value}, expected more than 0 and at most 1")
         grade = (reward, weight, chance)
-        self.record([((device_class, task_class, arm), None, None, None, grade)])
+        self.record([(0, None, None, None, grade)], cells=[(device_class, task_class, arm)])
 
     def estimates(
         self,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import groupby, repeat
+from typing import Final, cast
 
 from coordinator.planned import Context
 from coordinator.policy.cells import UNANSWERED, Key, Observation
@@ -38,6 +39,14 @@ LASTING_FALLOUTS: Final = (
 """Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
 
 
+class Numbers(dict[Key, int]):
+    """Cells, each with a number: in the order in which they were first asked for."""
+
+    def __missing__(self, key: Key) -> int:
+        number = self[key] = len(self)
+        return number
+
+
 @dataclass
 class Lessons:
     """What a run of booked records says.
@@ -52,6 +61,8 @@ class Lessons:
         Nano-dollars.
     grades : list of (arm, reward, weight)
         Full ones; the weight is how many answers each stands for.
+    cells : Numbers
+        Whom the observations and the answers are of.
     observations : list of Observation
         Of arms, in order.
     answers : list of Answer
@@ -64,6 +75,7 @@ class Lessons:
     compacted: dict[tuple[Context, int], int] = field(default_factory=lambda: defaultdict(int))
     costs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     grades: list[tuple[str, float, float]] = field(default_factory=list)
+    cells: Numbers = field(default_factory=Numbers)
     observations: list[Observation] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     calls: list[tuple[str, Attempt]] = field(default_factory=list)
@@ -72,52 +84,59 @@ class Lessons:
     def of(cls, booked: Iterable[Learned]) -> Lessons:
         """Read booked records, in the order of their positions."""
         lessons = cls()
-        kinds: list[Kind] = []
-        for row in booked:
-            match row:
-                case BookedOutcome():
-                    kinds.append(lessons._read_outcome(row))
-                case BookedFeedback():
-                    lessons._read_grade(row)
-                case BookedCounts():
+        kinds: Counter[Kind] = Counter()
+        for kind, run in groupby(booked, key=type):
+            if kind is BookedOutcome:
+                kinds.update(lessons._read_outcomes(cast("Iterable[BookedOutcome]", run)))
+            elif kind is BookedFeedback:
+                for grade in run:
+                    lessons._read_grade(cast("BookedFeedback", grade))
+            else:
+                for row in cast("Iterable[BookedCounts]", run):
                     context = (row.device_class, row.task_class)
                     lessons.compacted[context, row.slot] += row.requests
-        lessons.kinds = Counter(kinds)
+        lessons.kinds = kinds
         return lessons
 
-    def _read_outcome(self, row: BookedOutcome) -> Kind:
-        outcome, device_class = row.outcome, row.device_class
-        task_class = outcome.task_class
-        attempts, status, hit = outcome.attempts, outcome.status, outcome.hit
-        for attempt in attempts:
-            arm, latency_ms, error, _, _, cost, settle = attempt
-            if settle is not None:
-                self.calls.append((device_class, attempt))
-            if cost:
-                self.costs[arm] += cost
-            key = (device_class, task_class, arm)
-            if error:
-                self._read_failure(attempt, key=key)
-            else:
-                known = None if status is RequestStatus.ABORTED else hit
-                self.observations.append((key, cost, known, latency_ms, None))
-        if status is RequestStatus.OK and attempts:
-            final = attempts[-1]
-            if final.arm == outcome.arm and not final.error:
-                first_ms = outcome.ttft_ms if len(attempts) == 1 else 0
-                key = (device_class, task_class, final.arm)
-                self.answers.append((key, final.latency_ms, first_ms))
-        forced = forced_arm(outcome) if outcome.forced else ""
-        return ((device_class, task_class), row.slot, status, outcome.arm, hit, forced)
+    def _read_outcomes(self, rows: Iterable[BookedOutcome]) -> Iterable[Kind]:
+        """Local names for what a loop over every request of the fleet asks for again and again."""
+        _, _, classes, _, slots, outcomes, _, _ = zip(*rows, strict=True)
+        found = dict(zip(Outcome._fields, zip(*outcomes, strict=True), strict=True))
+        tasks, statuses, arms, hits = (
+            found[name] for name in ("task_class", "status", "arm", "hit")
+        )
+        cells, costs, calls = self.cells, self.costs, self.calls
+        observe, answer = self.observations.append, self.answers.append
+        for device_class, task_class, status, answered, hit, attempts, first_ms in zip(
+            classes, tasks, statuses, arms, hits, found["attempts"], found["ttft_ms"], strict=True
+        ):
+            known = None if status is RequestStatus.ABORTED else hit
+            arm, error, cell, latency_ms = "", "nothing was tried", 0, 0
+            for attempt in attempts:
+                arm, latency_ms, error, _, _, cost, settle = attempt
+                cell = cells[device_class, task_class, arm]
+                if settle is not None:
+                    calls.append((device_class, attempt))
+                if cost:
+                    costs[arm] += cost
+                if error:
+                    self._read_failure(attempt, cell=cell)
+                else:
+                    observe((cell, cost, known, latency_ms, None))
+            if status is RequestStatus.OK and arm == answered and not error:
+                answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
+        forced = map(forced_arm, outcomes) if any(found["forced"]) else repeat("")
+        contexts = zip(classes, tasks, strict=True)
+        return zip(contexts, slots, statuses, arms, hits, forced, strict=False)
 
-    def _read_failure(self, attempt: Attempt, *, key: Key) -> None:
+    def _read_failure(self, attempt: Attempt, *, cell: int) -> None:
         cost = attempt.cost_nanos
         if not was_executed(attempt):
             return  # it says where the arm can be reached, not how good it is
         if attempt.error not in NOT_THE_ARMS_FAULT:
-            self.observations.append((key, cost, *UNANSWERED))
+            self.observations.append((cell, cost, *UNANSWERED))
         elif cost:
-            self.observations.append((key, cost, None, None, None))
+            self.observations.append((cell, cost, None, None, None))
 
     def _read_grade(self, row: BookedFeedback) -> None:
         feedback = row.feedback
@@ -126,8 +145,9 @@ class Lessons:
         if not feedback.is_weak:
             self.grades.append((feedback.arm, reward, 1.0 / chance))
         key = (row.device_class, feedback.task_class, feedback.arm)
+        cell = self.cells[key]
         grade = (reward, feedback.weight_ppm / PPM, chance)
-        self.observations.append((key, None, None, None, grade))
+        self.observations.append((cell, None, None, None, grade))
 
 
 def was_executed(attempt: Attempt) -> bool:

@@ -172,7 +172,7 @@ class Planner:
             self.totals.arms[arm].reward += weight * reward
             self.totals.arms[arm].weight += weight
         self.load.learn(lessons)
-        self.estimates.record(lessons.observations)
+        self.estimates.record(lessons.observations, cells=lessons.cells)
 
     def learn_speeds(
         self, device_id: str, speeds: Iterable[ArmSpeed], *, device_class: str

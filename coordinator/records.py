@@ -233,8 +233,9 @@ class BookedOutcome(NamedTuple):
     position : int
         Rises by one over outcomes and grades together, in the order of booking: what came after
         the last snapshot is learned again in the same order.
-    encoded : bytes
-        The outcome as it came over the wire; empty if it has to be encoded to be stored.
+    run, place : bytes and int
+        The outcomes that it came with over the wire, and which of them it is; empty if it has to be
+        encoded to be stored.
     """
 
     position: int
@@ -243,7 +244,8 @@ class BookedOutcome(NamedTuple):
     sequence: int
     slot: int
     outcome: Outcome
-    encoded: bytes = b""
+    run: bytes = b""
+    place: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from coordinator.alerts import RESTORED, AlertKind
-from coordinator.booking import named_in
+from coordinator.booking import Named, named_in
 from coordinator.records import (
     AuditRow,
     DeviceRow,
@@ -128,12 +128,13 @@ class Recovering(FleetState):
         device: DeviceRow,
         records: tuple[SpoolRecord, ...],
         *,
+        named: Named | None = None,
         earlier: EarlierFacts,
         unix_ms: int,
     ) -> None:
         """Records speak of leases that the books do not know: these were restored (rule C_5)."""
         self.account.remember(earlier.leases, windows=earlier.windows)
-        leases = named_in(records).leases
+        leases = (named or named_in(records)).leases
         unknown = [n for n in leases if self.account.lease(device.id, n) is None]
         if unknown and self.window is None:
             raise ConflictError("there is no budget window yet: send the batch again later")

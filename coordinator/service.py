@@ -221,6 +221,7 @@ class CoordinatorService:
                 device_id,
                 kept,
                 incarnation=incarnation,
+                named=named,
                 earlier=earlier,
                 unix_ms=self._clock.unix_ms(),
             )

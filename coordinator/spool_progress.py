@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from coordinator.records import SpoolMark
 from shared.decision.types import IncarnationRange, SpoolRecord, SpoolSummary
 from shared.errors import ProtocolError
+
+_sequence: Final = attrgetter("sequence")
+_incarnation: Final = attrgetter("incarnation")
+_body: Final = attrgetter("body")
 
 
 @dataclass
@@ -74,12 +80,15 @@ class SpoolProgress:
             If sequences have a gap, or a record is of an incarnation that the hello did not name.
         """
         acked, marks = self.acked, dict(self.marks)
-        fresh: list[SpoolRecord] = []
+        fresh = self._next(records)
+        if fresh:  # as nearly always
+            marks[fresh[-1].incarnation] = acked = fresh[-1].sequence
+            return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
         for record in records:
-            sequence, incarnation, body, _ = record
-            first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
+            sequence, incarnation, body, _, _ = record
             if sequence <= acked:
                 continue
+            first = body.first_sequence if isinstance(body, SpoolSummary) else sequence
             if first > acked + 1:
                 said = f"device {device} sent sequence {first} after {acked}: records are missing"
                 if missing is None:
@@ -103,6 +112,22 @@ class SpoolProgress:
                 marks[incarnation] = sequence
                 fresh.append(record)
         return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
+
+    def _next(self, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:
+        """The records, if they are those that come next, one by one, on this disk and in the books.
+
+        None of them if the least thing is out of the ordinary: then each has to be looked at.
+        """
+        found = list(records)
+        names = set(map(_incarnation, found))
+        after = self.acked + 1
+        is_next = (
+            len(names) == 1
+            and self.marks.get(next(iter(names)), after) < after
+            and list(map(_sequence, found)) == list(range(after, after + len(found)))
+            and SpoolSummary not in set(map(type, map(_body, found)))
+        )
+        return found if is_next else []
 
     def moved_since(self, earlier: SpoolProgress, *, device_id: str) -> list[SpoolMark]:
         """The marks that rose."""

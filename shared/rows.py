@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 T = TypeVar("T")
+
+
+def maker(kind: type[T]) -> Callable[[tuple[Any, ...]], T]:
+    """Makes a named tuple of the tuple of all its values, in half the time of its constructor.
+
+    For values that come by the ten thousand a second: their number is not checked.
+    """
+    return cast("Callable[[tuple[Any, ...]], T]", partial(tuple.__new__, cast("Any", kind)))
+
 
 if TYPE_CHECKING:
     # So that the type checker knows every field's name and type.

@@ -40,7 +40,7 @@ from shared.errors import (
     ProtocolError,
     ProtocolVersionError,
 )
-from shared.limits import BATCH_RECORDS_MAX, NAME_CHARS_MAX
+from shared.limits import NAME_CHARS_MAX
 from shared.pb.v1 import fleet_pb2, fleet_pb2_grpc
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION, ProtocolVersion
 
@@ -215,14 +215,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         device_id = sender.device_id
         match message.WhichOneof("body"):
             case "batch":
-                records = message.batch.records
-                if len(records) > BATCH_RECORDS_MAX:
-                    raise LimitError(
-                        f"a batch has at most {BATCH_RECORDS_MAX} records, not {len(records)}"
-                    )
                 await self._service.batch(
                     device_id,
-                    [wire.record_from_pb(r) for r in records],
+                    wire.batch_from_pb(message.batch),
                     incarnation=sender.incarnation,
                 )
             case "heartbeat":

@@ -20,7 +20,6 @@ from sqlalchemy import (
     event,
     insert,
     make_url,
-    select,
     update,
 )
 from sqlalchemy.exc import ArgumentError
@@ -231,7 +230,9 @@ def check_epoch(connection: Connection, *, epoch: int) -> None:
 
 
 def _read_epoch(connection: Connection) -> int:
-    epoch: int | None = connection.scalar(select(EPOCH.c.epoch).with_for_update())
+    locked = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    found = connection.exec_driver_sql(f"SELECT epoch FROM epoch{locked}")  # noqa: S608
+    epoch: int | None = found.scalar()
     if epoch is None:
         raise StoreError("the database has lost its epoch row; restore a backup")
     return epoch

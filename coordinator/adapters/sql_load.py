@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, RowMapping, Table, func, or_, select
@@ -31,8 +31,9 @@ from coordinator.records import (
     WindowRow,
 )
 from shared.decision.table import SelectionTable
+from shared.decision.types import Outcome
 from shared.errors import NotFoundError
-from shared.wire import decode_table
+from shared.wire import decode_run, decode_table
 
 _NAMES_PER_QUERY = 500
 
@@ -151,10 +152,23 @@ def _learned(
         return connection.execute(select(table).where(table.c.position > after)).mappings().all()
 
     booked: list[BookedOutcome | BookedFeedback | BookedCounts] = []
-    booked.extend(rows.booked_outcome(row) for row in above(schema.OUTCOME))
+    booked.extend(_outcomes(connection, above(schema.OUTCOME)))
     booked.extend(rows.booked_feedback(row) for row in above(schema.GRADE))
     booked.extend(BookedCounts(**row) for row in above(schema.COUNTS))
     return tuple(sorted(booked, key=lambda row: row.position))
+
+
+def _outcomes(connection: Connection, found: Sequence[RowMapping]) -> Iterator[BookedOutcome]:
+    """The outcomes of rows. All about them comes from the runs in which they came."""
+    table = schema.OUTCOME_RUN
+    needed = list(dict.fromkeys(row["run"] for row in found))
+    runs: dict[int, list[Outcome]] = {}
+    for start in range(0, len(needed), _NAMES_PER_QUERY):
+        wanted = table.c.position.in_(needed[start : start + _NAMES_PER_QUERY])
+        for position, record in connection.execute(select(table).where(wanted)):
+            runs[position] = decode_run(record)
+    for row in found:
+        yield rows.booked_outcome(row, runs[row["run"]][row["place"]])
 
 
 def _last_spend(connection: Connection) -> tuple[SpendRow, ...]:
@@ -201,8 +215,12 @@ def load_decisions(
         query = query.where(outcome.c.device_id == device_id)
     if request_id:
         query = query.where(outcome.c.request_id == request_id)
-    found = connection.execute(query).mappings()
-    return [DecisionRecord(outcome=rows.booked_outcome(row), feedback=_grade(row)) for row in found]
+    found = connection.execute(query).mappings().all()
+    booked = _outcomes(connection, found)
+    return [
+        DecisionRecord(outcome=outcome, feedback=_grade(row))
+        for outcome, row in zip(booked, found, strict=True)
+    ]
 
 
 def _grade(row: RowMapping) -> BookedFeedback | None:

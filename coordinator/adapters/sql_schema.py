@@ -165,9 +165,18 @@ OUTCOME: Final = Table(
     _text("status"),
     _big("cost_nanos"),
     _big("arrived_unix_ms"),
-    Column("record", LargeBinary, nullable=False),
+    _big("run"),  # where all of it is: in this row of the table below,
+    _big("place"),  # at this place
     Index(None, "device_id", "position"),
     Index(None, "request_id"),
+)
+
+# Outcomes that came together, encoded as they came; it begins with the first that was booked.
+OUTCOME_RUN: Final = Table(
+    "outcome_run",
+    METADATA,
+    _key("position"),
+    Column("record", LargeBinary, nullable=False),
 )
 
 GRADE: Final = Table(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table
 
@@ -37,6 +38,7 @@ from coordinator.adapters.sql_load import (
     load_windows,
     maxima,
 )
+from coordinator.adapters.sql_schema import METADATA
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_dated, prune_learned
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
@@ -54,6 +56,9 @@ from coordinator.records import (
 from shared.decision.table import SelectionTable
 from shared.errors import StoreError
 from shared.file_lock import FileLock
+
+_row_id: Final = attrgetter("id")
+_position: Final = attrgetter("position")
 
 
 class SqlStore(Store):
@@ -83,8 +88,8 @@ class SqlStore(Store):
         self._ledger_id_max = 0
         self._position_max = 0
         self._inserts = {
-            effect: _insert(table, replaces=effect not in rows.APPEND_ONLY, engine=self._engine)
-            for effect, (table, _) in rows.TABLES.items()
+            table: _insert(table, replaces=table not in rows.APPEND_ONLY, engine=self._engine)
+            for table in METADATA.sorted_tables
         }
 
     @property
@@ -145,9 +150,9 @@ class SqlStore(Store):
         Ledger ids, and positions over outcomes, grades and counts together, must rise by one.
         """
         by_type: defaultdict[type[StoreEffect], list[Any]] = defaultdict(list)
-        for effect in effects:
-            by_type[type(effect)].append(effect)
-        ledger_ids = [row.id for row in by_type[LedgerRow]]
+        for kind, run in groupby(effects, key=type):
+            by_type[kind] += run
+        ledger_ids = map(_row_id, by_type[LedgerRow])
         ledger_id_max = _last(ledger_ids, after=self._ledger_id_max, what="ledger row")
         position_max = _last_position(by_type, after=self._position_max)
         with translated("commit"), self._begin() as transaction:
@@ -155,19 +160,11 @@ class SqlStore(Store):
             check_epoch(connection, epoch=self._epoch)
             # No table refers to another, so only the order within each of them counts.
             for kind, found in by_type.items():
-                if found:
-                    values = self._last_of_each(kind, list(map(rows.TABLES[kind][1], found)))
-                    connection.exec_driver_sql(self._inserts[kind], values)
+                for table, values in rows.WRITES[kind](found) if found else ():
+                    connection.exec_driver_sql(self._inserts[table], _last_of_each(table, values))
         self._ledger_id_max, self._position_max = ledger_id_max, position_max
         if by_type[Snapshot]:  # once a slot
             self._write_mark()
-
-    def _last_of_each(self, kind: type[StoreEffect], values: list[rows.Row]) -> list[rows.Row]:
-        """Of rows that replace each other, the last."""
-        if kind in rows.APPEND_ONLY or len(values) == 1:
-            return values
-        key_columns = len(rows.TABLES[kind][0].primary_key)  # they come first in every table
-        return list({row[:key_columns]: row for row in values}.values())
 
     def load(self) -> StoreSnapshot:
         """Everything that the engine needs to go on."""
@@ -280,19 +277,31 @@ def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:
     return f"{statement} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
+def _last_of_each(table: Table, values: list[rows.Row]) -> list[rows.Row]:
+    """Of rows that replace each other, the last."""
+    if table in rows.APPEND_ONLY or len(values) == 1:
+        return values
+    key_columns = len(table.primary_key)  # they come first in every table
+    return list({row[:key_columns]: row for row in values}.values())
+
+
 def _last_position(by_type: Mapping[type[StoreEffect], Sequence[Any]], *, after: int) -> int:
     """Outcomes, grades and counts share their numbers."""
     kinds = (BookedOutcome, BookedFeedback, BookedCounts)
-    numbers = [row.position for kind in kinds for row in by_type.get(kind, ())]
-    return _last(sorted(numbers), after=after, what="position")
+    learned = chain.from_iterable(by_type.get(kind, ()) for kind in kinds)
+    return _last(map(_position, learned), after=after, what="position")
 
 
-def _last(numbers: Sequence[int], *, after: int, what: str) -> int:
+def _last(numbers: Iterable[int], *, after: int, what: str) -> int:
     """The last of numbers that must rise by one."""
-    for number, expected in zip(numbers, count(after + 1), strict=False):
-        if number != expected:
-            raise StoreError(
-                f"{what} {number} does not follow the last one, {expected - 1}; load the books "
-                "again and go on from there"
-            )
-    return after + len(numbers)
+    found = sorted(numbers)
+    expected = range(after + 1, after + 1 + len(found))
+    if found != list(expected):
+        number, before = next(
+            pair for pair in zip(found, expected, strict=True) if len({*pair}) > 1
+        )
+        raise StoreError(
+            f"{what} {number} does not follow the last one, {before - 1}; load the books "
+            "again and go on from there"
+        )
+    return after + len(found)

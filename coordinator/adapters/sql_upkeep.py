@@ -59,7 +59,20 @@ def prune_learned(connection: Connection, *, position: int, limit: int) -> int:
         if table is schema.OUTCOME:
             gone += _prune_grades(connection, upto=upto, covered=covered)
         gone += connection.execute(delete(table).where(table.c.position <= upto)).rowcount
+        if table is schema.OUTCOME:
+            _prune_runs(connection, upto=upto)
     return gone
+
+
+def _prune_runs(connection: Connection, *, upto: int) -> None:
+    """Delete the runs that none of the outcomes above a position came in.
+
+    An outcome lies between the position of its own run and that of the next.
+    """
+    outcome, run = schema.OUTCOME, schema.OUTCOME_RUN
+    oldest = connection.scalar(select(outcome.c.run).order_by(outcome.c.position).limit(1))
+    last = upto if oldest is None else min(upto, oldest - 1)
+    connection.execute(delete(run).where(run.c.position <= last))
 
 
 def prune_dated(connection: Connection, *, before_unix_ms: int, limit: int) -> int:

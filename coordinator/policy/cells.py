@@ -6,8 +6,8 @@ mean (recursive residuals; Brown, Durbin and Evans, 1975). The second sees a cha
 contexts at once long before any single one could.
 """
 
-import math
 from collections.abc import Iterable, Mapping
+from math import log1p, sqrt
 from typing import Any, Final
 
 from coordinator.policy.detector import Stream, alarm_level
@@ -20,10 +20,10 @@ Key = tuple[str, str, str]
 Grade = tuple[float, float, float]
 """A reward, what it counts beside a full grade, and the probability with which it was asked for."""
 
-Observation = tuple[Key, int | None, bool | None, float | None, Grade | None]
+Observation = tuple[int, int | None, bool | None, float | None, Grade | None]
 """What one attempt or grade says: cost in nano-dollars, whether in time, latency in ms, grade.
 
-None where nothing is known of it.
+None where nothing is known of it. First comes the cell that it is of, by its number in a list.
 """
 
 UNANSWERED: Final = (False, None, (0.0, 1.0, 1.0))
@@ -204,38 +204,50 @@ class CellStore:
         self.watches.pop(arm, None)
         self.changed = {key for key in self.changed if key[2] != arm}
 
-    def observe(self, observations: Iterable[Observation], *, prices: Mapping[str, float]) -> None:
+    def observe(
+        self,
+        observations: Iterable[Observation],
+        *,
+        keys: Iterable[Key],
+        prices: Mapping[str, float],
+    ) -> None:
         """Count observations, in order. O(1) each.
 
         Parameters
         ----------
+        keys : iterable of Key
+            Of the cells that the observations speak of, in the order of their numbers.
         prices : mapping of arm to float
             What a request is expected to cost, in nano-dollars.
         """
-        cells, changed = self.cells, self.changed
-        for key, cost_nanos, hit, latency_ms, grade in observations:
-            cell = cells.get(key) or self._new_cell(key)
-            changed.add(key)
+        named, watch = list(keys), self._watch if self.adaptive else _unwatched
+        found = [self.cells.get(key) for key in named]
+        priced = [prices.get(key[2], 0.0) for key in named]
+        for number, cost_nanos, hit, latency_ms, grade in observations:
+            cell = found[number]
+            if cell is None:
+                cell = found[number] = self._new_cell(named[number])
             if cost_nanos is not None:
                 cell.booked += 1
                 cell.costed += 1
-                price = prices.get(key[2], 0.0)
+                price = priced[number]
                 if cost_nanos or price:
                     cell.cost += cost_nanos
                     cell.cost_squared += cost_nanos * cost_nanos
-                    self._watch(cell, "cost", math.log1p(cost_nanos / max(price, 1.0)))
+                    watch(cell, "cost", log1p(cost_nanos / (max(1.0, price))))
             if hit is not None:
                 cell.timed += 1
                 cell.hits += hit
-                self._watch(cell, "hit", 1.0 if hit else 0.0)
+                watch(cell, "hit", 1.0 if hit else 0.0)
             if latency_ms is not None:
-                bucket = bucket_of(latency_ms)
-                cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
+                bucket, latency = bucket_of(latency_ms), cell.latency
+                latency[bucket] = latency.get(bucket, 0) + 1
             if grade is not None:
                 cell.grade(grade)
                 reward, counts, _ = grade
                 if counts == 1.0:  # a hint says too little to be taken for a change
-                    self._watch(cell, "reward", reward)
+                    watch(cell, "reward", reward)
+        self.changed.update(key for key in named if key in self.cells)
 
     def _new_cell(self, key: Key) -> Cell:
         watch = self.watches.setdefault(key[2], ArmWatch())
@@ -244,15 +256,12 @@ class CellStore:
 
     def _watch(self, cell: Cell, quantity: str, value: float) -> None:
         """Append an observation to both streams, and test them when it is time."""
-        if not self.adaptive:
-            return
-        watch = cell.watch
-        stream, common = cell.streams[quantity], watch.streams[quantity]
-        count = stream.count
-        if count >= _RESIDUALS_AFTER and len(watch.cells) > 1:
-            common.add((value - stream.total / count) * math.sqrt(count / (count + 1.0)))
-        stream.add(value)
-        if stream.count >= stream.next_test or common.count >= common.next_test:
+        stream, watch = cell.streams[quantity], cell.watch
+        due = False
+        if len(watch.cells) > 1 and (count := stream.count) >= _RESIDUALS_AFTER:
+            residual = (value - stream.total / count) * sqrt(count / (count + 1.0))
+            due = watch.streams[quantity].add(residual)
+        if stream.add(value) or due:
             self._test(cell, quantity)
 
     def _test(self, cell: Cell, quantity: str) -> None:
@@ -304,3 +313,7 @@ class CellStore:
             key, watch = (device_class, task_class, arm), store.watches[arm]
             store.cells[key] = watch.cells[key] = Cell.from_state(values, watch=watch)
         return store
+
+
+def _unwatched(_cell: Cell, _quantity: str, _value: float) -> None:
+    """Nobody looks for changes."""

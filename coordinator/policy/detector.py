@@ -15,6 +15,9 @@ from typing import Any
 
 _BLOCKS_PER_SIZE = 2
 _TESTS_PER_SCALE = 64
+_OBSERVATIONS_PER_TEST = 8
+"""From fewer nothing can be told: the chance of any of them is more than ``exp(-alarm_level)``."""
+_FRESH_MAX = 1_000
 _NORMAL_SIDE_MIN = 8
 _TINY = 1e-12
 
@@ -49,8 +52,8 @@ class Stream:
     total : float
         Their sum.
     next_test : int
-        Count from which the stream is tested again: the wait is a 64th of the history, so a long
-        one costs no more than a short one.
+        Count from which the stream is tested again: the wait is a 64th of the history, so that a
+        long one costs no more than a short one, and at least eight observations.
     """
 
     __slots__ = ("_fresh", "_levels", "count", "next_test", "total")
@@ -61,13 +64,17 @@ class Stream:
         self._levels: list[tuple[list[float], list[float]]] = []
         self.count = 0
         self.total = 0.0
-        self.next_test = 2
+        self.next_test = _OBSERVATIONS_PER_TEST
 
-    def add(self, value: float) -> None:
-        """Append an observation, uncompressed until somebody looks at the blocks. O(1)."""
+    def add(self, value: float) -> bool:
+        """Append an observation, uncompressed until somebody looks at the blocks. O(1).
+
+        Tells whether it is time to test.
+        """
         self._fresh.append(value)
         self.count += 1
         self.total += value
+        return self.count >= self.next_test
 
     @property
     def blocks(self) -> list[Block]:
@@ -91,15 +98,23 @@ class Stream:
         while totals:
             if depth == len(self._levels):
                 self._levels.append(([], []))
-            level = self._levels[depth]
-            totals, squares = _carried(level[0], totals), _carried(level[1], squares)
+            level, squared = self._levels[depth]
+            level += totals
+            squared += squares
+            full = 2 * ((len(level) - _BLOCKS_PER_SIZE + 1) // 2)
+            totals = list(map(add, level[:full:2], level[1:full:2]))
+            squares = list(map(add, squared[:full:2], squared[1:full:2]))
+            del level[:full], squared[:full]
             depth += 1
 
     def due(self) -> bool:
         """Whether it is time to test; moves the time of the next test if so."""
         if self.count < self.next_test:
             return False
-        self.next_test = self.count + max(1, self.count // _TESTS_PER_SCALE)
+        wait = max(_OBSERVATIONS_PER_TEST, self.count // _TESTS_PER_SCALE)
+        self.next_test = self.count + wait
+        if len(self._fresh) > _FRESH_MAX:
+            self._compress()
         return True
 
     def changed(self, level: float, *, spread: float | None) -> bool:
@@ -115,14 +130,18 @@ class Stream:
         """
         if spread is not None and self.count < 2 * _NORMAL_SIDE_MIN:
             return False
-        self._compress()
-        mean, before, before_total = self.total / self.count, 0, 0.0
         enough = self._enough(level, spread=spread)
+        if enough is None:
+            return False
+        self._compress()
+        count, before, before_total = self.count, 0, 0.0
+        mean = self.total / count
         for depth in reversed(range(len(self._levels))):
+            size = 1 << depth
             for total in self._levels[depth][0]:
-                before, before_total = before + (1 << depth), before_total + total
-                after, leap = self.count - before, before_total - before * mean
-                if after and leap * leap * (1.0 / before + 1.0 / after) > enough:
+                before, before_total = before + size, before_total + total
+                after, leap = count - before, before_total - before * mean
+                if leap * leap * count > enough * before * after and after:
                     if spread is not None:
                         found = min(before, after) >= _NORMAL_SIDE_MIN
                     else:
@@ -131,19 +150,25 @@ class Stream:
                         return True
         return False
 
-    def _enough(self, level: float, *, spread: float | None) -> float:
+    def _enough(self, level: float, *, spread: float | None) -> float | None:
         """The sum of squares between the sides of a border from which it may be a change.
 
         For the normal test it is exact. For the other it is a lower bound that spares nearly all
-        logarithms: a divergence of Kullback and Leibler is at most that of Pearson.
+        logarithms: a divergence of Kullback and Leibler is at most that of Pearson. None where no
+        border can have it, since the whole stream varies too little: then nobody has to look.
         """
         if spread is None:
+            if -_entropy(self.total, self.count) <= level:
+                return None
             return level * self.total / self.count * (1.0 - self.total / self.count)
-        squares = sum(sum(each) for _, each in self._levels)
+        squares = sum(sum(each) for _, each in self._levels) + sum(
+            map(mul, self._fresh, self._fresh)
+        )
         around = max(squares - self.total**2 / self.count, 0.0)
         # The variance is estimated too, so that short histories look more extreme than they are.
         odds = math.expm1(2.0 * level / (self.count - 6.0))
-        return odds * max(around / (1.0 + odds), spread * self.count, _TINY)
+        enough = odds * max(around / (1.0 + odds), spread * self.count, _TINY)
+        return enough if enough < around else None
 
     def _bernoulli_ratio(self, before: int, before_total: float) -> float:
         after, after_total = self.count - before, self.total - before_total
@@ -153,7 +178,7 @@ class Stream:
     def clear(self) -> None:
         """Forget everything."""
         self._fresh, self._levels = [], []
-        self.count, self.total, self.next_test = 0, 0.0, 2
+        self.count, self.total, self.next_test = 0, 0.0, _OBSERVATIONS_PER_TEST
 
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
@@ -171,15 +196,6 @@ class Stream:
             stream._levels[depth][1].append(squares)
             stream.count += number
         return stream
-
-
-def _carried(level: list[float], arriving: list[float]) -> list[float]:
-    """Append sums to a level, and merge its oldest in pairs as long as there are too many."""
-    level += arriving
-    full = 2 * ((len(level) - _BLOCKS_PER_SIZE + 1) // 2)
-    merged = list(map(add, level[:full:2], level[1:full:2]))
-    del level[:full]
-    return merged
 
 
 def _entropy(total: float, count: float) -> float:

@@ -19,8 +19,8 @@ _UNQUEUED: Final = 0.1
 Key = tuple[str, str, str]
 """Device class, task class, arm."""
 
-Answer = tuple[Key, float, float]
-"""Latency and time to the first token in ms; the latter is 0 where it is not known."""
+Answer = tuple[int, float, float]
+"""The number of its key, latency, and time to the first token in ms, or 0 if that is not known."""
 
 
 class _Histogram:
@@ -56,21 +56,24 @@ class ServiceTimes:
         self._sums: dict[Key, list[float]] = {}
         self._first: dict[tuple[str, str], _Histogram] = {}
 
-    def record(self, answers: Iterable[Answer]) -> None:
-        """Note answers, in order."""
-        for key, latency_ms, ttft_ms in answers:
-            sums = self._sums.get(key)
-            if sums is None:
-                sums = self._sums[key] = [0.0, 0.0, 0.0]
+    def record(self, answers: Iterable[Answer], *, cells: Iterable[Key]) -> None:
+        """Note answers, in order, of the cells that they name by their numbers."""
+        keys = list(cells)
+        known = [self._sums.get(key) for key in keys]
+        firsts = [self._first.get((key[0], key[2])) for key in keys]
+        for number, latency_ms, ttft_ms in answers:
+            sums, first = known[number], firsts[number]
+            if sums is None or first is None:
+                key = keys[number]
+                sums = known[number] = self._sums.setdefault(key, [0.0, 0.0, 0.0])
+                first = self._first.setdefault((key[0], key[2]), _Histogram({}))
+                firsts[number] = first
             if sums[0] >= _MEMORY:
                 sums[:] = [0.5 * each for each in sums]
             sums[0] += 1.0
-            sums[1] += max(latency_ms - ttft_ms, 0.0)
+            if latency_ms > ttft_ms:
+                sums[1] += latency_ms - ttft_ms
             sums[2] += latency_ms
-            place = (key[0], key[2])
-            first = self._first.get(place)
-            if first is None:
-                first = self._first[place] = _Histogram({})
             first.add(bucket_of(ttft_ms))
 
     def service_s(

@@ -8,11 +8,12 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from edge_agent.adapters.cloud_answers import (
     AnswerError,
@@ -152,28 +153,30 @@ class OpenAiCloud(CloudClient):
         """The one session, made at the first call because it belongs to the running loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=_Connector(
                     limit=REQUESTS_IN_FLIGHT_MAX,
                     keepalive_timeout=KEEPALIVE_S,
                     ssl=True if self._tls is None else self._tls,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[_telling_of_connections()],
                 headers={"User-Agent": f"tidegate-agent/{SOFTWARE_VERSION}"},
             )
         return self._session
 
 
-def _telling_of_connections() -> aiohttp.TraceConfig:
-    """Lets each attempt know that it has got a connection, a new one or a used one."""
+class _Connector(aiohttp.TCPConnector):
+    """Lets each request's body know that there is a connection for it, a new one or a used one."""
 
-    async def connected(_: object, request: SimpleNamespace, __: object) -> None:
-        request.trace_request_ctx.connected()
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(connected)
-    trace.on_connection_reuseconn.append(connected)
-    return trace
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the name is aiohttp's
+    ) -> Connection:
+        connection = await super().connect(req, traces=traces, timeout=timeout)
+        if isinstance(req.body, _Body):
+            req.body.connected = True
+        return connection
 
 
 class _Body(aiohttp.payload.Payload):
@@ -184,6 +187,8 @@ class _Body(aiohttp.payload.Payload):
     handed_over : bool
         Set before the last piece is written. Until then the endpoint cannot have the whole
         request, so it cannot have executed it (rule S_2).
+    connected : bool
+        Set as soon as there is a connection. Until then nothing at all has left.
     """
 
     def __init__(self, content: bytes, *, on_progress: Callable[[], None]) -> None:
@@ -191,7 +196,7 @@ class _Body(aiohttp.payload.Payload):
         self._size = len(content)
         self._content = content
         self._on_progress = on_progress
-        self.handed_over = False
+        self.handed_over = self.connected = False
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._content.decode(encoding, errors)
@@ -227,11 +232,6 @@ class _Attempt:
         self._content = serialise(body)
         self._deadline = 0.0
         self._read_bytes = 0
-        self._connected = False
-
-    def connected(self) -> None:
-        """There is a connection: from here on a part of the request may have left."""
-        self._connected = True
 
     async def post(self, session: aiohttp.ClientSession, *, path: str) -> aiohttp.ClientResponse:
         """Send the request and wait for the response's headers."""
@@ -253,13 +253,12 @@ class _Attempt:
                     data=body,
                     headers=self._headers(),
                     allow_redirects=False,
-                    trace_request_ctx=self,
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=self._connect_s, sock_connect=self._connect_s
                     ),
                 )
         except asyncio.CancelledError:
-            if self._connected:
+            if body.connected:
                 raise
             raise asyncio.CancelledError(NOTHING_SENT) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

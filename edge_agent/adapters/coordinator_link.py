@@ -263,7 +263,7 @@ class CoordinatorLink:
         while True:
             self._session.spooled.clear()
             while records := await self._session.next_batch():
-                batch = fleet_pb2.OutcomeBatch(records=[wire.record_to_pb(r) for r in records])
+                batch = wire.batch_to_pb(records)
                 await call.write(fleet_pb2.DeviceMessage(batch=batch))
             wish = self._session.lease_wish()
             if wish is not None:

@@ -371,24 +371,26 @@ class SpoolRecord(NamedTuple):
 
     Attributes
     ----------
-    encoded : bytes
-        An outcome as it came over the wire, so that it need not be encoded again to be stored. It
-        says the same again, so it does not count where two are compared.
+    run, place : bytes and int
+        The outcomes that an outcome came with over the wire, and which of them it is, so that it
+        need not be encoded again to be stored. They say the same again, so they do not count where
+        two records are compared.
     """
 
     sequence: int
     incarnation: str
     body: SpoolBody
-    encoded: bytes = b""
+    run: bytes = b""
+    place: int = 0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SpoolRecord) and self[:-1] == other[:-1]
+        return isinstance(other, SpoolRecord) and self[:3] == other[:3]
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self[:-1])
+        return hash(self[:3])
 
 
 @dataclass(frozen=True)

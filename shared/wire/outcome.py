@@ -17,9 +17,7 @@ from shared.decision.types import (
 )
 from shared.pb.v1 import types_pb2 as pb
 from shared.wire.checks import (
-    encoding,
     known,
-    parse,
     read_chance,
     read_id,
     read_nanos,
@@ -30,21 +28,21 @@ from shared.wire.checks import (
     write_ppm,
 )
 
-_STATUS_TO_PB: Final = {
+STATUS_TO_PB: Final = {
     RequestStatus.OK: pb.REQUEST_STATUS_OK,
     RequestStatus.ERROR: pb.REQUEST_STATUS_ERROR,
     RequestStatus.REFUSED: pb.REQUEST_STATUS_REFUSED,
     RequestStatus.ABORTED: pb.REQUEST_STATUS_ABORTED,
     RequestStatus.INTERRUPTED: pb.REQUEST_STATUS_INTERRUPTED,
 }
-_STATUS_FROM_PB: Final = {int(number): status for status, number in _STATUS_TO_PB.items()}
-_SETTLE_TO_PB: Final = {
+STATUS_FROM_PB: Final = {int(number): status for status, number in STATUS_TO_PB.items()}
+SETTLE_TO_PB: Final = {
     None: pb.SETTLE_KIND_UNSPECIFIED,
     SettleKind.RELEASED: pb.SETTLE_KIND_RELEASED,
     SettleKind.REPORTED: pb.SETTLE_KIND_REPORTED,
     SettleKind.UNKNOWN: pb.SETTLE_KIND_UNKNOWN,
 }
-_SETTLE_FROM_PB: Final = {int(number): kind for kind, number in _SETTLE_TO_PB.items()}
+SETTLE_FROM_PB: Final = {int(number): kind for kind, number in SETTLE_TO_PB.items()}
 
 # Every request of the fleet goes through these: reading all fields in one call takes a third of the
 # time that one after the other takes. The names are those of the message and of the value alike.
@@ -70,7 +68,7 @@ def fill_attempt(message: pb.Attempt, attempt: Attempt) -> None:
     if attempt.cost_nanos:
         message.cost_nanos = write_nanos(attempt.cost_nanos, field="attempt.cost_nanos")
     if attempt.settle is not None:
-        message.settle = _SETTLE_TO_PB[attempt.settle]
+        message.settle = SETTLE_TO_PB[attempt.settle]
     if attempt.error:
         message.error = attempt.error
 
@@ -87,7 +85,7 @@ def attempt_from_pb(message: pb.Attempt) -> Attempt:
         lease_number,
         read_nanos(reserved, field="attempt.reserved_nanos"),
         read_nanos(cost, field="attempt.cost_nanos"),
-        known(_SETTLE_FROM_PB, settle, field="attempt.settle"),
+        known(SETTLE_FROM_PB, settle, field="attempt.settle"),
     )
 
 
@@ -113,7 +111,7 @@ def fill_outcome(message: pb.Outcome, outcome: Outcome) -> None:
     message.request_id = write_id(outcome.request_id, field="outcome.request_id")
     message.task_class = outcome.task_class
     message.arrived_unix_ms = outcome.arrived_unix_ms
-    message.status = _STATUS_TO_PB[outcome.status]
+    message.status = STATUS_TO_PB[outcome.status]
     message.arm = outcome.arm
     message.drawn_arm = outcome.drawn_arm
     message.propensity_ppm = write_ppm(outcome.propensity_ppm, field="outcome.propensity_ppm")
@@ -137,12 +135,13 @@ def fill_outcome(message: pb.Outcome, outcome: Outcome) -> None:
     for candidate in outcome.candidates:
         message.candidates.add(arm=candidate.arm, weight_ppm=candidate.weight_ppm)
     if outcome.observed is not None:
-        _fill_observation(message.observed, outcome.observed)
+        fill_observation(message.observed, outcome.observed)
     if outcome.grading_ppm != PPM:
         message.grading_ppm = write_chance(outcome.grading_ppm, field="outcome.grading_ppm")
 
 
-def _fill_observation(message: pb.Observation, observed: Observation) -> None:
+def fill_observation(message: pb.Observation, observed: Observation) -> None:
+    """What would have been drawn."""
     message.SetInParent()
     message.arm = observed.arm
     message.propensity_ppm = write_ppm(observed.propensity_ppm, field="observed.propensity_ppm")
@@ -180,7 +179,7 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         request_id or read_id(request_id, field="outcome.request_id"),
         task_class,
         arrived_unix_ms,
-        _STATUS_FROM_PB.get(status) or known(_STATUS_FROM_PB, status, field="outcome.status"),
+        STATUS_FROM_PB.get(status) or known(STATUS_FROM_PB, status, field="outcome.status"),
         arm,
         drawn_arm,
         read_ppm(propensity_ppm, field="outcome.propensity_ppm"),
@@ -197,12 +196,13 @@ def outcome_from_pb(message: pb.Outcome) -> Outcome:
         hit,
         tag,
         tuple(map(_candidate_from_pb, candidates[:])) if candidates else (),
-        _observation_from_pb(observed) if message.HasField("observed") else None,
+        observation_from_pb(observed) if message.HasField("observed") else None,
         read_chance(grading_ppm, field="outcome.grading_ppm"),
     )
 
 
-def _observation_from_pb(message: pb.Observation) -> Observation:
+def observation_from_pb(message: pb.Observation) -> Observation:
+    """What would have been drawn."""
     return Observation(
         message.arm,
         read_ppm(message.propensity_ppm, field="observed.propensity_ppm"),
@@ -212,14 +212,3 @@ def _observation_from_pb(message: pb.Observation) -> Observation:
 
 def _candidate_from_pb(message: pb.Candidate) -> Candidate:
     return Candidate(message.arm, read_ppm(message.weight_ppm, field="candidates.weight_ppm"))
-
-
-def encode_outcome(outcome: Outcome) -> bytes:
-    """An outcome as bytes, for a column."""
-    with encoding("outcome"):
-        return outcome_to_pb(outcome).SerializeToString()
-
-
-def decode_outcome(data: bytes) -> Outcome:
-    """An outcome from `encode_outcome`."""
-    return outcome_from_pb(parse(pb.Outcome(), data))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Iterable
+from itertools import chain, pairwise
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from shared.decision.types import (
@@ -17,7 +19,8 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX
+from shared.pb.v1 import fleet_pb2
 from shared.pb.v1 import types_pb2 as pb
 from shared.wire.checks import (
     encoding,
@@ -32,6 +35,7 @@ from shared.wire.checks import (
     write_ppm,
 )
 from shared.wire.outcome import attempt_from_pb, fill_attempt, fill_outcome, outcome_from_pb
+from shared.wire.outcome_run import run_from_pb, run_to_pb
 
 _RECORD_FIELDS: Final = attrgetter("sequence", "incarnation", "outcome")
 
@@ -204,9 +208,7 @@ def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     if sequence < 1:
         raise ProtocolError(f"record.sequence must be at least 1, not {sequence}")
     if message.HasField("outcome"):  # nearly all of them have
-        return SpoolRecord(
-            sequence, incarnation, outcome_from_pb(outcome), outcome.SerializeToString()
-        )
+        return SpoolRecord(sequence, incarnation, outcome_from_pb(outcome))
     return SpoolRecord(sequence, incarnation, _body_from_pb(message))
 
 
@@ -227,6 +229,45 @@ def _body_from_pb(message: pb.SpoolRecord) -> SpoolBody:
                 f"record.body of sequence {message.sequence} is missing or of an unknown kind; "
                 "is the peer of a newer version?"
             )
+
+
+def batch_to_pb(records: Iterable[SpoolRecord]) -> fleet_pb2.OutcomeBatch:
+    """Records that follow each other: outcomes by the run, all else one by one."""
+    batch = fleet_pb2.OutcomeBatch()
+    runs: dict[str, list[SpoolRecord]] = {}
+    for record in records:
+        if isinstance(record.body, Outcome):
+            runs.setdefault(record.incarnation, []).append(record)
+        else:
+            batch.records.append(record_to_pb(record))
+    batch.runs.extend(map(run_to_pb, runs.values()))
+    return batch
+
+
+def batch_from_pb(batch: fleet_pb2.OutcomeBatch) -> list[SpoolRecord]:
+    """The records of a batch, in the order of their sequences.
+
+    Raises
+    ------
+    LimitError
+        If there are more than a batch may have.
+    ProtocolError
+        If one of them cannot be read, or runs are out of order.
+    """
+    size = len(batch.records) + sum(len(run.request_id) for run in batch.runs)
+    if size > BATCH_RECORDS_MAX:
+        raise LimitError(f"a batch has at most {BATCH_RECORDS_MAX} records, not {size}")
+    runs = [run_from_pb(run) for run in batch.runs]
+    for before, after in pairwise(filter(None, runs)):
+        if before[-1].sequence >= after[0].sequence:
+            raise ProtocolError(
+                f"a run that begins with sequence {after[0].sequence} comes after one that ends "
+                f"with {before[-1].sequence}"
+            )
+    outcomes = list(chain.from_iterable(runs))
+    if not batch.records:
+        return outcomes
+    return sorted([*outcomes, *map(record_from_pb, batch.records)], key=itemgetter(0))
 
 
 def record_to_bytes(record: SpoolRecord) -> bytes:

@@ -17,6 +17,7 @@ from shared import wire
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
+    Candidate,
     IncarnationRange,
     Outcome,
     RequestStatus,
@@ -33,6 +34,8 @@ BATCHES = 60
 ROUNDS = 5
 NOW_MS = 360_000_000
 COST_NANOS = 1_000
+TABLES = ("outcome", "outcome_run", "ledger")  # all but a handful of rows a batch
+CANDIDATES = (Candidate("tiny", 500_000), Candidate("cloud", 500_000))
 
 
 def ingestion() -> list[Figure]:
@@ -70,11 +73,11 @@ def _batches() -> list[bytes]:
     """Serialised batches of one device; every other outcome has a paid attempt."""
     batches, sequence = [], 0
     for _ in range(BATCHES):
-        message = fleet_pb2.DeviceMessage()
+        records = []
         for _ in range(BATCH_RECORDS_MAX):
             sequence += 1
-            record = SpoolRecord(sequence, "inc", _outcome(sequence))
-            message.batch.records.append(wire.record_to_pb(record))
+            records.append(SpoolRecord(sequence, "inc", _outcome(sequence)))
+        message = fleet_pb2.DeviceMessage(batch=wire.batch_to_pb(records))
         batches.append(message.SerializeToString())
     return batches
 
@@ -104,6 +107,7 @@ def _outcome(number: int) -> Outcome:
         latency_ms=attempt.latency_ms,
         deadline_ms=1_000,
         hit=True,
+        candidates=CANDIDATES,
     )
 
 
@@ -132,8 +136,9 @@ def _book_all(path: Path) -> float:
     began = time.perf_counter()
     for batch in batches:
         message = fleet_pb2.DeviceMessage.FromString(batch)
-        records = [wire.record_from_pb(record) for record in message.batch.records]
-        do(engine.batch("d1", records, incarnation="inc", unix_ms=NOW_MS))
+        records = wire.batch_from_pb(message.batch)
+        named = engine.unremembered("d1", records)  # as the service asks
+        do(engine.batch("d1", records, incarnation="inc", named=named, unix_ms=NOW_MS))
     rate = BATCHES * BATCH_RECORDS_MAX / (time.perf_counter() - began)
     store.close()
     return rate
@@ -142,23 +147,23 @@ def _book_all(path: Path) -> float:
 def _insert_all(path: Path, *, into: Path) -> float:
     """Outcomes a second when the driver alone inserts the rows that are in the books."""
     with sqlite3.connect(path) as source:
-        schema = source.execute(
-            "SELECT sql FROM sqlite_master WHERE tbl_name IN ('outcome', 'ledger') AND sql <> ''"
-        ).fetchall()
-        outcomes = source.execute("SELECT * FROM outcome ORDER BY position").fetchall()
-        ledger = source.execute("SELECT * FROM ledger ORDER BY id").fetchall()
+        schema, rows = [], {}
+        for table in TABLES:
+            made = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql <> ''"
+            schema += [statement for (statement,) in source.execute(made, (table,))]
+            rows[table] = source.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
     with sqlite3.connect(into, isolation_level=None) as bare:
         bare.execute("PRAGMA journal_mode = WAL")
         bare.execute("PRAGMA synchronous = FULL")
-        for (statement,) in schema:
+        for statement in schema:
             bare.execute(statement)
         began = time.perf_counter()
         for at in range(BATCHES):
             bare.execute("BEGIN IMMEDIATE")
-            for table, rows in (("outcome", outcomes), ("ledger", ledger)):
-                size = -(-len(rows) // BATCHES)
-                part = rows[at * size : (at + 1) * size]
-                places = ", ".join("?" * len(rows[0]))
+            for table, found in rows.items():
+                size = -(-len(found) // BATCHES)
+                part = found[at * size : (at + 1) * size]
+                places = ", ".join("?" * len(found[0]))
                 bare.executemany(f"INSERT INTO {table} VALUES ({places})", part)
             bare.execute("COMMIT")
-        return len(outcomes) / (time.perf_counter() - began)
+        return len(rows["outcome"]) / (time.perf_counter() - began)

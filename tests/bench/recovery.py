@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
+from shared.limits import BATCH_RECORDS_MAX
 from shared.pb.v1 import admin_pb2
-from shared.wire import encode_outcome
+from shared.wire import encode_run
 from tests.bench.figures import Figure
 from tests.e2e.fleet import CloudArm, Fleet, wait_for
 
@@ -80,7 +81,7 @@ def _fill(books: sqlite3.Connection) -> None:
     """A device's history: every other outcome paid, on leases of the present window."""
     (window,) = books.execute("SELECT max(id) FROM budget_window").fetchone()
     now_ms = window + 60_000
-    record = encode_outcome(_outcome())
+    run = encode_run([_outcome()] * BATCH_RECORDS_MAX)
     paid = OUTCOMES // 2
     per_lease = paid // LEASES
     books.execute("BEGIN IMMEDIATE")
@@ -90,13 +91,18 @@ def _fill(books: sqlite3.Connection) -> None:
         (DEVICE, *texts, now_ms, LEASES, now_ms),
     )
     books.executemany(
-        f"INSERT INTO outcome VALUES ({', '.join('?' * 12)})",
+        f"INSERT INTO outcome VALUES ({', '.join('?' * 13)})",
         (
             (n, DEVICE, "edge", n, 0, f"req-{n:016x}", "other", "cloud" if n % 2 else "tiny", "ok",
-             COST_NANOS if n % 2 else 0, now_ms, record)
+             COST_NANOS if n % 2 else 0, now_ms,
+             n - (n - 1) % BATCH_RECORDS_MAX, (n - 1) % BATCH_RECORDS_MAX)
             for n in range(1, OUTCOMES + 1)
         ),
     )  # fmt: skip
+    books.executemany(
+        "INSERT INTO outcome_run VALUES (?, ?)",
+        ((first, run) for first in range(1, OUTCOMES + 1, BATCH_RECORDS_MAX)),
+    )
     books.executemany(
         f"INSERT INTO ledger VALUES ({', '.join('?' * 9)})",
         ((at, now_ms, window, *row) for at, row in enumerate(_ledger(per_lease), start=1)),

@@ -22,7 +22,15 @@ from coordinator.adapters.sql_store import SqlStore
 from coordinator.ports import Store
 from coordinator.records import SettingKey, Snapshot
 from shared.errors import LostLeadershipError, StoreError
-from tests.contract.store_suite import WINDOW, StoreBench, StoreSuite, booked, ledger_row
+from shared.wire import encode_run
+from tests.contract.store_suite import (
+    WINDOW,
+    StoreBench,
+    StoreSuite,
+    booked,
+    graded,
+    ledger_row,
+)
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 from tests.fakes.postgres_server import postgres_programs, running_postgres
 
@@ -97,6 +105,23 @@ class SqlSuite(StoreSuite):
         with bench.engine().connect() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert [] == compare_metadata(context, METADATA)
+
+    def test_outcomes_that_came_together_are_kept_as_they_came(self, bench: SqlBench) -> None:
+        """Once, and as long as one of them is left; grades and other runs may lie in between."""
+        store = bench.store()
+        store.open()
+        apart = [booked(number) for number in (1, 2, 3, 5, 6, 7)]
+        run = encode_run([each.outcome for each in apart[2:]])
+        came = [each._replace(run=run, place=at) for at, each in enumerate(apart[2:])]
+        store.commit([*apart[:2], *came[:1], graded(4, request=1), *came[1:3]])
+        store.commit([came[3], booked(8), Snapshot(8, 1, 1, "{}")])
+        found = [record.outcome for record in store.decisions(limit=9, after=0)]
+        assert [*apart, booked(8)] == found
+        kept = "SELECT position FROM outcome_run ORDER BY position"
+        for upto, left in ((0, [1, 3, 7, 8]), (1, [1, 3, 7, 8]), (5, [3, 7, 8]), (8, [])):
+            store.prune(position=upto, before_unix_ms=0, limit=9)
+            with bench.engine().connect() as connection:
+                assert left == list(connection.scalars(text(kept)))
 
     def test_a_newer_schema_must_not_be_opened(self, bench: SqlBench) -> None:
         """An older program leaves a newer database alone and names the version."""

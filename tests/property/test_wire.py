@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -37,12 +38,14 @@ from shared.decision.types import (
     Outcome,
     RequestStatus,
     SettleKind,
+    SpoolBody,
     SpoolRecord,
     SpoolSummary,
     TaskClass,
 )
 from shared.errors import LimitError, ProtocolError
 from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, TOKENS_PER_S_MAX
+from shared.pb.v1 import fleet_pb2
 from shared.version import ProtocolVersion
 
 # Lone surrogates are no text; protobuf refuses them.
@@ -130,12 +133,8 @@ SUMMARIES = st.builds(
     costs=st.lists(st.tuples(U64, NANOS), max_size=3).map(tuple),
     counts=st.lists(COUNTS, max_size=3).map(tuple),
 )
-RECORDS = st.builds(
-    SpoolRecord,
-    sequence=st.integers(1, 2**64 - 1),
-    incarnation=TEXT,
-    body=OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES | JUDGE_CALLS,
-)
+BODIES = OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES | JUDGE_CALLS
+RECORDS = st.builds(SpoolRecord, sequence=st.integers(1, 2**64 - 1), incarnation=TEXT, body=BODIES)
 STATUSES = st.builds(
     LeaseStatus,
     lease_number=U64,
@@ -349,20 +348,54 @@ def test_what_is_kept_as_bytes_is_read_back(
     assert record == wire.record_from_bytes(wire.record_to_bytes(record))
     assert table == wire.decode_table(wire.encode_table(table))
     assert config == wire.decode_config(wire.encode_config(config))
-    assert outcome == wire.decode_outcome(wire.encode_outcome(outcome))
+    assert [outcome] == wire.decode_run(wire.encode_run([outcome]))
 
 
-@given(record=RECORDS, data=st.binary(max_size=6), at=st.floats(0, 1), cut=st.booleans())
+@settings(max_examples=50)
+@given(bodies=st.lists(st.tuples(BODIES, st.booleans()), max_size=9))
+def test_a_batch_survives_the_way(bodies: list[tuple[SpoolBody, bool]]) -> None:
+    """Outcomes go in runs, other records one by one; all come out in the order of sequences."""
+    records, incarnation = [], 0
+    for at, (body, is_next) in enumerate(bodies, start=1):
+        incarnation += is_next
+        records.append(SpoolRecord(at, f"inc-{incarnation}", body))
+    sent = wire.batch_to_pb(records).SerializeToString()
+    received = wire.batch_from_pb(fleet_pb2.OutcomeBatch.FromString(sent))
+    assert records == received
+    kept = [record for record in received if record.run]
+    assert [r for r in records if isinstance(r.body, Outcome)] == kept
+    assert [r.body for r in kept] == [wire.decode_run(r.run)[r.place] for r in kept]
+
+
+@settings(max_examples=50)
+@given(records=st.lists(RECORDS, min_size=1, max_size=4))
+def test_outcomes_may_come_one_by_one(records: list[SpoolRecord]) -> None:
+    """An agent that knows no runs is understood too."""
+    rising = [record._replace(sequence=at) for at, record in enumerate(records, start=1)]
+    batch = fleet_pb2.OutcomeBatch(records=[wire.record_to_pb(record) for record in rising])
+    assert rising == wire.batch_from_pb(batch)
+
+
+@given(
+    record=RECORDS,
+    outcomes=st.lists(OUTCOMES, max_size=3),
+    data=st.binary(max_size=6),
+    at=st.floats(0, 1),
+    cut=st.booleans(),
+)
 def test_damaged_bytes_give_a_value_or_a_protocol_error(
-    record: SpoolRecord, data: bytes, at: float, *, cut: bool
+    record: SpoolRecord, outcomes: list[Outcome], data: bytes, at: float, *, cut: bool
 ) -> None:
     """A reader never fails in another way, whatever the bytes."""
-    whole = wire.record_to_bytes(record)
-    place = int(at * len(whole))
-    damaged = whole[:place] + data + (b"" if cut else whole[place + len(data) :])
-    for read in (wire.record_from_bytes, wire.decode_table, wire.decode_config):
+    wholes = (wire.record_to_bytes(record), wire.encode_run(outcomes) if outcomes else b"")
+    damaged = []
+    for whole in wholes:
+        place = int(at * len(whole))
+        damaged.append(whole[:place] + data + (b"" if cut else whole[place + len(data) :]))
+    readers = (wire.record_from_bytes, wire.decode_table, wire.decode_config, wire.decode_run)
+    for read, damaged_bytes in product(readers, damaged):
         try:
-            value = read(damaged)
+            value = read(damaged_bytes)
         except ProtocolError:
             continue
         assert value is not None

@@ -175,10 +175,12 @@ class ResumeTokenSynced(_message.Message):
     def __init__(self, resume_token: _Optional[str] = ...) -> None: ...
 
 class OutcomeBatch(_message.Message):
-    __slots__ = ("records",)
+    __slots__ = ("records", "runs")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[_types_pb2.SpoolRecord]
-    def __init__(self, records: _Optional[_Iterable[_Union[_types_pb2.SpoolRecord, _Mapping]]] = ...) -> None: ...
+    runs: _containers.RepeatedCompositeFieldContainer[_types_pb2.OutcomeRun]
+    def __init__(self, records: _Optional[_Iterable[_Union[_types_pb2.SpoolRecord, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[_types_pb2.OutcomeRun, _Mapping]]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("sequence",)

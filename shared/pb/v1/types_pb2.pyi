@@ -414,6 +414,102 @@ class SpoolRecord(_message.Message):
     judge_call: JudgeCall
     def __init__(self, sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., feedback: _Optional[_Union[Feedback, _Mapping]] = ..., lease_close: _Optional[_Union[LeaseClose, _Mapping]] = ..., adjustment: _Optional[_Union[CostAdjustment, _Mapping]] = ..., summary: _Optional[_Union[SpoolSummary, _Mapping]] = ..., judge_call: _Optional[_Union[JudgeCall, _Mapping]] = ...) -> None: ...
 
+class OutcomeRun(_message.Message):
+    __slots__ = ("incarnation", "texts", "sequence", "request_id", "task_class", "arrived_unix_ms", "status", "arm", "drawn_arm", "propensity_ppm", "table_version", "reason", "forced", "attempts", "fallouts", "prompt_tokens", "completion_tokens", "ttft_ms", "latency_ms", "deadline_ms", "hit", "tag", "candidates", "observed_at", "observed", "grading_ppm")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_ARM_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_PPM_FIELD_NUMBER: _ClassVar[int]
+    TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FALLOUTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    HIT_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    GRADING_PPM_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    request_id: _containers.RepeatedScalarFieldContainer[str]
+    task_class: _containers.RepeatedScalarFieldContainer[int]
+    arrived_unix_ms: _containers.RepeatedScalarFieldContainer[int]
+    status: _containers.RepeatedScalarFieldContainer[RequestStatus]
+    arm: _containers.RepeatedScalarFieldContainer[int]
+    drawn_arm: _containers.RepeatedScalarFieldContainer[int]
+    propensity_ppm: _containers.RepeatedScalarFieldContainer[int]
+    table_version: _containers.RepeatedScalarFieldContainer[int]
+    reason: _containers.RepeatedScalarFieldContainer[int]
+    forced: _containers.RepeatedScalarFieldContainer[bool]
+    attempts: AttemptColumns
+    fallouts: FalloutColumns
+    prompt_tokens: _containers.RepeatedScalarFieldContainer[int]
+    completion_tokens: _containers.RepeatedScalarFieldContainer[int]
+    ttft_ms: _containers.RepeatedScalarFieldContainer[int]
+    latency_ms: _containers.RepeatedScalarFieldContainer[int]
+    deadline_ms: _containers.RepeatedScalarFieldContainer[int]
+    hit: _containers.RepeatedScalarFieldContainer[bool]
+    tag: _containers.RepeatedScalarFieldContainer[int]
+    candidates: CandidateColumns
+    observed_at: _containers.RepeatedScalarFieldContainer[int]
+    observed: _containers.RepeatedCompositeFieldContainer[Observation]
+    grading_ppm: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, incarnation: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., sequence: _Optional[_Iterable[int]] = ..., request_id: _Optional[_Iterable[str]] = ..., task_class: _Optional[_Iterable[int]] = ..., arrived_unix_ms: _Optional[_Iterable[int]] = ..., status: _Optional[_Iterable[_Union[RequestStatus, str]]] = ..., arm: _Optional[_Iterable[int]] = ..., drawn_arm: _Optional[_Iterable[int]] = ..., propensity_ppm: _Optional[_Iterable[int]] = ..., table_version: _Optional[_Iterable[int]] = ..., reason: _Optional[_Iterable[int]] = ..., forced: _Optional[_Iterable[bool]] = ..., attempts: _Optional[_Union[AttemptColumns, _Mapping]] = ..., fallouts: _Optional[_Union[FalloutColumns, _Mapping]] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., completion_tokens: _Optional[_Iterable[int]] = ..., ttft_ms: _Optional[_Iterable[int]] = ..., latency_ms: _Optional[_Iterable[int]] = ..., deadline_ms: _Optional[_Iterable[int]] = ..., hit: _Optional[_Iterable[bool]] = ..., tag: _Optional[_Iterable[int]] = ..., candidates: _Optional[_Union[CandidateColumns, _Mapping]] = ..., observed_at: _Optional[_Iterable[int]] = ..., observed: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., grading_ppm: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AttemptColumns(_message.Message):
+    __slots__ = ("count", "arm", "latency_ms", "error", "lease_number", "reserved_nanos", "cost_nanos", "settle")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LEASE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_NANOS_FIELD_NUMBER: _ClassVar[int]
+    COST_NANOS_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
+    count: _containers.RepeatedScalarFieldContainer[int]
+    arm: _containers.RepeatedScalarFieldContainer[int]
+    latency_ms: _containers.RepeatedScalarFieldContainer[int]
+    error: _containers.RepeatedScalarFieldContainer[int]
+    lease_number: _containers.RepeatedScalarFieldContainer[int]
+    reserved_nanos: _containers.RepeatedScalarFieldContainer[int]
+    cost_nanos: _containers.RepeatedScalarFieldContainer[int]
+    settle: _containers.RepeatedScalarFieldContainer[SettleKind]
+    def __init__(self, count: _Optional[_Iterable[int]] = ..., arm: _Optional[_Iterable[int]] = ..., latency_ms: _Optional[_Iterable[int]] = ..., error: _Optional[_Iterable[int]] = ..., lease_number: _Optional[_Iterable[int]] = ..., reserved_nanos: _Optional[_Iterable[int]] = ..., cost_nanos: _Optional[_Iterable[int]] = ..., settle: _Optional[_Iterable[_Union[SettleKind, str]]] = ...) -> None: ...
+
+class FalloutColumns(_message.Message):
+    __slots__ = ("count", "arm", "reason")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    count: _containers.RepeatedScalarFieldContainer[int]
+    arm: _containers.RepeatedScalarFieldContainer[int]
+    reason: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[_Iterable[int]] = ..., arm: _Optional[_Iterable[int]] = ..., reason: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CandidateColumns(_message.Message):
+    __slots__ = ("count", "arm", "weight_ppm")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PPM_FIELD_NUMBER: _ClassVar[int]
+    count: _containers.RepeatedScalarFieldContainer[int]
+    arm: _containers.RepeatedScalarFieldContainer[int]
+    weight_ppm: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[_Iterable[int]] = ..., arm: _Optional[_Iterable[int]] = ..., weight_ppm: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class LeaseStatus(_message.Message):
     __slots__ = ("lease_number", "window_id", "amount_nanos", "settled_nanos", "reserved_nanos", "watermark_nanos", "closing")
     LEASE_NUMBER_FIELD_NUMBER: _ClassVar[int]

@@ -224,8 +224,8 @@ def test_a_row_tells_when_and_why_it_was_booked() -> None:
 
 def test_an_outcome_is_kept_as_it_came_over_the_wire() -> None:
     """It is not encoded a second time."""
-    (row,) = _outcomes(Desk().take([SpoolRecord(1, "inc", outcome("r1"), b"as it came")]))
-    assert b"as it came" == row.encoded
+    (row,) = _outcomes(Desk().take([SpoolRecord(1, "inc", outcome("r1"), b"as they came", 3)]))
+    assert (b"as they came", 3) == (row.run, row.place)
 
 
 def test_what_a_batch_names_is_looked_up_before_it_is_booked() -> None:

@@ -113,6 +113,26 @@ def test_an_incarnation_must_be_announced() -> None:
 
 
 @given(
+    acked=st.integers(0, 4),
+    mark=st.integers(0, 6),
+    told=st.lists(st.tuples(st.integers(1, 9), st.sampled_from("aab")), max_size=5),
+)
+def test_a_batch_is_what_its_records_are_one_by_one(
+    acked: int, mark: int, told: list[tuple[int, str]]
+) -> None:
+    """Also where all are news, and nobody has to look at each of them."""
+    begun = SpoolProgress(acked=acked, last=9, marks={"a": mark, "b": 0})
+    records = [record(*each) for each in sorted(told)]
+    gaps, single = list[str](), list[str]()
+    together, fresh = begun.after(records, device="pi", missing=gaps)
+    apart, found = begun, list[SpoolRecord]()
+    for each in records:
+        apart, new = apart.after([each], device="pi", missing=single)
+        found += new
+    assert (apart, found, single) == (together, fresh, gaps)
+
+
+@given(
     common=st.integers(0, 8),
     alone=st.tuples(st.integers(0, 8), st.integers(0, 8)),
     turns=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=30),

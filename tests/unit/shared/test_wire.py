@@ -19,7 +19,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 
 OUTCOME = Outcome(
@@ -198,6 +198,65 @@ def test_what_the_protocol_does_not_allow_is_refused_by_name(
         read(message)
 
 
+def run_of(*sequences: int, **changes: Any) -> types_pb2.OutcomeRun:
+    """Outcomes as a peer sends them, with some columns other."""
+    records = [SpoolRecord(at, "inc", OUTCOME) for at in range(1, len(sequences) + 1)]
+    (message,) = wire.batch_to_pb(records).runs
+    for name, values in {"sequence": sequences, **changes}.items():
+        message.ClearField(name)
+        getattr(message, name).extend(values)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        pytest.param(run_of(0, 1), "run.sequence must rise, from at least 1", id="from zero"),
+        pytest.param(run_of(2, 2), "run.sequence must rise", id="the same twice"),
+        pytest.param(run_of(1, 2, request_id=["a", ""]), "request_id is missing", id="no request"),
+        pytest.param(run_of(1, 2, status=[1]), "outcome.status has 1 values", id="too few"),
+        pytest.param(run_of(1, 2, status=[]), "outcome.status has 0 values", id="none at all"),
+        pytest.param(run_of(1, status=[99]), "outcome.status 99", id="unknown status"),
+        pytest.param(run_of(1, 2, hit=[True] * 3), "outcome.hit has 3 values", id="too many"),
+        pytest.param(run_of(1, arm=[99]), "outcome.arm 99 is beyond the", id="unknown text"),
+        pytest.param(run_of(1, propensity_ppm=[PPM + 1]), "propensity_ppm must be", id="above one"),
+        pytest.param(run_of(1, texts=["x" * 20_000]), "text of a run is longer", id="long text"),
+        pytest.param(
+            run_of(1, observed_at=[1], observed=[types_pb2.Observation()]),
+            "observed_at 1 is beyond 1 outcomes",
+            id="observation of nothing",
+        ),
+    ],
+)
+def test_a_run_with_a_wrong_column_is_refused(run: types_pb2.OutcomeRun, said: str) -> None:
+    """Nothing of it is taken: the values at one place would not belong together."""
+    with pytest.raises(ProtocolError, match=said):
+        wire.batch_from_pb(fleet_pb2.OutcomeBatch(runs=[run]))
+
+
+def test_attempts_that_are_counted_and_missing_are_refused() -> None:
+    """Each outcome says how many are its own."""
+    run = run_of(1, 2)
+    run.attempts.count.extend([1, 0])
+    with pytest.raises(ProtocolError, match=r"attempt\.arm has 0 values instead of 1"):
+        wire.batch_from_pb(fleet_pb2.OutcomeBatch(runs=[run]))
+
+
+def test_runs_come_one_after_the_other() -> None:
+    """So that each of them is stored once."""
+    runs = [run_of(1, 3), run_of(2, 4)]
+    with pytest.raises(ProtocolError, match="begins with sequence 2 comes after one that ends"):
+        wire.batch_from_pb(fleet_pb2.OutcomeBatch(runs=runs))
+
+
+def test_a_batch_has_a_limit_in_runs_too() -> None:
+    """However its records are written."""
+    many = [SpoolRecord(at, "inc", OUTCOME) for at in range(1, BATCH_RECORDS_MAX + 2)]
+    assert many[:-1] == wire.batch_from_pb(wire.batch_to_pb(many[:-1]))
+    with pytest.raises(LimitError, match=f"not {BATCH_RECORDS_MAX + 1}"):
+        wire.batch_from_pb(wire.batch_to_pb(many))
+
+
 def test_a_record_of_an_unknown_kind_is_refused() -> None:
     """A body that only a newer peer knows cannot be booked, so it must not be acked either."""
     # Field 99, length-delimited, holding one byte: what an older reader sees of a newer body.
@@ -231,9 +290,12 @@ def test_bytes_that_are_no_message_are_refused() -> None:
     ],
 )
 def test_nothing_is_written_that_could_not_be_read_back(body: Any) -> None:
-    """What a reader would refuse is refused before it is spooled."""
+    """What a reader would refuse is refused before it is spooled, or kept."""
     with pytest.raises(LimitError):
         wire.record_to_bytes(SpoolRecord(1, incarnation="inc", body=body))
+    if isinstance(body, Outcome):
+        with pytest.raises(LimitError):
+            wire.encode_run([OUTCOME, body])
 
 
 def test_a_local_attempt_has_no_settle_kind() -> None:

@@ -106,9 +106,9 @@ def _create_learned() -> None:
         *_texts("device_id", "device_class"),
         *_bigs("sequence", "slot"),
         *_texts("request_id", "task_class", "arm", "status"),
-        *_bigs("cost_nanos", "arrived_unix_ms"),
-        _bytes("record"),
+        *_bigs("cost_nanos", "arrived_unix_ms", "run", "place"),
     )
+    _create("outcome_run", _key("position"), _bytes("record"))
     op.create_index("ix_outcome_device_id_position", "outcome", ["device_id", "position"])
     op.create_index("ix_outcome_request_id", "outcome", ["request_id"])
     _create(
