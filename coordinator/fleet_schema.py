@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coordinator.fleet_values import (
     Amount,
     BaseUrl,
+    Capabilities,
     DeadlineMs,
     DurationMs,
     Factor,
@@ -133,7 +134,7 @@ class ArmTable(Table):
     enabled: bool = True
     max_tokens_default: Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)] = 256
     bytes_per_token: Factor = 3 * PPM
-    capabilities: Names = Field(default_factory=list)
+    capabilities: Capabilities = Field(default_factory=list)
     prior: PriorTable = Field(default_factory=PriorTable)
 
 

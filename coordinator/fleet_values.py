@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from shared.decision.money import PPM, dollars, nanos_from_dollars
-from shared.decision.types import COORDINATOR_KEY
+from shared.decision.types import CAPABILITIES, COORDINATOR_KEY
 from shared.limits import (
     AMOUNT_NANOS_MAX,
     DEADLINE_MS_MAX,
     NAME_CHARS_MAX,
     PRICE_NANOS_PER_MTOK_MAX,
 )
-from shared.settings import check_secret_ref
+from shared.settings import check_secret_ref, did_you_mean
 from shared.units import duration_ms, duration_text
 
 NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
@@ -172,8 +172,17 @@ def _names(values: list[str]) -> list[str]:
     return values
 
 
+def _capabilities(values: list[str]) -> list[str]:
+    for value in values:
+        if value not in CAPABILITIES:
+            hint = did_you_mean(value, CAPABILITIES)
+            raise ValueError(f"{value[:64]!r} is nothing that a request asks for{hint}")
+    return _names(values)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Names = Annotated[list[str], AfterValidator(_names)]
+Capabilities = Annotated[list[str], AfterValidator(_capabilities)]
 DurationMs = Annotated[
     int,
     BeforeValidator(duration_ms),

@@ -64,7 +64,7 @@ class ConfigSent:
     Attributes
     ----------
     revision : int
-        Rises with every change that the present process tells of.
+        How many of them the device's session has been sent: a later one overtakes it.
     """
 
     config: DeviceConfig

@@ -117,6 +117,7 @@ class Session:
     leases: tuple[LeaseStatus, ...] = ()
     local_arms: tuple[str, ...] = ()
     speeds: tuple[ArmSpeed, ...] = ()
+    configs_sent: int = 0
     granted: list[LeaseRecord] = field(default_factory=list)
 
     def under_way_nanos(self, *, after: int | None, unix_ms: int) -> int:

@@ -104,7 +104,6 @@ class FleetState:
         self.planner: Planner | None = None
         self._device_configs: dict[str, DeviceConfig] = {}
         self._device_configs_from: tuple[object, ...] = ()
-        self._config_revision = 0
         self._booking = Booking(position=snapshot.position_max)
         if snapshot.config is not None:
             self._restore(snapshot, row=snapshot.config)
@@ -178,7 +177,6 @@ class FleetState:
         made_from = (config, self.config_version, self.price_version, self.disabled_arms)
         if made_from != self._device_configs_from:
             self._device_configs_from, self._device_configs = made_from, {}
-            self._config_revision += 1
         found = self._device_configs.get(device_class)
         if found is None:
             found = self._device_configs[device_class] = config.device_config(
@@ -274,8 +272,10 @@ class FleetState:
 
     def _send_config(self, reaction: Reaction, *, device: DeviceRow) -> None:
         config = self.device_config(device.device_class)
-        if config is not None and device.id in self.sessions:
-            reaction.sends.append((device.id, ConfigSent(config, self._config_revision)))
+        session = self.sessions.get(device.id)
+        if config is not None and session is not None:
+            session.configs_sent += 1
+            reaction.sends.append((device.id, ConfigSent(config, session.configs_sent)))
             self._send_keys(reaction, device=device, config=config)
 
     def _send_keys(self, reaction: Reaction, *, device: DeviceRow, config: DeviceConfig) -> None:

@@ -18,6 +18,23 @@ COORDINATOR_KEY: Final = "coordinator"
 """`coordinator:NAME`: a key that is not on the device but comes over its link."""
 
 
+CAPABILITIES: Final = frozenset(
+    {
+        "audio",
+        "chat",
+        "completions",
+        "embeddings",
+        "file",
+        "json_schema",
+        "logprobs",
+        "token_input",
+        "tools",
+        "vision",
+    }
+)
+"""What an arm can be said to do beyond a plain answer; requests ask for no other."""
+
+
 class ArmKind(StrEnum):
     """Where an arm runs."""
 

@@ -342,6 +342,13 @@ def test_a_private_class_needs_a_local_arm_on_every_device() -> None:
     assert "no local arm" in problems(toml)["device_classes.pi.arms"]
 
 
+def test_a_capability_that_no_request_asks_for_is_a_slip() -> None:
+    """Such an arm would never be asked, and nobody would know why."""
+    toml = changed(('kind = "local"', 'kind = "local"\ncapabilities = ["tool", "logprobs"]'))
+    assert "'tool' is nothing that a request asks for" in problems(toml)["arms.tiny.capabilities"]
+    assert "did you mean 'tools'" in problems(toml)["arms.tiny.capabilities"]
+
+
 def test_a_device_class_needs_an_arm_that_chats() -> None:
     """Arms for embeddings alone would leave every chat without an answer."""
     embeds = 'kind = "local"\ncapabilities = ["embeddings"'

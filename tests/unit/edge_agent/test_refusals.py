@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.refusals import refusal_for
-from shared.decision.types import Fallout
+from edge_agent.candidates import COMPLETIONS
+from edge_agent.refusals import _FIELD_OF_CAPABILITY, refusal_for
+from shared.decision.types import CAPABILITIES, Fallout
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,11 @@ def test_a_capability_that_no_arm_has_is_named_by_its_field() -> None:
     refused = refusal_for([Fallout("tiny", "capability:json_schema")], budget="", why="")
     assert "response_format" == refused.param
     assert "'json_schema'" in str(refused)
+
+
+def test_what_requests_ask_for_can_be_written_in_a_fleet_file() -> None:
+    """The fleet file refuses other words, so it has to know these; bare prompts may do without."""
+    assert {*_FIELD_OF_CAPABILITY, COMPLETIONS} == CAPABILITIES
 
 
 def test_a_cap_that_rules_out_every_arm_is_named_with_the_least_that_would_do() -> None:
