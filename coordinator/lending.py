@@ -12,6 +12,7 @@ from coordinator.records import DeviceRow, DeviceStanding, LeaseRecord, WindowRo
 from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
 from shared.decision.lease import LeaseWish
+from shared.decision.money import dollars
 from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
@@ -74,20 +75,25 @@ class Lending:
         if duration_ms <= 0:
             reason = "a price is no longer valid: apply a configuration with its successor"
             return _refusal(device, config, reason=reason, retry_after_ms=FROZEN_RETRY_AFTER_MS)
+        worst_case_nanos = wish.worst_case_nanos or _dearest_nanos(device, config=config)
+        if not worst_case_nanos:
+            reason = f"the arms of device class {device.device_class} are all free of charge"
+            return _refusal(device, config, reason=reason, retry_after_ms=STANDING_RETRY_AFTER_MS)
         amount = lease_amount_nanos(
             free_nanos=window.free_nanos,
             planned_nanos_per_slot=planned_nanos_per_slot,
             lease_slots=config.link.lease_slots,
             available_nanos=wish.available_nanos + under_way,
-            worst_case_nanos=wish.worst_case_nanos or _dearest_nanos(device, config=config),
+            worst_case_nanos=worst_case_nanos,
             needed_nanos=wish.needed_nanos,
             devices=len(self._sessions),
             store=store,
         )
         if amount <= 0:
             reason = (
-                f"budget {config.budget.name}: {window.free_nanos} of {window.enforced_nanos} "
-                "nano-dollars are free until the window ends"
+                f"budget {config.budget.name}: ${dollars(window.free_nanos)} of "
+                f"${dollars(window.enforced_nanos)} are free until the window ends, and "
+                f"${dollars(max(worst_case_nanos, wish.needed_nanos))} were asked for"
             )
             refused = LeaseRefused(config.budget.name, reason, RETRY_AFTER_MS, exhausted=True)
             return Reaction(sends=[(device.id, refused)])

@@ -303,8 +303,10 @@ class Gate:
         self._heard()
         self.refused_because = reason
         if self.on_demand and not self._asked_for_need:
-            # Nothing to keep in store for now; a request that needs it may still ask.
+            # Nothing to keep in store for now; a request that needs it may still ask. Nor may one
+            # large request, or the last one, keep the store empty for all the small ones.
             self._store_again_ms = now_ms + max(STORE_AGAIN_MS, retry_after_ms)
+            self._worst_case_nanos = self._least_case_nanos
             return
         self.refusals += 1
         self._wait_until_ms = now_ms + retry_after_ms

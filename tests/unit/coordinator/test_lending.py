@@ -176,8 +176,11 @@ def test_a_price_that_is_no_longer_valid_stops_lending() -> None:
 
 
 def test_money_that_is_used_up_is_refused_as_such() -> None:
-    """With what is left of how much."""
-    reason = "budget cloud: 100000000 of 100000000 nano-dollars are free until the window ends"
+    """With what is left of how much, and what would have been too much of it."""
+    reason = (
+        "budget cloud: $0.100000000 of $0.100000000 are free until the window ends, and "
+        "$0.100000001 were asked for"
+    )
     refused = Lender().refusal(worst_case_nanos=100 * WORST + 1)
     assert LeaseRefused("cloud", reason, 2_000, exhausted=True) == refused
 
@@ -205,9 +208,11 @@ def test_a_device_that_has_seen_no_request_is_lent_for_the_dearest_arm() -> None
 def test_a_device_without_paid_arms_is_lent_nothing() -> None:
     """Nor one whose class the fleet no longer has."""
     local = FLEET.replace('["tiny", "large"]', '["tiny"]')
-    assert Lender().refusal(worst_case_nanos=0, toml=local).exhausted
+    reason = "the arms of device class pi are all free of charge"
+    expected = LeaseRefused("cloud", reason, 60_000)  # the budget has nothing to do with it
+    assert expected == Lender().refusal(worst_case_nanos=0, toml=local)
     lender = Lender(device=replace(DEVICE, device_class="gone"))
-    assert lender.refusal(worst_case_nanos=0).exhausted
+    assert not lender.refusal(worst_case_nanos=0).exhausted
 
 
 def test_a_judge_is_paid_by_devices_that_have_no_paid_arm() -> None:
@@ -218,7 +223,7 @@ def test_a_judge_is_paid_by_devices_that_have_no_paid_arm() -> None:
     lease = Lender().lease(worst_case_nanos=0, unix_ms=late, toml=judged)
     assert prior == lease.amount_nanos
     lender = Lender(device=replace(DEVICE, device_class="gone"))
-    assert lender.refusal(worst_case_nanos=0, toml=judged).exhausted
+    assert not lender.refusal(worst_case_nanos=0, toml=judged).exhausted
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,19 @@ def test_a_refused_store_is_asked_for_again_after_a_while(
     assert wishes(gate, now_ms=1_000.0 + again_ms)
 
 
+def test_one_large_request_does_not_keep_the_store_empty() -> None:
+    """If so much cannot be lent, the next store is one for the smallest request again."""
+    gate = on_demand()
+    gate.problem(sized(50 * WORST_CASE_NANOS), arm=ARM)
+    wish = gate.wish(now_ms=0.0, boot_ms=0)
+    assert wish is not None
+    assert 50 * WORST_CASE_NANOS == wish.worst_case_nanos
+    gate.refused("nothing to spare", now_ms=0.0, retry_after_ms=0.0)
+    again = gate.wish(now_ms=10_000.0, boot_ms=0)
+    assert again is not None
+    assert WORST_CASE_NANOS <= again.worst_case_nanos <= WORST_CASE_NANOS * 101 // 100
+
+
 def test_a_device_whose_requests_cannot_wait_keeps_its_store() -> None:
     """Neither a refusal nor a small lease keeps it from asking ahead."""
     gate = gate_of()
