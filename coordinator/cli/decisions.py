@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Final, cast
+from typing import Annotated, Final
 
 import typer
 
+from coordinator.cli.output import output
 from coordinator.cli.render import NONE, console, enum_word, instant, ppm, show_json, table, usd
-from coordinator.cli.session import ExitCode, OutputFormat, Session, fail, session_of
+from coordinator.cli.session import OutputFormat, Session, session_of
 from shared.decision.logged import LoggedDecision
 from shared.decision.money import PPM
 from shared.decision.types import RequestStatus
@@ -58,12 +56,9 @@ def export(
 ) -> None:
     """Write all decisions, oldest first, as JSON lines: the log of `tidegate-lab evaluate`."""
     session = session_of(ctx)
-    try:
-        with _output(out) as file:
-            for page in _pages(session, device=device, after=after):
-                file.writelines(_logged(decision).to_line() + "\n" for decision in page)
-    except OSError as error:
-        fail(f"cannot write {out or 'standard output'}: {error.strerror}", code=ExitCode.USAGE)
+    with output(out) as file:
+        for page in _pages(session, device=device, after=after):
+            file.writelines(_logged(decision).to_line() + "\n" for decision in page)
 
 
 def _pages(session: Session, *, device: str, after: int) -> Iterator[Sequence[admin_pb2.Decision]]:
@@ -77,16 +72,6 @@ def _pages(session: Session, *, device: str, after: int) -> Iterator[Sequence[ad
             return
         yield reply.decisions
         after = reply.decisions[-1].position
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[IO[str]]:
-    if path is None:
-        yield sys.stdout
-        return
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", encoding="utf-8") as file:
-        yield cast("IO[str]", file)
 
 
 def _logged(decision: admin_pb2.Decision) -> LoggedDecision:

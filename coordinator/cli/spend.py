@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Final
 
 import typer
 
-from coordinator.cli.session import ExitCode, OutputFormat, Session, fail, session_of
+from coordinator.cli.output import output
+from coordinator.cli.session import OutputFormat, Session, session_of
 from shared.decision.money import dollars
 from shared.pb.v1 import admin_pb2
 
@@ -47,11 +46,8 @@ def export(
         from_unix_ms=_unix_ms(since), until_unix_ms=_unix_ms(until)
     )
     write = _write_json if session.format is OutputFormat.JSON else _write_csv
-    try:
-        with _output(out) as file:
-            write(file, _lines(session, request))
-    except OSError as error:
-        fail(f"cannot write {out or 'standard output'}: {error.strerror}", code=ExitCode.USAGE)
+    with output(out) as file:
+        write(file, _lines(session, request))
 
 
 def _unix_ms(day: datetime | None) -> int:
@@ -83,18 +79,3 @@ def _write_json(file: IO[str], lines: Iterator[dict[str, str]]) -> None:
         file.write(before + json.dumps(line, ensure_ascii=False))
         before = ",\n"
     file.write("\n]\n" if before == ",\n" else "[]\n")
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that is there once it is whole."""
-    if path is None:
-        yield sys.stdout
-        return
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
