@@ -119,11 +119,6 @@ def version() -> None:
 
 async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -> None:
     """Run an agent until SIGINT or SIGTERM; SIGHUP makes it read its file again."""
-    stop, hangup = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -132,6 +127,11 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             f"{settings.state_dir} cannot be made ({error.strerror}): name a folder that this "
             "user may write to",
         ) from None
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     clock, ids = SystemClock(), SystemIds()
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry, tags=[key.tag for key in settings.keys])

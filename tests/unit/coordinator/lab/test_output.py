@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def test_work_keeps_the_order_of_its_tasks() -> None:
 
 def test_an_interrupt_ends_the_work_of_all_processes() -> None:
     """At once, however long their work would take."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at the start of a process
     before = set(multiprocessing.active_children())
     tasks = [os.getpid(), 0]
     with pytest.raises(KeyboardInterrupt):
