@@ -205,9 +205,9 @@ class Booking:
         for is_outcome, run in groupby(news, key=_is_outcome):
             if is_outcome:  # nearly all of them are
                 self._book_outcomes(run, booked, slots=slots)
-                continue
-            for record in run:
-                self._book_other(record, booked, account=account, slots=slots, unix_ms=unix_ms)
+            else:
+                for record in run:
+                    self._book_other(record, booked, account=account, slots=slots, unix_ms=unix_ms)
         self._settle(booked, account=account, unix_ms=unix_ms)
         if planner is not None:
             planner.learn(booked.learned)

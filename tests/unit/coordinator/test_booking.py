@@ -278,6 +278,14 @@ def test_a_request_that_a_copy_left_unfinished_is_booked_when_it_is_finished() -
     assert [(LedgerKind.SETTLE, 30, "r1"), (LedgerKind.SETTLE, 5, "r1")] == ledger(booked)
 
 
+def test_counts_belong_to_the_slot_in_which_they_are_told() -> None:
+    """When the requests behind them arrived, nobody knows any more."""
+    desk = Desk()
+    summary = SpoolSummary(1, 1, (), (ContextCount("other", "tiny", 4),))
+    booked = desk.book(summary, now=12_345 * 10_000 + 1)
+    assert [12_345] == [row.slot for row in booked.effects if isinstance(row, BookedCounts)]
+
+
 @pytest.mark.parametrize(
     ("window", "slots"),
     [(WINDOW, [2, 4]), (replace(WINDOW, anchor_unix_ms=20_000), [0, 2]), (None, [0, 0])],
