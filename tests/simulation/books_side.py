@@ -174,7 +174,7 @@ class BooksSide(Facts):
             within = sum(sums) <= row.target_nanos
             self.holds(within, "I1", "lent beyond the budget: {}", row)
         elif before is not None and sum(sums) > before:
-            beyond = sum(self.provider.beyond_on_lease.values())
+            beyond = sum(self.provider.listed_beyond.values())
             within = sum(sums) <= row.target_nanos + beyond or self.restored or self.assumed_unspent
             self.holds(within, "I1", "committed money rose beyond the budget: {}", row)
 

@@ -75,7 +75,8 @@ class DeviceSide(Facts):
         mark = synced.watermark_nanos if synced is not None else 0
         spent = lease.settled_nanos + account.reserved[number]
         beyond = self.provider.beyond_on_lease[key]
-        holds(spent <= mark + beyond, "L_2", "{}: {} beyond the watermark {}", bill, spent, mark)
+        within = spent <= mark + self.provider.listed_beyond[key]
+        holds(within, "L_2", "{}: {} beyond the watermark {}", bill, spent, mark)
         self._covered(bill, seen=seen, beyond=beyond)
 
     def _covered(self, bill: Bill, *, seen: GrantSeen, beyond: int) -> None:
@@ -124,7 +125,7 @@ class DeviceSide(Facts):
         used = lease.settled_nanos + reserved
         most = max(lease.amount_nanos, lease.settled_nanos)  # an overrun is booked in full
         if used > most:
-            most = lease.amount_nanos + self.provider.beyond_on_lease[disk.owner, lease.number]
+            most = lease.amount_nanos + self.provider.listed_beyond[disk.owner, lease.number]
         self.holds(used <= most, "I2", "{} of {}", used, lease)
 
     def disk_lost(self, disk: SimDisk) -> None:

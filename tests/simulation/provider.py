@@ -73,12 +73,16 @@ class Provider:
     ----------
     prices : dict of arm to (input, output)
         Nano-dollars per million tokens, as really billed.
+    beyond_on_lease, listed_beyond : Counter
+        What was billed above the worst cases of a lease's calls, and what that is by the price
+        list of its device, which knows of a rise before it is true.
     """
 
     prices: dict[str, tuple[int, int]]
     bills: dict[str, list[Bill]] = field(default_factory=lambda: defaultdict(list))
     on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
     beyond_on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
+    listed_beyond: Counter[tuple[str, int]] = field(default_factory=Counter)
     calls: int = 0
 
     @property
@@ -106,6 +110,7 @@ class Provider:
             prompt, completion = max(prompt, tokens_max[0]), tokens_max[1]
         nanos = 0 if fate in KNOWN_FREE else self._price(plan.arm.id, prompt, completion)
         worst = self._price(plan.arm.id, *tokens_max)
+        listed, listed_worst = _listed(plan, prompt, completion), _listed(plan, *tokens_max)
         bill = Bill(
             device=device,
             request_id=request_id,
@@ -114,7 +119,7 @@ class Provider:
             lease_number=plan.lease_number,
             nanos=nanos,
             beyond_nanos=max(0, nanos - worst),
-            listed_nanos=0 if fate in KNOWN_FREE else _listed(plan, prompt, completion),
+            listed_nanos=0 if fate in KNOWN_FREE else listed,
             fate=fate,
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -122,6 +127,7 @@ class Provider:
         self.bills[request_id].append(bill)
         self.on_lease[device, bill.lease_number] += nanos
         self.beyond_on_lease[device, bill.lease_number] += bill.beyond_nanos
+        self.listed_beyond[device, bill.lease_number] += max(0, bill.listed_nanos - listed_worst)
         return bill
 
     def _price(self, arm: str, prompt: int, completion: int) -> int:
