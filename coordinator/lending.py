@@ -16,7 +16,7 @@ from shared.decision.money import dollars
 from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
-FROZEN_RETRY_AFTER_MS = 10_000
+FROZEN_RETRY_AFTER_MS = 3_000
 STANDING_RETRY_AFTER_MS = 60_000
 WITHOUT_STORES_SHARE = 32
 WITHOUT_STORES_MS_MAX = 600_000

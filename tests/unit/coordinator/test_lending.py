@@ -159,7 +159,7 @@ def test_between_two_windows_nothing_is_lent(window: WindowRow | None) -> None:
 def test_while_lending_is_frozen_everybody_is_told_why() -> None:
     """Also who would be refused for a reason of its own."""
     lender = Lender()
-    expected = LeaseRefused("cloud", "books are being recovered", 10_000)
+    expected = LeaseRefused("cloud", "books are being recovered", 3_000)
     assert expected == lender.refusal(frozen="books are being recovered")
     lender.sessions.clear()
     assert expected == lender.refusal(frozen="books are being recovered")
@@ -169,7 +169,7 @@ def test_a_price_that_is_no_longer_valid_stops_lending() -> None:
     """No lease outlives its price; the one before its end is as long as that allows (A_3)."""
     toml = FLEET.replace(PRICE, PRICE + '\nvalid_until = "1970-01-01T00:01:00Z"')
     reason = "a price is no longer valid: apply a configuration with its successor"
-    expected = LeaseRefused("cloud", reason, 10_000)
+    expected = LeaseRefused("cloud", reason, 3_000)
     assert 1 == Lender().lease(toml=toml, unix_ms=59_999).duration_ms
     assert expected == Lender().refusal(toml=toml, unix_ms=60_000)
     assert expected == Lender().refusal(toml=toml, unix_ms=70_000)
