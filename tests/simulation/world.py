@@ -218,7 +218,7 @@ class World:
             self.played += 1
             device = self.devices[op.device]
             if op.kind == "ask":
-                self.ask(device, Dice(op.seed), request_id=f"q{op.seed}")
+                self.ask(device, Dice(op.seed), request_id=f"q{op.seed}.{self.result.requests}")
             else:
                 self.faults.play(op.kind, device, Dice(op.seed))
 
