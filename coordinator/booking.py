@@ -382,4 +382,4 @@ class _Slots:
         if window is None:
             return [0] * len(arrived_unix_ms)
         anchor, slot_ms = window.anchor_unix_ms, window.slot_ms
-        return [((min(now, at)) - anchor) // slot_ms for at in arrived_unix_ms]
+        return [(min(now, at) - anchor) // slot_ms for at in arrived_unix_ms]

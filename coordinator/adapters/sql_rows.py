@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
@@ -119,7 +119,7 @@ def _table(stored: TableRowStored) -> Row:
 
 
 def _each(table: Table, row: Callable[[Any], Row] = _same_names) -> Callable[[Any], Writes]:
-    return lambda effects: repeat((table, list(map(row, effects))), 1)
+    return lambda effects: [(table, list(map(row, effects)))]
 
 
 WRITES: Final[Mapping[type[StoreEffect], Callable[[Sequence[Any]], Writes]]] = {

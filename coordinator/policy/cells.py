@@ -234,7 +234,7 @@ class CellStore:
                 if cost_nanos or price:
                     cell.cost += cost_nanos
                     cell.cost_squared += cost_nanos * cost_nanos
-                    watch(cell, "cost", log1p(cost_nanos / (max(1.0, price))))
+                    watch(cell, "cost", log1p(cost_nanos / max(1.0, price)))
             if hit is not None:
                 cell.timed += 1
                 cell.hits += hit

@@ -11,8 +11,10 @@ from shared.errors import TidegateError
 from shared.limits import ERROR_CHARS_MAX
 
 TOKENS_MAX: Final = 10**9
-FLOAT32_MAX: Final = 3.4028234663852886e38
 """A count beyond this is garbage and counts as no report at all."""
+
+FLOAT32_MAX: Final = 3.4028234663852886e38
+"""No value of a vector is beyond it: clients ask for vectors as base64 of 32-bit floats."""
 
 # Some servers write NaN and Infinity, as in log probabilities; no client could read them.
 _DECODER: Final = json.JSONDecoder(parse_constant=lambda _name: None)
