@@ -12,6 +12,7 @@ from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AttemptEnd, AttemptPlan
 from shared.decision.types import Feedback, OnAbort, RequestStatus, SettleKind
 from shared.errors import BooksFullError
+from shared.rows import changed
 from tests.fakes.samples import at_once
 from tests.simulation.dice import Dice
 from tests.simulation.facts import Violated
@@ -26,6 +27,8 @@ SEND_GAP_MS = 700
 """Longer than the link's own, so that batches carry several outcomes, as those of busy devices."""
 LOOKS_MAX = 8
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
+ASKED = RequestFacts("", "other", arrived_unix_ms=0, deadline_ms=0, body_bytes=0, messages=1)
+"""What requests have in common."""
 GRADED_SHARE = 0.05
 
 
@@ -73,13 +76,11 @@ class Answering:
         device, request_id = self._device, wanted.request_id
         self.wanted[request_id] = wanted
         known = not wanted.pinned or self._engine.config.arm(wanted.pinned) is not None
-        facts = RequestFacts(
+        facts = changed(
+            ASKED,
             request_id=request_id,
-            task_class="other",
             arrived_unix_ms=device.unix_ms(),
-            deadline_ms=0,
             body_bytes=wanted.body_bytes,
-            messages=1,
             pinned_arm=wanted.pinned if known else "",
             max_tokens=wanted.max_tokens,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from coordinator.records import PutSetting, SettingKey, StoreEffect
 from coordinator.recovery import Recovery
-from edge_agent.books import AppendSpool, BookEffect
+from edge_agent.books import AppendSpool, BookEffect, spooled_in
 from edge_agent.ports import Told, nobody
 from shared.decision.types import Outcome
 from tests.fakes.memory_books import BooksState, MemoryBooks, MemoryDisk
@@ -19,32 +20,33 @@ class Died(BaseException):
 
 
 class Fuse:
-    """Ends a process at one of its next commits, before or after the commit is durable."""
+    """Ends a process at one of its next commits, before or after the commit is durable.
+
+    Attributes
+    ----------
+    left : int
+        Commits until somebody dies; 0 if nobody is going to.
+    """
 
     def __init__(self) -> None:
-        self._left = 0
+        self.left = 0
         self._after = False
 
     def light(self, commits: int, *, after: bool) -> None:
         """Burn down over so many commits."""
-        self._left, self._after = commits, after
-
-    @property
-    def burns(self) -> bool:
-        """Whether somebody is going to die."""
-        return self._left > 0
+        self.left, self._after = commits, after
 
     def put_out(self) -> None:
         """Nobody dies any more."""
-        self._left = 0
+        self.left = 0
 
     def around(self, commit: Callable[[], None]) -> None:
         """Do a commit, and die before or after it if it is the one."""
-        if not self._left:
+        if not self.left:
             commit()
             return
-        self._left -= 1
-        if self._left:
+        self.left -= 1
+        if self.left:
             commit()
             return
         if self._after:
@@ -74,13 +76,12 @@ class SimDisk(MemoryDisk):
         super().__init__()
         self.watch, self.fuse, self.owner = watch, fuse, owner
         self.outcomes: dict[str, Outcome] = {}
-        self._loose: list[list[str]] = []
         self.sent_through = 0
         self.is_stale = False
         self.foreign: frozenset[int] = frozenset()
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
-        if self.fuse.burns:
+        if self.fuse.left:
             self.fuse.around(lambda: self._commit(effects, sync=sync))
         else:
             self._commit(effects, sync=sync)
@@ -88,23 +89,15 @@ class SimDisk(MemoryDisk):
     def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         self.watch(self, effects)
         super().commit(effects, sync=sync)
-        fresh = []
         for effect in effects:
             if type(effect) is AppendSpool and type(effect.record.body) is Outcome:
-                outcome = effect.record.body
-                self.outcomes[outcome.request_id] = outcome
-                fresh.append(outcome.request_id)
-        if sync:
-            self._loose.clear()
-        else:
-            self._loose.append(fresh)
+                self.outcomes[effect.record.body.request_id] = effect.record.body
 
     def lose_power(self, *, survivors: int = 0) -> None:
         """Fall back to what was synced; outcomes of lost commits are lost as well."""
-        for lost in self._loose[survivors:]:
-            for request_id in lost:
-                self.outcomes.pop(request_id, None)
-        self._loose.clear()
+        for body in spooled_in(chain.from_iterable(self._unsynced[survivors:])):
+            if type(body) is Outcome:
+                self.outcomes.pop(body.request_id, None)
         super().lose_power(survivors=survivors)
 
     @property
@@ -183,7 +176,7 @@ class SimStore(MemoryStore):
             super(SimStore, self).commit(effects)
             self._watch(effects)
 
-        if effects and self._fuse.burns:
+        if effects and self._fuse.left:
             self._fuse.around(commit)
         elif effects:
             commit()

@@ -108,9 +108,14 @@ class Provider:
             prompt, completion = tokens_max[0] + dice.between(1, 200), tokens_max[1]
         if dice.random() < 0.2:  # the worst case does happen
             prompt, completion = max(prompt, tokens_max[0]), tokens_max[1]
-        nanos = 0 if fate in KNOWN_FREE else self._price(plan.arm.id, prompt, completion)
-        worst = self._price(plan.arm.id, *tokens_max)
-        listed, listed_worst = _listed(plan, prompt, completion), _listed(plan, *tokens_max)
+        key, free = (device, plan.lease_number), fate in KNOWN_FREE
+        nanos = 0 if free else self._price(plan.arm.id, prompt, completion)
+        listed = 0 if free else _listed(plan, prompt, completion)
+        beyond = 0
+        if fate is Fate.OVERRUN:  # all else is within its worst case
+            beyond = max(0, nanos - self._price(plan.arm.id, *tokens_max))
+            self.beyond_on_lease[key] += beyond
+            self.listed_beyond[key] += max(0, listed - _listed(plan, *tokens_max))
         bill = Bill(
             device=device,
             request_id=request_id,
@@ -118,16 +123,14 @@ class Provider:
             reservation_id=plan.reservation_id,
             lease_number=plan.lease_number,
             nanos=nanos,
-            beyond_nanos=max(0, nanos - worst),
-            listed_nanos=0 if fate in KNOWN_FREE else listed,
+            beyond_nanos=beyond,
+            listed_nanos=listed,
             fate=fate,
             prompt_tokens=prompt,
             completion_tokens=completion,
         )
         self.bills[request_id].append(bill)
-        self.on_lease[device, bill.lease_number] += nanos
-        self.beyond_on_lease[device, bill.lease_number] += bill.beyond_nanos
-        self.listed_beyond[device, bill.lease_number] += max(0, bill.listed_nanos - listed_worst)
+        self.on_lease[key] += nanos
         return bill
 
     def _price(self, arm: str, prompt: int, completion: int) -> int:

@@ -174,14 +174,17 @@ class World:
             judged=dice.random() < JUDGED_SHARE,
             dice=dice,
         )
-        device.guard(lambda: device.answering.ask(wanted))
+        try:
+            device.answering.ask(wanted)
+        except Died:
+            device.died()
         return wanted.request_id
 
     def finished(self, device: Device, wanted: Wanted, outcome: Outcome, *, refused: bool) -> None:
         """A request has ended; who pins no arm is never refused (promise P2)."""
         if refused and not wanted.pinned and outcome.status is not RequestStatus.ABORTED:
             raise Violated("P2", f"{wanted} is refused though the local model could answer")
-        paid = any(a.lease_number and not a.error for a in outcome.attempts)
+        paid = bool([a for a in outcome.attempts if a.lease_number and not a.error])
         self.health.finished(outcome, paid=paid)
         if wanted.judged and paid:
             self.result.requests += 1
