@@ -178,12 +178,14 @@ class Gate:
 
     def problem(self, facts: RequestFacts, *, arm: Arm) -> str:
         """Why a paid arm may not be called for this request now; empty if it may."""
+        return self._problem(facts, arm=arm, worst_case=facts.worst_case_nanos(arm))
+
+    def _problem(self, facts: RequestFacts, *, arm: Arm, worst_case: int) -> str:
         problem = self._standing_problem()
         if problem:
             return problem
         if arm.id in self._overrun_arms:
             return "overrun"
-        worst_case = facts.worst_case_nanos(arm)
         of_key = self._keys.refusal(facts.key_tag, worst_case)
         if of_key is not None:
             if of_key is KeyBudgetRefusal.NOT_SYNCED:
@@ -210,8 +212,8 @@ class Gate:
             reason why there is none.
         """
         self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
-        problem = self.problem(facts, arm=arm)
         worst_case = facts.worst_case_nanos(arm)
+        problem = self._problem(facts, arm=arm, worst_case=worst_case)
         of_key = self._keys.refusal(facts.key_tag, worst_case)
         if of_key is not None or problem not in ("", LeaseRefusal.NOT_SYNCED):
             return None, problem, self._changes()
@@ -489,12 +491,14 @@ class Gate:
 
     def _changes(self) -> Effects:
         changes, keys = self._leases.take_changes(), self._keys.take_changes()
-        if changes is NO_CHANGES and not keys:
-            return []
-        effects: Effects = [PutLease(row) for row in changes.leases]
-        effects += [PutReservation(row) for row in changes.reservations]
-        effects += [DropReservation(row_id) for row_id in changes.dropped]
-        return effects + [PutKeyBudget(row) for row in keys]
+        effects: Effects = []
+        if changes is not NO_CHANGES:
+            effects += map(PutLease, changes.leases)
+            effects += map(PutReservation, changes.reservations)
+            effects += map(DropReservation, changes.dropped)
+        if keys:
+            effects += map(PutKeyBudget, keys)
+        return effects
 
 
 def _interrupted(row: ReservationRow, *, settled: Settlement) -> Outcome | JudgeCall:

@@ -315,9 +315,11 @@ class LeaseBook:
 
         Kept until something changes: every choice of an arm asks for it.
         """
-        active = self._active()
-        room = max((self._room(row) for row in active), default=-1)
-        synced = max((self._synced[r.number] - self._used(r.number) for r in active), default=-1)
+        room = synced = -1
+        for row in self._active():
+            used = row.settled_nanos + self._reserved[row.number]
+            room = max(room, row.amount_nanos - used, 0)
+            synced = max(synced, self._synced[row.number] - used)
         self._largest = room, synced
         return self._largest
 
@@ -476,11 +478,10 @@ class LeaseBook:
         """Everything that changed since the last call, once."""
         if not (self._changed or self._made or self._dropped):
             return NO_CHANGES
-        changes = LeaseChanges(
-            leases=tuple(self._changed.values()),
-            reservations=tuple([row for row in self._made if row.id not in self._dropped]),
-            dropped=tuple(self._dropped),
-        )
+        made, dropped = self._made, self._dropped
+        if made and dropped:
+            made = [row for row in made if row.id not in dropped]
+        changes = LeaseChanges(tuple(self._changed.values()), tuple(made), tuple(dropped))
         self._changed, self._made, self._dropped = {}, [], []
         return changes
 
@@ -520,14 +521,14 @@ class LeaseBook:
     def _raise_watermark(self, amount_nanos: int) -> None:
         """Raise the watermark of the next lease to be used, ahead of its reservations."""
         for row in self._active():
-            used = self._used(row.number)
-            if row.watermark_nanos >= row.amount_nanos or self._room(row) < amount_nanos:
+            used = row.settled_nanos + self._reserved[row.number]
+            room = max(0, row.amount_nanos - used)
+            if row.watermark_nanos >= row.amount_nanos or room < amount_nanos:
                 continue
-            ahead = used + max(amount_nanos, self._chunk(row.amount_nanos) // 2)
-            if ahead >= row.watermark_nanos:
-                raised = max(row.watermark_nanos, used + amount_nanos)
-                raised = min(row.amount_nanos, raised + self._chunk(row.amount_nanos))
-                self._put(changed(row, watermark_nanos=raised))
+            chunk = self._chunk(row.amount_nanos)
+            if used + max(amount_nanos, chunk // 2) >= row.watermark_nanos:
+                raised = max(row.watermark_nanos, used + amount_nanos) + chunk
+                self._put(changed(row, watermark_nanos=min(row.amount_nanos, raised)))
             return
 
     def _forget(self, reservation: ReservationRow) -> None:
@@ -536,9 +537,15 @@ class LeaseBook:
         self._dropped.append(reservation.id)
 
     def _put(self, row: LeaseRow) -> None:
-        self._largest = self._actives = self._closing = None
-        self._leases[row.number] = row
-        self._changed[row.number] = row
+        before = self._leases.get(row.number)
+        self._leases[row.number] = self._changed[row.number] = row
+        self._largest = None
+        if before is None or before.state is not row.state:
+            self._actives = self._closing = None
+        elif row.state is not LeaseState.ACTIVE:
+            self._closing = None
+        elif self._actives is not None:
+            self._actives = [row if each is before else each for each in self._actives]
 
     def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
         self._put(changed(row, state=LeaseState.CLOSED))
