@@ -237,6 +237,14 @@ class World:
         result.checked, result.played = self.checker.checked, self.played
         return result
 
+    def let_go(self) -> None:
+        """Its parts know each other, so that nothing would be freed before a search for cycles."""
+        for device in self.devices:
+            vars(device.answering).clear()
+        parts = (self.centre, self.checker, self.faults, self.health, self.network, self)
+        for part in (*self.devices, *parts):
+            vars(part).clear()
+
 
 def _pinned(chance: float) -> str:
     """The arm that a client names, if any."""
@@ -280,4 +288,6 @@ def simulate(
             world.result.violation = Violated("invariant", str(error))
         except (TidegateError, AssertionError, KeyError, ValueError, TypeError) as error:
             world.result.violation = Violated("exception", f"{type(error).__name__}: {error}")
-        return world.finish()
+        result = world.finish()
+        world.let_go()
+        return result
