@@ -402,7 +402,8 @@ class Planner:
     def _forecast(self, contexts: tuple[Context, ...], *, slots_left: int) -> Forecast:
         at = [self._contexts.index(context) for context in contexts]
         forecaster = self._require_forecaster()
-        rest, coming = forecaster.remaining(slots_left), forecaster.remaining(1)
+        rest = forecaster.remaining(slots_left)
+        coming = rest if slots_left == 1 else forecaster.remaining(1)
         return Forecast(
             mean=rest.mean[at],
             lower=rest.lower[at],

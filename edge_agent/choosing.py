@@ -118,17 +118,15 @@ class Chooser:
         RequestRefused
             404 if it pins an arm that the fleet does not have, 503 if `observe_arm` is none.
         """
-
-        decide = partial(
-            self._decide,
-            config=config,
-            table=table,
-            conditions=conditions,
-            now_ms=now_ms,
-            uniform=uniform,
-        )
         if not self._observe_arm or facts.pinned_arm:
-            return decide(facts)
+            return self._decide(
+                facts,
+                config=config,
+                table=table,
+                conditions=conditions,
+                now_ms=now_ms,
+                uniform=uniform,
+            )
         if config.arm(self._observe_arm) is None:
             raise RequestRefused(
                 503,
@@ -137,6 +135,14 @@ class Chooser:
                 "has no such arm for this device: name one of "
                 + ", ".join(arm.id for arm in config.arms),
             )
+        decide = partial(
+            self._decide,
+            config=config,
+            table=table,
+            conditions=conditions,
+            now_ms=now_ms,
+            uniform=uniform,
+        )
         return replace(decide(replace(facts, pinned_arm=self._observe_arm)), observed=decide(facts))
 
     def _decide(

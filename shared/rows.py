@@ -36,10 +36,11 @@ else:
         TypeError
             If a field is not one of the row's.
         """
-        if not fields.keys() <= row.__dict__.keys():
-            unknown = ", ".join(sorted(fields.keys() - row.__dict__.keys()))
+        twin, before = object.__new__(type(row)), row.__dict__
+        after = twin.__dict__
+        after.update(before)
+        after.update(fields)
+        if len(after) != len(before):
+            unknown = ", ".join(sorted(fields.keys() - before.keys()))
             raise TypeError(f"{type(row).__name__} has no field {unknown}")
-        twin = object.__new__(type(row))
-        twin.__dict__.update(row.__dict__)
-        twin.__dict__.update(fields)
         return twin

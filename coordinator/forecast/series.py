@@ -71,8 +71,8 @@ class SeriesForecaster(ABC):
         if slots == 0:
             return result_of(np.zeros(self.series), variance=np.zeros(self.series))
         floor = self._floor()
-        per_slot = self.record.per_slot(slots, floor=floor)
-        variance = per_slot * self.record.widening(slots, floor=floor) * self._shape(slots)
+        per_slot, widening = self.record.doubt(slots, floor=floor)
+        variance = per_slot * widening * self._shape(slots)
         return result_of(self.mean(slots), variance=variance)
 
     def mean(self, slots: int) -> FloatArray:

@@ -98,9 +98,19 @@ class TrackRecord:
             self._data["shape"][:, series] = 0.0
             self._data["sign"][:, series] = 0.0
 
-    def per_slot(self, horizon: int, *, floor: FloatArray) -> FloatArray:
-        """``error^2 / shape`` to expect at a horizon, shape (X,); the variance of one slot."""
-        return self._chain(floor)[_row_of(horizon)][0]
+    def doubt(self, horizon: int, *, floor: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What to expect at a horizon, each of shape (X,).
+
+        Returns
+        -------
+        per_slot
+            ``error^2 / shape``: the variance of one slot.
+        widening
+            By how much few blocks widen it for quantiles, >= 1: the quantiles of Student's law
+            over those of the normal one, squared, to first order.
+        """
+        per_slot, blocks = self._chain(floor)[_row_of(horizon)]
+        return per_slot, (1.0 + 1.0 / blocks) ** 2
 
     def square(self, horizon: int) -> FloatArray:
         """Mean squared error at exactly this one of ``HORIZONS``, shape (X,); 0 without blocks."""
@@ -108,15 +118,6 @@ class TrackRecord:
         total, blocks = self._data["square"][row], self._data["weight"][row]
         mean: FloatArray = total / np.maximum(blocks, 1e-9)
         return mean
-
-    def widening(self, horizon: int, *, floor: FloatArray) -> FloatArray:
-        """By how much few blocks widen the variance for quantiles, shape (X,), >= 1.
-
-        The quantiles of Student's law over those of the normal one, squared, to first order.
-        """
-        _, blocks = self._chain(floor)[_row_of(horizon)]
-        factor: FloatArray = (1.0 + 1.0 / blocks) ** 2
-        return factor
 
     def blocks(self, horizon: int) -> FloatArray:
         """Blocks that count at exactly this one of ``HORIZONS``, discounted, shape (X,)."""
