@@ -14,6 +14,7 @@ from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, SpoolBody, SpoolRecord
+from shared.rows import quick_dataclass
 
 
 class MetaKey(StrEnum):
@@ -35,7 +36,7 @@ class MetaKey(StrEnum):
     LEASE_NUMBER_MAX = "lease_number_max"
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class PutLease:
     """Insert or replace a lease by its number."""
 
@@ -49,14 +50,14 @@ class DropLease:
     lease_number: int
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class PutReservation:
     """Insert a reservation."""
 
     row: ReservationRow
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class DropReservation:
     """Remove a settled reservation."""
 
@@ -70,7 +71,7 @@ class PutKeyBudget:
     row: KeyBudgetRow
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class AppendSpool:
     """Append one record to the outbox; its sequence is one above the last."""
 
@@ -102,7 +103,7 @@ class CompactSpool:
     record: SpoolRecord
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class PutMeta:
     """Set a small fact."""
 

@@ -10,11 +10,12 @@ from edge_agent.requests import NO_ORIGIN, TaskOrigin
 from shared.decision.money import PPM, Price, WorstCase, worst_case_nanos
 from shared.decision.table import RankedRow, SelectionTable, TableArm, TableRow
 from shared.decision.types import Arm, ArmKind, Candidate, DeviceConfig, Fallout
+from shared.rows import quick_dataclass
 
 OTHER_CLASS = "other"
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class RequestFacts:
     """What is known of a request before an arm is chosen.
 
@@ -106,7 +107,7 @@ class ArmCondition:
     limit: str = ""
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Candidates:
     """The row to draw from, the arms that may answer, and why the others may not."""
 
@@ -190,7 +191,7 @@ def row_for(facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable 
     return TableRow(facts.task_class, tuple(TableArm(arm, PPM // len(local)) for arm in local))
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Allowance:
     """What the gate says before it is asked arm by arm.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from edge_agent.candidates import ArmCondition, Candidates, PreparedRow, RequestFacts, row_for
@@ -14,9 +14,10 @@ from edge_agent.requests import RequestRefused
 from shared.decision.money import PPM
 from shared.decision.table import Draw, SelectionTable
 from shared.decision.types import Arm, Candidate, DeviceConfig, Fallout, Observation
+from shared.rows import quick_dataclass
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Choice:
     """The candidates of a request, and the draw between them or the one that it goes on with.
 

@@ -56,12 +56,13 @@ from shared.decision.types import (
 )
 from shared.errors import ConflictError, InvariantError, invariant
 from shared.limits import ATTEMPTS_MAX, ERROR_CHARS_MAX
+from shared.rows import quick_dataclass
 
 Effects = list[BookEffect]
 BOOKS_FULL = "books_full"
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class AttemptPlan:
     """One attempt that has passed the gate: call this arm now.
 
@@ -79,7 +80,7 @@ class AttemptPlan:
     price: Price | None = None
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class AttemptEnd:
     """How an attempt ended.
 

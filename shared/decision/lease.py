@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
 from shared.errors import InvariantError, invariant
-from shared.rows import changed
+from shared.rows import changed, quick_dataclass
 
 WATERMARK_CHUNKS = 4
 
@@ -55,7 +56,7 @@ class LeaseRow:
     close_reason: str = ""
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class ReservationRow:
     """The worst case of one paid attempt, held until it is settled.
 
@@ -122,8 +123,7 @@ class LeaseGranted:
     asked_boot_ms: int = 0
 
 
-@dataclass(frozen=True)
-class LeaseChanges:
+class LeaseChanges(NamedTuple):
     """What the books must commit: rows that changed, reservations made and dropped."""
 
     leases: tuple[LeaseRow, ...] = ()
@@ -134,7 +134,7 @@ class LeaseChanges:
 NO_CHANGES = LeaseChanges()
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Settlement:
     """How a reservation ended: what is booked and against which lease."""
 

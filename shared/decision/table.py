@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared.decision.money import PPM
 from shared.errors import invariant
+from shared.rows import quick_dataclass
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SelectionTable:
         return self.rows == other.rows and self.resident_arms == other.resident_arms
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Draw:
     """The arm that was drawn first, its probability, and the order of the fallbacks."""
 
