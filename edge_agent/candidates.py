@@ -269,6 +269,7 @@ class PreparedRow:
         self._arms = tuple(_PreparedArm(entry, arm=config.arm(entry.arm)) for entry in row.arms)
         self._dearest = _Dearest([p.paid for p in self._arms if p.paid is not None])
         self._never: dict[object, tuple[str, ...]] = {}
+        self._all = Candidates(row, tuple(prepared.id for prepared in self._arms))
 
     def candidates(
         self,
@@ -319,6 +320,8 @@ class PreparedRow:
                 late.append(prepared.id)
             else:
                 left.append(prepared.id)
+        if len(left) == len(self._arms):
+            return self._all
         if not left:
             left = late  # late is better than never
         elif late:

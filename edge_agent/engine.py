@@ -282,7 +282,8 @@ class AgentEngine:
             404 if it pins an arm that the fleet does not have, 503 if the observed mode's fixed
             arm is none. Such a request is not admitted.
         """
-        invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
+        if facts.request_id in self._requests:
+            raise InvariantError(f"{facts.request_id} began twice")
         expected = self.grading.problem(facts)
         if expected:
             raise expectation_refusal(facts.task_class, expected=expected)

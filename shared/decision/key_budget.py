@@ -156,6 +156,8 @@ class KeyBudgetBook:
 
     def unsynced(self) -> tuple[KeyBudgetRow, ...]:
         """Rows that a sync still has to cover."""
+        if not self._rows and not self._opening:
+            return ()
         raised = (
             row
             for tag, row in self._rows.items()

@@ -188,7 +188,7 @@ class LeaseBook:
         self._changed: dict[int, LeaseRow] = {}
         self._made: list[ReservationRow] = []
         self._dropped: list[str] = []
-        self._largest: tuple[int, int] | None = None
+        self._rooms: tuple[int, int, int] | None = None
         self._actives: list[LeaseRow] | None = None
         self._closing: list[LeaseRow] | None = None
 
@@ -276,7 +276,7 @@ class LeaseBook:
         """The books have synced this watermark."""
         if number in self._synced:
             self._synced[number] = max(self._synced[number], watermark_nanos)
-            self._largest = None
+            self._rooms = None
 
     def unsynced(self) -> tuple[LeaseRow, ...]:
         """Active leases whose watermark a sync still has to cover."""
@@ -289,7 +289,7 @@ class LeaseBook:
 
     def available_nanos(self) -> int:
         """What active leases can still take."""
-        return sum(self._room(row) for row in self._active())
+        return (self._rooms or self._find_rooms())[2]
 
     def newest_amount_nanos(self) -> int:
         """The size of the newest lease that is still active; 0 without one."""
@@ -299,29 +299,31 @@ class LeaseBook:
     @property
     def room_nanos(self) -> int:
         """The most that can be reserved at once, without waiting for a sync."""
-        return (self._largest or self._find_largest())[1]
+        return (self._rooms or self._find_rooms())[1]
 
     def refusal(self, amount_nanos: int) -> LeaseRefusal | None:
         """Why this worst case cannot be reserved now, or None if it can."""
-        room, synced_room = self._largest or self._find_largest()
+        room, synced_room, _ = self._rooms or self._find_rooms()
         if amount_nanos <= synced_room:
             return None
         if room < 0:
             return LeaseRefusal.NO_LEASE
         return LeaseRefusal.TOO_SMALL if amount_nanos > room else LeaseRefusal.NOT_SYNCED
 
-    def _find_largest(self) -> tuple[int, int]:
+    def _find_rooms(self) -> tuple[int, int, int]:
         """The most that fits an active lease, and below a synced watermark; -1 for nothing.
 
-        Kept until something changes: every choice of an arm asks for it.
+        And what fits all of them together. Kept until something changes: every choice of an arm
+        asks for it.
         """
-        room = synced = -1
+        largest, synced, together = -1, -1, 0
         for row in self._active():
             used = row.settled_nanos + self._reserved[row.number]
-            room = max(room, row.amount_nanos - used, 0)
-            synced = max(synced, self._synced[row.number] - used)
-        self._largest = room, synced
-        return self._largest
+            room = max(0, row.amount_nanos - used)
+            largest, synced = max(largest, room), max(synced, self._synced[row.number] - used)
+            together += room
+        self._rooms = largest, synced, together
+        return self._rooms
 
     def reserve(
         self,
@@ -358,7 +360,7 @@ class LeaseBook:
         )
         self._reservations[row.id] = row
         self._reserved[lease.number] += amount_nanos
-        self._largest = None
+        self._rooms = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
         used = self._used(lease.number)
@@ -431,9 +433,12 @@ class LeaseBook:
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
         """Reservations that a closing lease no longer waits for (rule L_5, step 2)."""
+        closing = self._in_closing()
+        if not closing:
+            return ()
         late = {
             row.number
-            for row in self._in_closing()
+            for row in closing
             if boot_ms - row.closing_since_boot_ms >= close_wait_ms
         }
         if not late:
@@ -539,7 +544,7 @@ class LeaseBook:
     def _put(self, row: LeaseRow) -> None:
         before = self._leases.get(row.number)
         self._leases[row.number] = self._changed[row.number] = row
-        self._largest = None
+        self._rooms = None
         if before is None or before.state is not row.state:
             self._actives = self._closing = None
         elif row.state is not LeaseState.ACTIVE:

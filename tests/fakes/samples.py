@@ -139,6 +139,13 @@ READY = {"tiny": ArmCondition(), "cloud": ArmCondition()}
 """Both arms can answer."""
 
 
+def run_at_once(coroutine: Coroutine[Any, Any, None]) -> None:
+    """`at_once` for one without a result: no exception has to bring it, so it is twice as fast."""
+    for _ in coroutine.__await__():
+        coroutine.close()
+        raise AssertionError("it waits for something")
+
+
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that has nothing to wait for."""
     try:

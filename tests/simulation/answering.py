@@ -12,8 +12,7 @@ from edge_agent.candidates import ArmCondition, RequestFacts
 from edge_agent.engine import AttemptEnd, AttemptPlan
 from shared.decision.types import Feedback, OnAbort, RequestStatus, SettleKind
 from shared.errors import BooksFullError
-from shared.rows import changed
-from tests.fakes.samples import at_once
+from tests.fakes.samples import run_at_once
 from tests.simulation.dice import Dice
 from tests.simulation.facts import Violated
 from tests.simulation.provider import Bill, Fate
@@ -27,8 +26,6 @@ SEND_GAP_MS = 700
 """Longer than the link's own, so that batches carry several outcomes, as those of busy devices."""
 LOOKS_MAX = 8
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
-ASKED = RequestFacts("", "other", arrived_unix_ms=0, deadline_ms=0, body_bytes=0, messages=1)
-"""What requests have in common."""
 GRADED_SHARE = 0.05
 
 
@@ -76,11 +73,13 @@ class Answering:
         device, request_id = self._device, wanted.request_id
         self.wanted[request_id] = wanted
         known = not wanted.pinned or self._engine.config.arm(wanted.pinned) is not None
-        facts = changed(
-            ASKED,
+        facts = RequestFacts(
             request_id=request_id,
+            task_class="other",
             arrived_unix_ms=device.unix_ms(),
+            deadline_ms=0,
             body_bytes=wanted.body_bytes,
+            messages=1,
             pinned_arm=wanted.pinned if known else "",
             max_tokens=wanted.max_tokens,
         )
@@ -160,7 +159,7 @@ class Answering:
                 self._finish(request_id, status=status, end=None)
                 return
             try:
-                at_once(self._keeper.commit(effects))
+                run_at_once(self._keeper.commit(effects))
             except BooksFullError:
                 if plan.arm.cloud is not None:
                     end = AttemptEnd(latency_ms=1, settle=SettleKind.RELEASED, error="books_full")
@@ -254,4 +253,4 @@ class Answering:
     def keep(self, effects: Sequence[BookEffect]) -> None:
         """Commit, or keep for when the disk has room."""
         if effects:
-            at_once(self._keeper.commit_or_keep(effects))
+            run_at_once(self._keeper.commit_or_keep(effects))

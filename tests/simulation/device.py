@@ -31,7 +31,7 @@ from shared.decision.lease import LeaseGranted
 from shared.decision.types import Arm, ArmKind, DeviceConfig, TaskClass
 from shared.errors import BooksFullError
 from shared.limits import BATCH_RECORDS_MAX, COMPACT_RECORDS_MAX
-from tests.fakes.samples import at_once
+from tests.fakes.samples import at_once, run_at_once
 from tests.simulation.answering import SEND_GAP_MS, Answering
 from tests.simulation.disk import Died, Fuse, SimBooks, SimDisk
 from tests.simulation.network import Line
@@ -169,7 +169,7 @@ class Device:
         self.session.dials()
         self.alive = True
         self.redial_at = self.world.now + self.rng.randint(0, 300)
-        at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
+        run_at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
         self._next_round(1 + int(self.rng.random() * ROUND_MS))
         self.world.at(self.redial_at, self, self.soon)
 
@@ -249,19 +249,20 @@ class Device:
     def tidy(self) -> None:
         """One round of house-keeping, as `AgentService.tidy` does it."""
         engine, keeper = self.engine, self.keeper
-        at_once(keeper.retry())
+        if keeper.keeps_any or engine.gate.books_problem:
+            run_at_once(keeper.retry())
         effects = engine.tick(boot_ms=self.boot_ms(), unix_ms=self.unix_ms())
         if effects:
-            at_once(keeper.commit_or_keep(effects))
+            run_at_once(keeper.commit_or_keep(effects))
         after = engine.outbox.overfull_after()
         if after is not None:
             records = at_once(self.books.spooled(after=after, limit=COMPACT_RECORDS_MAX))
-            at_once(keeper.commit_or_keep(engine.outbox.compact(engine.outbox.identified(records))))
+            run_at_once(keeper.commit_or_keep(engine.outbox.compact(engine.outbox.identified(records))))
             self.world.noted["spool_compacted"] += 1
         raised = engine.gate.raised_watermarks()
         if raised and not engine.gate.books_problem:
             try:
-                at_once(keeper.commit(raised, sync=True))
+                run_at_once(keeper.commit(raised, sync=True))
             except BooksFullError:
                 return
             engine.gate.synced(raised)
@@ -322,7 +323,7 @@ class Device:
         session, world = self.session, self.world
         match message:
             case Welcomed():
-                at_once(
+                run_at_once(
                     session.welcomed(
                         resume_token=message.resume_token,
                         acked_sequence=message.acked_sequence,
@@ -334,22 +335,22 @@ class Device:
                 self.keeper.spooled.set()  # what the last session has not got through
                 world.network.up(line, "token", message.resume_token)
             case Acked(sequence):
-                at_once(session.acked(sequence))
+                run_at_once(session.acked(sequence))
             case ConfigSent(config, revision):
-                at_once(session.configured(config, revision=revision))
+                run_at_once(session.configured(config, revision=revision))
             case TableSent(table):
-                at_once(session.table_pushed(table))
+                run_at_once(session.table_pushed(table))
             case LeaseSent():
                 self._granted(message)
             case LeaseRefused():
                 world.clients.heard(self.name)
                 session.refused(message.reason, retry_after_ms=message.retry_after_ms)
             case LeaseRecalled(number, reason):
-                at_once(session.recalled(number, reason=reason))
+                run_at_once(session.recalled(number, reason=reason))
             case SpendCommanded(paused) | HeartbeatAnswered(paused):
-                at_once(session.spend_commanded(paused=paused))
+                run_at_once(session.spend_commanded(paused=paused))
             case QuarantineCommanded(reason):
-                at_once(session.quarantined(reason))
+                run_at_once(session.quarantined(reason))
 
     def _granted(self, message: LeaseSent) -> None:
         self.world.clients.heard(self.name)
@@ -362,14 +363,14 @@ class Device:
             price_version=message.price_version,
             asked_boot_ms=message.asked_boot_ms,
         )
-        at_once(self.session.granted(granted, incarnation=message.incarnation))
+        run_at_once(self.session.granted(granted, incarnation=message.incarnation))
         seen = self.world.checker.granted.get((self.id, message.lease_number))
         if seen is not None:
             seen.delivered = True
 
     def keeper_commit(self, effects: Sequence[BookEffect]) -> None:
         """Commit what the engine asks for."""
-        at_once(self.keeper.commit_or_keep(effects))
+        run_at_once(self.keeper.commit_or_keep(effects))
 
     def fill_disk(self, full: bool) -> None:
         """The disk has no room any more, or again."""

@@ -97,12 +97,12 @@ class DeviceSide(Facts):
         touched: dict[int, LeaseRow | None] = {}
         for effect in effects:
             if isinstance(effect, PutMeta):
-                continue  # the most frequent one
-            if isinstance(effect, AppendSpool):
-                self._spooled(disk, effect.record)
-            elif isinstance(effect, PutLease):
+                continue
+            if isinstance(effect, PutLease):
                 touched[effect.row.number] = effect.row
                 self.whole(effect.row.settled_nanos)
+            elif isinstance(effect, AppendSpool):
+                self._spooled(disk, effect.record)
             elif isinstance(effect, PutReservation):
                 row = effect.row
                 held[row.id] = (row.lease_number, row.amount_nanos)
@@ -116,16 +116,16 @@ class DeviceSide(Facts):
                 unsent = effect.first > disk.sent_through
                 self.holds(unsent, "O_2", "record {} was sent before", effect.first)
         self.holds(not self.late, "S_3", "late usage is not adjusted at once: {}", self.late)
-        for number, lease in touched.items():
-            self._within_lease(disk, lease or disk.state.leases.get(number), reserved[number])
+        for number, put in touched.items():
+            lease = put or disk.state.leases.get(number)
+            if lease is not None:
+                self._within_lease(disk, lease, lease.settled_nanos + reserved[number])
 
-    def _within_lease(self, disk: SimDisk, lease: LeaseRow | None, reserved: int) -> None:
-        if lease is None:
-            return
-        used = lease.settled_nanos + reserved
-        most = max(lease.amount_nanos, lease.settled_nanos)  # an overrun is booked in full
-        if used > most:
-            most = lease.amount_nanos + self.provider.listed_beyond[disk.owner, lease.number]
+    def _within_lease(self, disk: SimDisk, lease: LeaseRow, used: int) -> None:
+        most = lease.amount_nanos
+        if used > most:  # an overrun is booked in full
+            beyond = self.provider.listed_beyond[disk.owner, lease.number]
+            most = max(lease.settled_nanos, most + beyond)
         self.holds(used <= most, "I2", "{} of {}", used, lease)
 
     def disk_lost(self, disk: SimDisk) -> None:

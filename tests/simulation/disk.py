@@ -40,18 +40,16 @@ class Fuse:
         """Nobody dies any more."""
         self.left = 0
 
-    def around(self, commit: Callable[[], None]) -> None:
-        """Do a commit, and die before or after it if it is the one."""
-        if not self.left:
-            commit()
-            return
+    def before(self) -> None:
+        """A commit begins while somebody is going to die."""
         self.left -= 1
-        if self.left:
-            commit()
-            return
-        if self._after:
-            commit()
-        raise Died
+        if not self.left and not self._after:
+            raise Died
+
+    def behind(self) -> None:
+        """It is durable."""
+        if not self.left:
+            raise Died
 
 
 Watch = Callable[["SimDisk", Sequence[BookEffect]], None]
@@ -81,17 +79,16 @@ class SimDisk(MemoryDisk):
         self.foreign: frozenset[int] = frozenset()
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
-        if self.fuse.left:
-            self.fuse.around(lambda: self._commit(effects, sync=sync))
-        else:
-            self._commit(effects, sync=sync)
-
-    def _commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
+        burns = self.fuse.left
+        if burns:
+            self.fuse.before()
         self.watch(self, effects)
         super().commit(effects, sync=sync)
         for effect in effects:
             if type(effect) is AppendSpool and type(effect.record.body) is Outcome:
                 self.outcomes[effect.record.body.request_id] = effect.record.body
+        if burns:
+            self.fuse.behind()
 
     def lose_power(self, *, survivors: int = 0) -> None:
         """Fall back to what was synced; outcomes of lost commits are lost as well."""
@@ -172,11 +169,12 @@ class SimStore(MemoryStore):
             database.apply(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
 
     def commit(self, effects: Sequence[StoreEffect]) -> None:
-        def commit() -> None:
-            super(SimStore, self).commit(effects)
-            self._watch(effects)
-
-        if effects and self._fuse.left:
-            self._fuse.around(commit)
-        elif effects:
-            commit()
+        if not effects:
+            return
+        burns = self._fuse.left
+        if burns:
+            self._fuse.before()
+        super().commit(effects)
+        self._watch(effects)
+        if burns:
+            self._fuse.behind()
