@@ -38,7 +38,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
-from shared.rows import changed, maker
+from shared.rows import changed, maker, quick_dataclass
 
 _new_booked: Final = maker(BookedOutcome)
 _body: Final = attrgetter("body")
@@ -50,7 +50,7 @@ def _is_outcome(record: SpoolRecord) -> bool:
     return isinstance(record.body, Outcome)
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Named:
     """What a batch speaks of, and the books may know more of.
 

@@ -241,8 +241,8 @@ class CoordinatorEngine(Operating):
     def unremembered(self, device_id: str, records: Iterable[SpoolRecord]) -> Named:
         """What to look up in the books before a batch: of its leases, the older ones."""
         named = named_in(records)
-        older = (n for n in named.leases if self.account.lease(device_id, n) is None)
-        return changed(named, leases=tuple(older))
+        older = tuple([n for n in named.leases if self.account.lease(device_id, n) is None])
+        return Named(named.graded, older, named.outcomes)
 
     def batch(
         self,

@@ -165,8 +165,9 @@ def book_batch(
     unix_ms: int,
 ) -> Reaction:
     """Let an engine book a batch, with what the store holds of it, as the service does."""
-    named = engine.unremembered(device_id, records)
-    earlier = store.earlier(device_id, request_ids=named.graded, lease_numbers=named.leases)
+    named, earlier = engine.unremembered(device_id, records), EarlierFacts()
+    if named.graded or named.leases:
+        earlier = store.earlier(device_id, request_ids=named.graded, lease_numbers=named.leases)
     if named.outcomes:
         found = (
             store.decisions(limit=1, device_id=device_id, request_id=request_id)
@@ -178,6 +179,7 @@ def book_batch(
         device_id,
         records,
         incarnation=incarnation,
+        named=named,
         earlier=earlier,
         unix_ms=unix_ms,
     )
