@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Final, cast
 
 from coordinator.planned import Context
@@ -37,6 +38,14 @@ LASTING_FALLOUTS: Final = (
     "max_cost",
 )
 """Why an arm can never answer a request. Other reasons pass: the plan may count on the arm."""
+
+_told: Final = itemgetter(
+    *map(
+        Outcome._fields.index,
+        ("task_class", "status", "arm", "hit", "attempts", "ttft_ms", "forced"),
+    )
+)
+"""Of the columns of some outcomes, those that say something here."""
 
 
 class Numbers(dict[Key, int]):
@@ -101,14 +110,12 @@ class Lessons:
     def _read_outcomes(self, rows: Iterable[BookedOutcome]) -> Iterable[Kind]:
         """Local names for what a loop over every request of the fleet asks for again and again."""
         _, _, classes, _, slots, outcomes, _, _ = zip(*rows, strict=True)
-        found = dict(zip(Outcome._fields, zip(*outcomes, strict=True), strict=True))
-        tasks, statuses, arms, hits = (
-            found[name] for name in ("task_class", "status", "arm", "hit")
-        )
+        columns = list(zip(*outcomes, strict=True))
+        tasks, statuses, arms, hits, tried, first_tokens_ms, pinned = _told(columns)
         cells, costs, calls = self.cells, self.costs, self.calls
         observe, answer = self.observations.append, self.answers.append
         for device_class, task_class, status, answered, hit, attempts, first_ms in zip(
-            classes, tasks, statuses, arms, hits, found["attempts"], found["ttft_ms"], strict=True
+            classes, tasks, statuses, arms, hits, tried, first_tokens_ms, strict=True
         ):
             known = None if status is RequestStatus.ABORTED else hit
             arm, error, cell, latency_ms = "", "nothing was tried", 0, 0
@@ -125,7 +132,7 @@ class Lessons:
                     observe((cell, cost, known, latency_ms, None))
             if status is RequestStatus.OK and arm == answered and not error:
                 answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
-        forced = map(forced_arm, outcomes) if any(found["forced"]) else repeat("")
+        forced = map(forced_arm, outcomes) if any(pinned) else repeat("")
         contexts = zip(classes, tasks, strict=True)
         return zip(contexts, slots, statuses, arms, hits, forced, strict=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from edge_agent.requests import NO_ORIGIN, TaskOrigin
 from shared.decision.money import PPM, Price, WorstCase, worst_case_nanos
@@ -115,7 +116,7 @@ class Candidates:
     arms: tuple[str, ...]
     fallouts: tuple[Fallout, ...] = field(default=())
 
-    @property
+    @cached_property
     def weights(self) -> tuple[Candidate, ...]:
         """Between what the draw is made, for the log (promise P6)."""
         arms = self.arms

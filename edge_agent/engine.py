@@ -484,7 +484,8 @@ class AgentEngine:
             ended_ms = request.begun_ms + latency_ms
             self._chooser.answered(facts, request.choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
-        effects += self._corrected(request)
+        if request.corrections or request.overrun_arms:
+            effects += self._corrected(request)
         grades = [
             request.asked_again,
             self.grading.grade(facts, outcome, text=text if answered else None),

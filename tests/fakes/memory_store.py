@@ -76,15 +76,16 @@ class MemoryDatabase:
                 ledger_id += 1
                 if effect.id != ledger_id:
                     raise StoreError(f"ledger row {effect.id} is not {ledger_id}")
-                continue
-            if isinstance(effect, LEARNED):
+            elif isinstance(effect, LEARNED):
                 position += 1
                 if effect.position != position:
                     raise StoreError(f"{effect.position} is not {position}")
-            key = _unique_key(effect) if isinstance(effect, UNIQUE) else None
-            if key is not None:
-                _demand(key not in fresh and not self._has(key), f"{key} is already in the books")
-                fresh.add(key)
+            if isinstance(effect, UNIQUE):
+                key = _unique_key(effect)
+                if key in fresh or (key is not None and self._has(key)):
+                    raise StoreError(f"{key} is already in the books")
+                if key is not None:
+                    fresh.add(key)
 
     def _has(self, key: tuple[str, str, int | str]) -> bool:
         kind, *rest = key
