@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,6 +50,8 @@ class BooksSide(Facts):
         sequence of each incarnation.
     ordered : set of int
         What the operator may have set a window's budget to, in nano-dollars.
+    on_loan : Counter of (device, lease number)
+        What of each lease is out, by its rows, in nano-dollars.
     marks : Counter of str
         By device, the highest booked sequence.
     cause : str
@@ -67,9 +69,7 @@ class BooksSide(Facts):
     hears: str = ""
     hello_number_max: int = 0
     hello_owes: dict[str, int] = field(default_factory=dict)
-    lease_rows: dict[tuple[str, int], Counter[str]] = field(
-        default_factory=lambda: defaultdict(Counter)
-    )
+    on_loan: Counter[tuple[str, int]] = field(default_factory=Counter)
     ledger_id: int = 0
     booked: set[str] = field(default_factory=set)
     targets: dict[int, int] = field(default_factory=dict)
@@ -116,7 +116,8 @@ class BooksSide(Facts):
         leases: list[LeaseRecord] = []
         for effect in effects:
             if isinstance(effect, LedgerRow):
-                before.setdefault(effect.window_id, sum(self.sums[effect.window_id]))
+                if effect.window_id not in before:
+                    before[effect.window_id] = sum(self.sums[effect.window_id])
                 self._row(effect)
                 if effect.kind == GRANTED:
                     lent.add(effect.window_id)
@@ -150,11 +151,14 @@ class BooksSide(Facts):
         self.ledger_id += 1
         self.holds(row.id == self.ledger_id, "C_2", "{} should be {}", row, self.ledger_id)
         self.whole(row.amount_nanos)
-        kind, key, sums = str(row.kind), (row.device_id, row.lease_number), self.sums[row.window_id]
-        for index, sign in enumerate(SIGNS[kind]):
-            sums[index] += sign * row.amount_nanos
-        self.lease_rows[key][kind] += row.amount_nanos
-        if kind == "release" and row.amount_nanos:
+        key, amount = (row.device_id, row.lease_number), row.amount_nanos
+        sums = self.sums[row.window_id]
+        settled, unconfirmed, outstanding = SIGNS[row.kind]
+        sums[0] += settled * amount
+        sums[1] += unconfirmed * amount
+        sums[2] += outstanding * amount
+        self.on_loan[key] += outstanding * amount
+        if row.kind == "release" and amount:
             unseen = self.cause == "hello" and row.lease_number > self.hello_number_max
             # In the same way a device that is shut out closes leases that it never saw.
             allowed = unseen or key in self.closes_sent or self.assumed_unspent
@@ -179,8 +183,7 @@ class BooksSide(Facts):
             self.holds(within, "I1", "committed money rose beyond the budget: {}", row)
 
     def _lease(self, lease: LeaseRecord) -> None:
-        rows = self.lease_rows[lease.device_id, lease.number]
-        open_nanos = sum(SIGNS[kind][2] * nanos for kind, nanos in rows.items())
+        open_nanos = self.on_loan[lease.device_id, lease.number]
         left = max(0, lease.amount_nanos - lease.booked_nanos)
         expected = left if lease.end is LeaseEnd.OPEN else 0
         self.holds(open_nanos == expected, "C_2", "{}: {} are out by its rows", lease, open_nanos)
@@ -191,7 +194,7 @@ class BooksSide(Facts):
         self.unheard = set(everybody)
         self.owing.clear()
         self.sums.clear()
-        self.lease_rows.clear()
+        self.on_loan.clear()
         self.ledger_id = 0
         self.marks.clear()
         for (device, _), sequence in database.spool_marks.items():

@@ -257,7 +257,8 @@ class Device:
         after = engine.outbox.overfull_after()
         if after is not None:
             records = at_once(self.books.spooled(after=after, limit=COMPACT_RECORDS_MAX))
-            run_at_once(keeper.commit_or_keep(engine.outbox.compact(engine.outbox.identified(records))))
+            effects = engine.outbox.compact(engine.outbox.identified(records))
+            run_at_once(keeper.commit_or_keep(effects))
             self.world.noted["spool_compacted"] += 1
         raised = engine.gate.raised_watermarks()
         if raised and not engine.gate.books_problem:

@@ -74,8 +74,8 @@ class DeviceSide(Facts):
         synced = disk.synced.leases.get(number)
         mark = synced.watermark_nanos if synced is not None else 0
         spent = lease.settled_nanos + account.reserved[number]
-        beyond = self.provider.beyond_on_lease[key]
-        within = spent <= mark + self.provider.listed_beyond[key]
+        beyond = self.provider.beyond_on_lease.get(key, 0)
+        within = spent <= mark + self.provider.listed_beyond.get(key, 0)
         holds(within, "L_2", "{}: {} beyond the watermark {}", bill, spent, mark)
         self._covered(bill, seen=seen, beyond=beyond)
 
