@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from shared.decision.types import LeaseClose, LeaseStatus, SettleKind
-from shared.errors import InvariantError, invariant
+from shared.errors import InvariantError
 from shared.rows import changed, quick_dataclass
 
 WATERMARK_CHUNKS = 4
@@ -339,8 +339,10 @@ class LeaseBook:
         judge: bool = False,
     ) -> ReservationRow | LeaseRefusal:
         """Hold a worst case (rules S_1, L_2). The change must be committed before the call."""
-        invariant(amount_nanos >= 0, f"a worst case cannot be negative: {amount_nanos}")
-        invariant(reservation_id not in self._reservations, f"{reservation_id} is reserved twice")
+        if amount_nanos < 0:
+            raise InvariantError(f"a worst case cannot be negative: {amount_nanos}")
+        if reservation_id in self._reservations:
+            raise InvariantError(f"{reservation_id} is reserved twice")
         refused = self.refusal(amount_nanos)
         if refused is not None:
             self._raise_watermark(amount_nanos)
@@ -380,12 +382,10 @@ class LeaseBook:
             cost = 0
         elif kind is SettleKind.UNKNOWN:
             cost = reservation.amount_nanos
+        elif cost_nanos is None or cost_nanos < 0:
+            raise InvariantError(f"a reported cost must be known and not negative: {cost_nanos}")
         else:
-            invariant(
-                cost_nanos is not None and cost_nanos >= 0,
-                f"a reported cost must be known and not negative: {cost_nanos}",
-            )
-            cost = cost_nanos or 0
+            cost = cost_nanos
         self._forget(reservation)
         lease = self._leases[reservation.lease_number]
         overrun = max(0, cost - reservation.amount_nanos)
@@ -517,7 +517,8 @@ class LeaseBook:
         return next(
             row
             for row in self._active()
-            if self._used(row.number) + amount_nanos <= self._synced[row.number]
+            if row.settled_nanos + self._reserved[row.number] + amount_nanos
+            <= self._synced[row.number]
         )
 
     def _chunk(self, amount_nanos: int) -> int:
