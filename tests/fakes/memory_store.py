@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Any
 
 from coordinator.engine import CoordinatorEngine
 from coordinator.messages import HelloReceived
@@ -42,6 +44,16 @@ from shared.errors import LostLeadershipError, NotFoundError, StoreError
 Learned = BookedOutcome | BookedFeedback | BookedCounts
 LEARNED = (BookedOutcome, BookedFeedback, BookedCounts)
 UNIQUE = (BookedFeedback, ConfigRow)
+KEYED: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    AdminTokenRow: ("admin_tokens", attrgetter("digest")),
+    ConfigRow: ("configs", attrgetter("version")),
+    DeviceRow: ("devices", attrgetter("id")),
+    JoinTokenRow: ("join_tokens", attrgetter("digest")),
+    LeaseRecord: ("leases", attrgetter("device_id", "number")),
+    SpendRow: ("spend", attrgetter("day_unix_ms", "arm", "tag")),
+    WindowRow: ("windows", attrgetter("id")),
+}
+"""Rows that take the place of an earlier one: in which table, and by what key."""
 
 
 @dataclass
@@ -116,23 +128,13 @@ class MemoryDatabase:
         self.learned = [row for row in self.learned if row.position not in gone]
 
     def _replace(self, effect: StoreEffect) -> None:
+        table, key_of = KEYED.get(type(effect), ("", None))
+        if key_of is not None:
+            getattr(self, table)[key_of(effect)] = effect
+            return
         match effect:
-            case WindowRow():
-                self.windows[effect.id] = effect
-            case SpendRow(day, arm, tag):
-                self.spend[day, arm, tag] = effect
-            case LeaseRecord():
-                self.leases[effect.device_id, effect.number] = effect
-            case DeviceRow():
-                self.devices[effect.id] = effect
             case SpoolMark(device_id, incarnation, sequence):
                 self.spool_marks[device_id, incarnation] = sequence
-            case JoinTokenRow():
-                self.join_tokens[effect.digest] = effect
-            case AdminTokenRow():
-                self.admin_tokens[effect.digest] = effect
-            case ConfigRow():
-                self.configs[effect.version] = effect
             case Snapshot():
                 self.snapshot = effect
             case PutSetting():

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from shared.rows import changed
+from shared.rows import changed, quick_dataclass
 from tests.contract.books_suite import LEASE
+
+
+@quick_dataclass(frozen=True)
+class Quick:
+    """Two fields, one of them with a default."""
+
+    name: str
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The same, as `dataclass` makes it."""
+
+    name: str
+    size: int = 1
 
 
 def test_a_changed_row_is_what_replace_makes() -> None:
@@ -23,3 +39,14 @@ def test_a_field_that_is_not_there_is_an_error() -> None:
     """A misspelt one must not become an attribute that nobody reads."""
     with pytest.raises(TypeError, match="LeaseRow has no field settled"):
         changed(LEASE, settled=7)
+
+
+def test_a_quick_dataclass_is_a_value_as_the_usual_one() -> None:
+    """Complete when constructed, equal and as hashable by its fields, and replaced, not changed."""
+    quick, usual = Quick("a"), Usual("a")
+    assert vars(usual) == vars(quick)
+    assert hash(usual) == hash(quick)
+    assert {Quick("a"), Quick("a", 2)} == {quick, changed(quick, size=2)}
+    assert Quick("b") == replace(quick, name="b")
+    with pytest.raises(TypeError, match="name"):
+        Quick()  # type: ignore[call-arg]
