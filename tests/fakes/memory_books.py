@@ -139,27 +139,32 @@ class MemoryDisk:
         self.state = BooksState()
         self.place = place
         self.held = False
-        self._synced = BooksState()
-        self._unsynced: list[Sequence[BookEffect]] = []
+        self._earlier = BooksState()
+        self._since: list[Sequence[BookEffect]] = []
+        self._safe = 0  # commits since then that a sync has covered
 
     def commit(self, effects: Sequence[BookEffect], *, sync: bool) -> None:
         """Apply effects that were checked; `sync` covers every earlier commit too."""
         self.state.apply(effects)
-        self._unsynced.append(tuple(effects))
+        self._since.append(tuple(effects))
         if sync:
-            self._reach(len(self._unsynced), self._synced)
+            self._safe = len(self._since)
 
     def lose_power(self, *, survivors: int = 0) -> None:
         """Fall back to what was synced, and the first `survivors` commits after it."""
-        self._reach(survivors, self._synced)
-        self._unsynced.clear()
-        self.state = self._synced.copy()
+        self._safe = min(self._safe + survivors, len(self._since))
+        self.state = self.synced.copy()
+        self._since.clear()
         self.held = False
 
-    def _reach(self, count: int, state: BooksState) -> None:
-        for effects in self._unsynced[:count]:
-            state.apply(effects)
-        del self._unsynced[:count]
+    @property
+    def synced(self) -> BooksState:
+        """What a loss of power leaves; worked out when somebody asks, and seldom does one."""
+        for effects in self._since[: self._safe]:
+            self._earlier.apply(effects)
+        del self._since[: self._safe]
+        self._safe = 0
+        return self._earlier
 
 
 class MemoryBooks(Books):

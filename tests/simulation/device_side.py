@@ -26,11 +26,29 @@ NEVER_SENT = ("books_full",)
 
 @dataclass
 class DiskAccount:
-    """What a disk's rows come to: reservations by id, their sums by lease, leases that closed."""
+    """What a disk's rows come to: reservations by id, their sums by lease, leases that closed.
+
+    Attributes
+    ----------
+    marks, marks_put : dict of int to int
+        Watermarks by lease that a sync has covered, and those put since.
+    last, last_put : int
+        The last record that a sync has covered, and that was put.
+    """
 
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
     reserved: Counter[int] = field(default_factory=Counter)
     closed: set[int] = field(default_factory=set)
+    marks: dict[int, int] = field(default_factory=dict)
+    marks_put: dict[int, int] = field(default_factory=dict)
+    last: int = 0
+    last_put: int = 0
+
+    def synced(self) -> None:
+        """All that was put is safe."""
+        self.marks.update(self.marks_put)
+        self.marks_put.clear()
+        self.last = self.last_put
 
 
 @dataclass
@@ -71,8 +89,7 @@ class DeviceSide(Facts):
         holds(seen.incarnation == incarnation, "D_1", "{} of {}: it is {}", bill, incarnation, seen)
         late_ms = self.now_ms - seen.granted_ms - seen.duration_ms
         holds(late_ms <= 0, "L_3", "{} of {}: {} ms too late", bill, name, late_ms)
-        synced = disk.synced.leases.get(number)
-        mark = synced.watermark_nanos if synced is not None else 0
+        mark = account.marks.get(number, 0)
         spent = lease.settled_nanos + account.reserved[number]
         beyond = self.provider.beyond_on_lease.get(key, 0)
         within = spent <= mark + self.provider.listed_beyond.get(key, 0)
@@ -90,7 +107,7 @@ class DeviceSide(Facts):
 
     # The books.
 
-    def device_commit(self, disk: SimDisk, effects: Sequence[BookEffect]) -> None:
+    def device_commit(self, disk: SimDisk, effects: Sequence[BookEffect], *, sync: bool) -> None:
         """A device's books are about to take these rows."""
         account = self.accounts[disk]
         held, reserved = account.held, account.reserved
@@ -100,8 +117,10 @@ class DeviceSide(Facts):
                 continue
             if isinstance(effect, PutLease):
                 touched[effect.row.number] = effect.row
+                account.marks_put[effect.row.number] = effect.row.watermark_nanos
                 self.whole(effect.row.settled_nanos)
             elif isinstance(effect, AppendSpool):
+                account.last_put = effect.record.sequence
                 self._spooled(disk, effect.record)
             elif isinstance(effect, PutReservation):
                 row = effect.row
@@ -113,8 +132,11 @@ class DeviceSide(Facts):
                 number, amount = held.pop(effect.reservation_id, (0, 0))
                 reserved[number] -= amount
             elif isinstance(effect, CompactSpool):
+                account.last_put = max(account.last_put, effect.record.sequence)
                 unsent = effect.first > disk.sent_through
                 self.holds(unsent, "O_2", "record {} was sent before", effect.first)
+        if sync:
+            account.synced()
         self.holds(not self.late, "S_3", "late usage is not adjusted at once: {}", self.late)
         for number, put in touched.items():
             lease = put or disk.state.leases.get(number)
@@ -138,6 +160,9 @@ class DeviceSide(Facts):
         for number, amount in account.held.values():
             account.reserved[number] += amount
         account.closed = {number for number in account.closed if number not in state.leases}
+        account.marks = {number: row.watermark_nanos for number, row in state.leases.items()}
+        account.marks_put = {}
+        account.last = account.last_put = state.spool_last
 
     def _spooled(self, disk: SimDisk, record: SpoolRecord) -> None:
         body = record.body
@@ -193,7 +218,7 @@ class DeviceSide(Facts):
     def sends(self, device: str, disk: SimDisk, records: Sequence[SpoolRecord]) -> None:
         """Records go on the wire: they must be safe from a loss of power (rules L_5, O_2)."""
         last = records[-1].sequence
-        synced = disk.synced.spool_last >= last
+        synced = self.accounts[disk].last >= last
         self.holds(synced, "L_5", "record {} of {} is sent before it is synced", last, device)
         disk.sent_through = max(disk.sent_through, last)
         for record in records:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 from coordinator.records import PutSetting, SettingKey, StoreEffect
 from coordinator.recovery import Recovery
 from edge_agent.books import AppendSpool, BookEffect, spooled_in
 from edge_agent.ports import Told, nobody
 from shared.decision.types import Outcome
-from tests.fakes.memory_books import BooksState, MemoryBooks, MemoryDisk
+from tests.fakes.memory_books import MemoryBooks, MemoryDisk
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 
 
@@ -52,7 +53,10 @@ class Fuse:
             raise Died
 
 
-Watch = Callable[["SimDisk", Sequence[BookEffect]], None]
+class Watch(Protocol):
+    """Sees what a disk is about to take."""
+
+    def __call__(self, disk: SimDisk, effects: Sequence[BookEffect], *, sync: bool) -> None: ...
 
 
 class SimDisk(MemoryDisk):
@@ -82,7 +86,7 @@ class SimDisk(MemoryDisk):
         burns = self.fuse.left
         if burns:
             self.fuse.before()
-        self.watch(self, effects)
+        self.watch(self, effects, sync=sync)
         super().commit(effects, sync=sync)
         for effect in effects:
             if type(effect) is AppendSpool and type(effect.record.body) is Outcome:
@@ -92,21 +96,16 @@ class SimDisk(MemoryDisk):
 
     def lose_power(self, *, survivors: int = 0) -> None:
         """Fall back to what was synced; outcomes of lost commits are lost as well."""
-        for body in spooled_in(chain.from_iterable(self._unsynced[survivors:])):
+        for body in spooled_in(chain.from_iterable(self._since[self._safe + survivors :])):
             if type(body) is Outcome:
                 self.outcomes.pop(body.request_id, None)
         super().lose_power(survivors=survivors)
-
-    @property
-    def synced(self) -> BooksState:
-        """What a loss of power leaves."""
-        return self._synced
 
     def copied(self, *, place: str = "") -> SimDisk:
         """The same contents on another disk, all of them synced; an image keeps their place."""
         copy = SimDisk(self.watch, fuse=Fuse(), owner=self.owner)
         copy.place = place or self.place
-        copy.state, copy._synced = self.state.copy(), self.state.copy()
+        copy.state, copy._earlier = self.state.copy(), self.state.copy()
         copy.outcomes = dict(self.outcomes)
         copy.sent_through = self.sent_through
         elsewhere = copy.place != self.place
