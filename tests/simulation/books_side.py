@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from coordinator.records import (
     WindowRow,
 )
 from tests.fakes.memory_store import MemoryDatabase
+from tests.simulation.counts import Counts, counts
 from tests.simulation.facts import Facts, GrantSeen
 
 GRANTED = "grant"
@@ -50,9 +50,9 @@ class BooksSide(Facts):
         sequence of each incarnation.
     ordered : set of int
         What the operator may have set a window's budget to, in nano-dollars.
-    on_loan : Counter of (device, lease number)
+    on_loan : Counts of (device, lease number)
         What of each lease is out, by its rows, in nano-dollars.
-    marks : Counter of str
+    marks : Counts of str
         By device, the highest booked sequence.
     cause : str
         What the coordinator is doing: `wish`, `batch`, `hello`, `tick`, an operator's command.
@@ -69,11 +69,11 @@ class BooksSide(Facts):
     hears: str = ""
     hello_number_max: int = 0
     hello_owes: dict[str, int] = field(default_factory=dict)
-    on_loan: Counter[tuple[str, int]] = field(default_factory=Counter)
+    on_loan: Counts[tuple[str, int]] = field(default_factory=counts)
     ledger_id: int = 0
     booked: set[str] = field(default_factory=set)
     targets: dict[int, int] = field(default_factory=dict)
-    marks: Counter[str] = field(default_factory=Counter)
+    marks: Counts[str] = field(default_factory=counts)
 
     def hello(self, device: str, hello: HelloReceived, database: MemoryDatabase) -> None:
         """A device is about to say hello: of what it names, what is not in the books yet."""

@@ -35,7 +35,7 @@ class Checker(DeviceSide, BooksSide):
             lease = database.leases.get(key)
             known = lease.booked_nanos + lease.unconfirmed_nanos if lease is not None else 0
             # What comes beyond a closed lease and is never reported is nobody's to know.
-            covered = known >= nanos - self.provider.beyond_on_lease[key]
+            covered = known >= nanos - self.provider.beyond_on_lease.get(key, 0)
             self.holds(covered, "I5", "{} were billed on lease {}: {}", nanos, key, lease)
         self._each_once(database, disks)
 

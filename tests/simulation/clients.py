@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
+from tests.simulation.counts import Counts
 from tests.simulation.facts import Violated
 
 
@@ -12,11 +11,11 @@ class Clients:
 
     Parameters
     ----------
-    checked : Counter of str
+    checked : Counts of str
         How often each invariant was looked at.
     """
 
-    def __init__(self, checked: Counter[str]) -> None:
+    def __init__(self, checked: Counts[str]) -> None:
         self._checked = checked
         self._open: dict[str, str] = {}
         self._hopeless: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from edge_agent.books import (
 )
 from shared.decision.lease import LeaseRow
 from shared.decision.types import CostAdjustment, LeaseClose, Outcome, SettleKind, SpoolRecord
+from tests.simulation.counts import Counts, counts
 from tests.simulation.disk import SimDisk
 from tests.simulation.facts import Facts, GrantSeen
 from tests.simulation.provider import Bill
@@ -37,7 +38,7 @@ class DiskAccount:
     """
 
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
-    reserved: Counter[int] = field(default_factory=Counter)
+    reserved: Counts[int] = field(default_factory=counts)
     closed: set[int] = field(default_factory=set)
     marks: dict[int, int] = field(default_factory=dict)
     marks_put: dict[int, int] = field(default_factory=dict)
@@ -146,7 +147,7 @@ class DeviceSide(Facts):
     def _within_lease(self, disk: SimDisk, lease: LeaseRow, used: int) -> None:
         most = lease.amount_nanos
         if used > most:  # an overrun is booked in full
-            beyond = self.provider.listed_beyond[disk.owner, lease.number]
+            beyond = self.provider.listed_beyond.get((disk.owner, lease.number), 0)
             most = max(lease.settled_nanos, most + beyond)
         self.holds(used <= most, "I2", "{} of {}", used, lease)
 
@@ -156,7 +157,7 @@ class DeviceSide(Facts):
         account.held = {
             row.id: (row.lease_number, row.amount_nanos) for row in state.reservations.values()
         }
-        account.reserved = Counter()
+        account.reserved = counts()
         for number, amount in account.held.values():
             account.reserved[number] += amount
         account.closed = {number for number in account.closed if number not in state.leases}
@@ -184,7 +185,8 @@ class DeviceSide(Facts):
             seen = self.granted[key]
             whole = close.final_nanos >= seen.amount_nanos
             self.holds(whole, "D_2", "a copy of {} closes {} by {}", disk.owner, seen, close)
-        billed = self.provider.on_lease[key] - self.provider.beyond_on_lease[key]
+        on_lease, beyond = self.provider.on_lease, self.provider.beyond_on_lease
+        billed = on_lease.get(key, 0) - beyond.get(key, 0)
         covers = close.final_nanos >= billed
         self.holds(covers, "L_4", "{} of {}, but {} were billed", close, disk.owner, billed)
 

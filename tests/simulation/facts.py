@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from shared.decision.types import SettleKind
+from tests.simulation.counts import Counts, counts
 from tests.simulation.provider import Provider
 
 
@@ -45,11 +46,11 @@ class Facts:
 
     Attributes
     ----------
-    checked : Counter of str
+    checked : Counts of str
         How often each invariant was looked at.
     budget_max : dict of int to int
         The highest target that a window ever had, in nano-dollars.
-    billed : Counter of int
+    billed : Counts of int
         By window, without what exceeds the true worst cases.
     closes_sent : set of (device, lease number)
         What devices have told of.
@@ -60,10 +61,10 @@ class Facts:
     """
 
     provider: Provider
-    checked: Counter[str] = field(default_factory=Counter)
+    checked: Counts[str] = field(default_factory=counts)
     now_ms: int = 0
     budget_max: dict[int, int] = field(default_factory=dict)
-    billed: Counter[int] = field(default_factory=Counter)
+    billed: Counts[int] = field(default_factory=counts)
     granted: dict[tuple[str, int], GrantSeen] = field(default_factory=dict)
     closes_sent: set[tuple[str, int]] = field(default_factory=set)
     lossy: set[str] = field(default_factory=set)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edge_agent.engine import AttemptPlan
 from shared.decision.types import SettleKind
+from tests.simulation.counts import Counts, counts
 from tests.simulation.dice import Dice
 
 
@@ -73,16 +74,16 @@ class Provider:
     ----------
     prices : dict of arm to (input, output)
         Nano-dollars per million tokens, as really billed.
-    beyond_on_lease, listed_beyond : Counter
+    beyond_on_lease, listed_beyond : Counts of (device, lease number)
         What was billed above the worst cases of a lease's calls, and what that is by the price
         list of its device, which knows of a rise before it is true.
     """
 
     prices: dict[str, tuple[int, int]]
     bills: dict[str, list[Bill]] = field(default_factory=lambda: defaultdict(list))
-    on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
-    beyond_on_lease: Counter[tuple[str, int]] = field(default_factory=Counter)
-    listed_beyond: Counter[tuple[str, int]] = field(default_factory=Counter)
+    on_lease: Counts[tuple[str, int]] = field(default_factory=counts)
+    beyond_on_lease: Counts[tuple[str, int]] = field(default_factory=counts)
+    listed_beyond: Counts[tuple[str, int]] = field(default_factory=counts)
     calls: int = 0
 
     @property

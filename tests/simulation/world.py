@@ -234,7 +234,7 @@ class World:
         result = self.result
         result.paid = len(self.paid_requests)
         result.faults, result.noted = self.seen, self.noted
-        result.checked, result.played = self.checker.checked, self.played
+        result.checked, result.played = Counter(self.checker.checked), self.played
         return result
 
     def let_go(self) -> None:
