@@ -110,10 +110,13 @@ class BudgetAccount:
 
     def open_leases(self, device_id: str = "") -> tuple[LeaseRecord, ...]:
         """Leases that still count as outstanding, of one device or of all."""
+        is_open = LeaseEnd.OPEN  # looked up once: it takes longer than the rest of the question
         return tuple(
-            lease
-            for lease in self._leases.values()
-            if lease.end is LeaseEnd.OPEN and device_id in ("", lease.device_id)
+            [
+                lease
+                for lease in self._leases.values()
+                if lease.end is is_open and device_id in ("", lease.device_id)
+            ]
         )
 
     def holding_leases(self) -> tuple[LeaseRecord, ...]:

@@ -347,7 +347,8 @@ def named_in(records: Iterable[SpoolRecord]) -> Named:
     told = [body for body in bodies if isinstance(body, Outcome)]
     attempts = chain.from_iterable(map(_attempts, told))
     leases = set(map(_lease_number, attempts))
-    outcomes = [each.request_id for each in told if each.status is RequestStatus.INTERRUPTED]
+    interrupted = RequestStatus.INTERRUPTED
+    outcomes = [each.request_id for each in told if each.status is interrupted]
     graded: set[str] = set()
     for body in bodies if len(told) < len(bodies) else ():
         match body:

@@ -114,10 +114,11 @@ class Lessons:
         tasks, statuses, arms, hits, tried, first_tokens_ms, pinned = _told(columns)
         cells, costs, calls = self.cells, self.costs, self.calls
         observe, answer = self.observations.append, self.answers.append
+        ok, aborted = RequestStatus.OK, RequestStatus.ABORTED
         for device_class, task_class, status, answered, hit, attempts, first_ms in zip(
             classes, tasks, statuses, arms, hits, tried, first_tokens_ms, strict=True
         ):
-            known = None if status is RequestStatus.ABORTED else hit
+            known = None if status is aborted else hit
             arm, error, cell, latency_ms = "", "nothing was tried", 0, 0
             for attempt in attempts:
                 arm, latency_ms, error, _, _, cost, settle = attempt
@@ -130,7 +131,7 @@ class Lessons:
                     self._read_failure(attempt, cell=cell)
                 else:
                     observe((cell, cost, known, latency_ms, None))
-            if status is RequestStatus.OK and arm == answered and not error:
+            if status is ok and arm == answered and not error:
                 answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
         forced = map(forced_arm, outcomes) if any(pinned) else repeat("")
         contexts = zip(classes, tasks, strict=True)

@@ -24,7 +24,7 @@ from edge_agent.candidates import (
     RequestFacts,
 )
 from edge_agent.choosing import Choice, Chooser
-from edge_agent.gate import LACKS_A_LEASE, Gate
+from edge_agent.gate import LACKS_A_LEASE, NOT_SYNCED, Gate
 from edge_agent.grading import Grading
 from edge_agent.health import ArmHealth
 from edge_agent.outbox import Outbox
@@ -296,7 +296,7 @@ class AgentEngine:
             table_version=self.table.version if self.table else 0,
             queue=[draw.arm, *draw.fallbacks] if draw else [],
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
-            may_wait=self.gate.may_come(LeaseRefusal.NOT_SYNCED, now_ms=now_ms),
+            may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
             judged=sample * PPM < self.grading.judge_ppm(facts),
@@ -349,7 +349,7 @@ class AgentEngine:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
-        if problem == LeaseRefusal.NOT_SYNCED:
+        if problem == NOT_SYNCED:
             self.gate.need_sync(request.facts.request_id)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals

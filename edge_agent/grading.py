@@ -135,13 +135,13 @@ class Grading:
         arm : str
             Which was at work when the request ended; empty if none was.
         """
-        if outcome.status is RequestStatus.OK and facts.turn and self._signals.retry is not None:
+        if facts.turn and self._signals.retry is not None and outcome.status is RequestStatus.OK:
             answered = _Answered(outcome.request_id, outcome.task_class, outcome.arm, now_ms)
             self._answered[facts.key_tag, facts.turn] = answered
             if len(self._answered) > ANSWERS_REMEMBERED_MAX:
                 self._answered.popitem(last=False)
         signal = self._signals.abandon
-        if outcome.status is not RequestStatus.ABORTED or signal is None or not arm:
+        if signal is None or not arm or outcome.status is not RequestStatus.ABORTED:
             return None
         return _hint(
             signal,

@@ -378,14 +378,13 @@ class LeaseBook:
     ) -> Settlement:
         """End a reservation (rule S_2): released, at the reported cost, or in full if unknown."""
         reservation = self._reservations[reservation_id]
-        if kind is SettleKind.RELEASED:
-            cost = 0
-        elif kind is SettleKind.UNKNOWN:
-            cost = reservation.amount_nanos
-        elif cost_nanos is None or cost_nanos < 0:
-            raise InvariantError(f"a reported cost must be known and not negative: {cost_nanos}")
-        else:
+        if kind is SettleKind.REPORTED:
+            if cost_nanos is None or cost_nanos < 0:
+                said = f"a reported cost must be known and not negative: {cost_nanos}"
+                raise InvariantError(said)
             cost = cost_nanos
+        else:
+            cost = reservation.amount_nanos if kind is SettleKind.UNKNOWN else 0
         self._forget(reservation)
         lease = self._leases[reservation.lease_number]
         overrun = max(0, cost - reservation.amount_nanos)
@@ -548,10 +547,11 @@ class LeaseBook:
         self._rooms = None
         if before is None or before.state is not row.state:
             self._actives = self._closing = None
-        elif row.state is not LeaseState.ACTIVE:
-            self._closing = None
-        elif self._actives is not None:
+            return
+        if self._actives:
             self._actives = [row if each is before else each for each in self._actives]
+        if self._closing:
+            self._closing = [row if each is before else each for each in self._closing]
 
     def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
         self._put(changed(row, state=LeaseState.CLOSED))

@@ -103,9 +103,10 @@ class Provider:
     ) -> Bill:
         """Do a call, and bill it now, whatever its device will come to know."""
         self.calls += 1
+        overruns = fate is Fate.OVERRUN
         prompt = dice.between(1, tokens_max[0])
         completion = dice.between(0, tokens_max[1])
-        if fate is Fate.OVERRUN:
+        if overruns:
             prompt, completion = tokens_max[0] + dice.between(1, 200), tokens_max[1]
         if dice.random() < 0.2:  # the worst case does happen
             prompt, completion = max(prompt, tokens_max[0]), tokens_max[1]
@@ -113,7 +114,7 @@ class Provider:
         nanos = 0 if free else self._price(plan.arm.id, prompt, completion)
         listed = 0 if free else _listed(plan, prompt, completion)
         beyond = 0
-        if fate is Fate.OVERRUN:  # all else is within its worst case
+        if overruns:  # all else is within its worst case
             beyond = max(0, nanos - self._price(plan.arm.id, *tokens_max))
             self.beyond_on_lease[key] += beyond
             self.listed_beyond[key] += max(0, listed - _listed(plan, *tokens_max))

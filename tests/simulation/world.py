@@ -29,6 +29,7 @@ from tests.simulation.provider import PRICES, WORST_NANOS, Bill, Fate, Provider
 from tests.simulation.result import Result
 from tests.simulation.trace import DEVICES, Op, make_trace
 
+ANSWERED = Fate.ANSWERED
 EPOCH_MS = 1_000_000_000_000
 WINDOW_MS = 20_000
 SPOOL_MAX = 35
@@ -193,8 +194,8 @@ class World:
 
     def buy(self, device: Device, wanted: Wanted, plan: AttemptPlan) -> Bill:
         """A paid call arrives at the provider."""
-        fate = self.fates.pop() if self.fates else Fate.ANSWERED
-        if fate is not Fate.ANSWERED:
+        fate = self.fates.pop() if self.fates else ANSWERED
+        if fate is not ANSWERED:
             self.seen[str(fate)] += 1
         tokens = (wanted.body_bytes + 16 + 64, plan.max_tokens)
         bill = self.provider.execute(
