@@ -10,7 +10,6 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from edge_agent.books import (
     BookEffect,
@@ -33,6 +32,7 @@ from shared.decision.key_budget import (
 )
 from shared.decision.lease import (
     NO_CHANGES,
+    NOT_SYNCED,
     LeaseBook,
     LeaseGranted,
     LeaseRefusal,
@@ -53,8 +53,6 @@ from shared.decision.types import (
 
 Effects = list[BookEffect]
 LACKS_A_LEASE = frozenset({LeaseRefusal.NO_LEASE, LeaseRefusal.TOO_SMALL})
-NOT_SYNCED: Final = LeaseRefusal.NOT_SYNCED
-"""Asked for at every reservation, and a member takes ten times as long to look up as a name."""
 LEASE_REQUEST_GAP_MS = 500
 LEASE_LOW_WORST_CASES = 4
 SCARCE_WORST_CASES = 2

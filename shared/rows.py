@@ -48,11 +48,11 @@ else:
         TypeError
             If a field is not one of the row's.
         """
-        twin, before = object.__new__(type(row)), row.__dict__
-        after = twin.__dict__
-        after.update(before)
-        after.update(fields)
+        before = row.__dict__
+        after = {**before, **fields}
         if len(after) != len(before):
             unknown = ", ".join(sorted(fields.keys() - before.keys()))
             raise TypeError(f"{type(row).__name__} has no field {unknown}")
+        twin = object.__new__(type(row))
+        object.__setattr__(twin, "__dict__", after)
         return twin

@@ -57,6 +57,9 @@ class SettleKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+_NOT_BOOKED = (None, SettleKind.RELEASED)
+
+
 class RequestStatus(StrEnum):
     """How a request ended."""
 
@@ -207,7 +210,7 @@ class Attempt(NamedTuple):
     @property
     def is_booked(self) -> bool:
         """Whether its cost counts on a lease: not for local tries, nor for released ones."""
-        return bool(self.lease_number) and self.settle not in (None, SettleKind.RELEASED)
+        return bool(self.lease_number) and self.settle not in _NOT_BOOKED
 
     @property
     def is_overrun(self) -> bool:

@@ -25,6 +25,7 @@ LEASE_WAIT_MS = 400
 SEND_GAP_MS = 700
 """Longer than the link's own, so that batches carry several outcomes, as those of busy devices."""
 LOOKS_MAX = 8
+OK, REPORTED, SLOW = RequestStatus.OK, SettleKind.REPORTED, Fate.SLOW
 CONDITIONS = {"tiny": ArmCondition(), "large": ArmCondition(), "small": ArmCondition()}
 GRADED_SHARE = 0.05
 
@@ -179,7 +180,7 @@ class Answering:
         bill = world.buy(self._device, wanted, plan)
         call = Call(wanted.request_id, plan, bill)
         self.calls[wanted.request_id] = call
-        if bill.fate is Fate.SLOW:
+        if bill.fate is SLOW:
             lasts_ms = wanted.dice.between(1_500, 7_000)
         else:
             lasts_ms = wanted.dice.between(10, 400)
@@ -191,7 +192,7 @@ class Answering:
             return
         del self.calls[call.request_id]
         bill, settle = call.bill, call.bill.settle
-        reported = settle is SettleKind.REPORTED
+        reported = settle is REPORTED
         end = AttemptEnd(
             latency_ms=10,
             settle=settle,
@@ -205,7 +206,7 @@ class Answering:
             self._failed(call.request_id, end)
             self._attempt(self.wanted[call.request_id])
             return
-        status = RequestStatus.ERROR if end.error else RequestStatus.OK
+        status = RequestStatus.ERROR if end.error else OK
         status = RequestStatus.ABORTED if call.gone else status
         self._finish(call.request_id, status=status, end=end)
 

@@ -23,6 +23,7 @@ from tests.simulation.facts import Facts, GrantSeen
 from tests.simulation.provider import Bill
 
 NEVER_SENT = ("books_full",)
+REPORTED, UNKNOWN = SettleKind.REPORTED, SettleKind.UNKNOWN
 
 
 @dataclass
@@ -205,12 +206,12 @@ class DeviceSide(Facts):
                 known: SettleKind | None = None
             else:
                 known = self.known.get((bill.request_id, bill.reservation_id))
-            true = bill.listed_nanos if bill is not None and known is SettleKind.REPORTED else 0
-            if attempt.settle is SettleKind.UNKNOWN:
+            true = bill.listed_nanos if bill is not None and known is REPORTED else 0
+            if attempt.settle is UNKNOWN:
                 whole = attempt.cost_nanos == attempt.reserved_nanos
                 self.holds(whole, "I5", "{} of {}, not in full", attempt, outcome.request_id)
                 due = true - attempt.cost_nanos
-                if due and known in (SettleKind.REPORTED, SettleKind.RELEASED):
+                if due and known in (REPORTED, SettleKind.RELEASED):
                     self.late[f"{outcome.request_id}/{attempt.lease_number}"] = due
             else:
                 right = known is attempt.settle and attempt.cost_nanos == true

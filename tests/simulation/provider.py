@@ -31,7 +31,13 @@ WORST_NANOS = 1_700_000
 WORST_TOKENS = (280, 100)
 """Of input and output: what that is for."""
 KNOWN_FREE = (Fate.DEAD, Fate.REFUSED)
-UNKNOWN = (Fate.ABORTED, Fate.SILENT)
+OVERRUN = Fate.OVERRUN
+SETTLES: dict[Fate, SettleKind] = {
+    **dict.fromkeys(Fate, SettleKind.REPORTED),
+    **dict.fromkeys(KNOWN_FREE, SettleKind.RELEASED),
+    **dict.fromkeys((Fate.ABORTED, Fate.SILENT), SettleKind.UNKNOWN),
+}
+"""How a device must settle a call (rule S_2)."""
 
 
 @dataclass
@@ -61,9 +67,7 @@ class Bill:
     @property
     def settle(self) -> SettleKind:
         """How its device must settle it (rule S_2)."""
-        if self.fate in KNOWN_FREE:
-            return SettleKind.RELEASED
-        return SettleKind.UNKNOWN if self.fate in UNKNOWN else SettleKind.REPORTED
+        return SETTLES[self.fate]
 
 
 @dataclass
@@ -103,7 +107,7 @@ class Provider:
     ) -> Bill:
         """Do a call, and bill it now, whatever its device will come to know."""
         self.calls += 1
-        overruns = fate is Fate.OVERRUN
+        overruns = fate is OVERRUN
         prompt = dice.between(1, tokens_max[0])
         completion = dice.between(0, tokens_max[1])
         if overruns:

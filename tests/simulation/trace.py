@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from itertools import accumulate
+
+from shared.rows import quick_dataclass
 
 DEVICES = 4
 FAULTS: dict[str, float] = {
@@ -53,7 +54,7 @@ GAPS_MS = (5, 75, 170, 310, 500)
 GAPS_IN_BURST_MS = (0, 5, 20, 40)
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Op:
     """One operation.
 
