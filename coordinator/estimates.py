@@ -7,7 +7,7 @@ cannot disagree with it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -377,8 +377,8 @@ class EstimateBook:
     def to_state(self) -> dict[str, Any]:
         """Return everything as JSON-able plain data; ``from_state`` restores it exactly."""
         return {
-            "confidence": asdict(self._confidence),
-            "priors": {arm: asdict(prior) for arm, prior in sorted(self._priors.items())},
+            "confidence": dict(vars(self._confidence)),
+            "priors": {arm: dict(vars(prior)) for arm, prior in sorted(self._priors.items())},
             "deadlines": dict(sorted(self._deadlines.items())),
             **self._store.to_state(),
         }

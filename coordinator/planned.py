@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -92,7 +92,7 @@ class WindowTotals:
         return {
             "demand": pairs_of(self.demand),
             "numbers": [self.requests, self.admitted, self.answered, self.hits],
-            "arms": {name: asdict(arm) for name, arm in self.arms.items()},
+            "arms": {name: dict(vars(arm)) for name, arm in self.arms.items()},
         }
 
     @classmethod

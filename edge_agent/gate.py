@@ -382,7 +382,7 @@ class Gate:
         recently = now_ms - self._asked_ms < LEASE_REQUEST_GAP_MS
         if now_ms < self._wait_until_ms or (recently and self._asking):
             return None
-        largest = max(self._needs.values(), default=0)
+        largest = max(self._needs.values()) if self._needs else 0
         if largest and self._leases.refusal(largest) is not None:
             self._asked_ms, self._asking, self._asked_for_need = now_ms, True, True
             available, together = self._leases.available_nanos(), sum(self._needs.values())

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final
 
 from coordinator.forecast.ar import Autoregression
@@ -43,6 +44,12 @@ FORECASTERS: Final[Mapping[str, Callable[..., Forecaster]]] = {
 """Every forecaster by its name."""
 
 
+@cache
+def _options_of(kind: Callable[..., Forecaster]) -> frozenset[str]:
+    """The names of a class's options."""
+    return frozenset(inspect.signature(kind).parameters) - {"prior", "model"}
+
+
 def make_forecaster(
     name: str, *, prior: FloatArray, model: PathModel | None = None, **options: Any
 ) -> Forecaster:
@@ -72,7 +79,7 @@ def make_forecaster(
     if name == "onnx" and model is None:
         raise ValueError("forecaster 'onnx' needs a model: set `forecast.onnx_model` to its path")
     kind = FORECASTERS[name]
-    known = {p for p in inspect.signature(kind).parameters if p not in ("prior", "model")}
+    known = _options_of(kind)
     unknown = sorted(set(options) - known)
     if unknown:
         has = f"known are {sorted(known)}" if known else "it has none"

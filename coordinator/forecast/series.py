@@ -88,7 +88,9 @@ class SeriesForecaster(ABC):
         added = series - self.series
         if added < 0:
             raise ValueError(f"series is {series}, fewer than the {self.series} there are")
-        fresh = np.broadcast_to(np.asarray(prior, dtype=np.float64), (added,))
+        if not added:
+            return
+        fresh = np.full(added, prior, dtype=np.float64)
         for name, array in self._data.items():
             start = fresh if name == "prior" else np.zeros((*array.shape[:-1], added))
             self._data[name] = np.concatenate([array, start], axis=-1)

@@ -372,7 +372,7 @@ class LeaseBook:
         self._rooms = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
-        used = self._used(lease.number)
+        used = lease.settled_nanos + self._reserved[lease.number]
         if used > lease.amount_nanos:
             raise InvariantError(
                 f"I2 broken: {row} on lease {lease.number}, of which {used} of "
@@ -432,9 +432,11 @@ class LeaseBook:
         reservation stays: it may yet settle below it and have room again.
         """
         for row in self._active():
+            if self._reserved[row.number]:
+                continue
             kept_ms = boot_ms - self._granted_boot_ms[row.number]
-            useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
-            if useless and not self._reserved[row.number]:
+            room = max(0, row.amount_nanos - row.settled_nanos)
+            if room < amount_nanos or kept_ms >= kept_ms_max:
                 self.recall(row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
@@ -509,12 +511,6 @@ class LeaseBook:
     def _in_state(self, state: LeaseState) -> list[LeaseRow]:
         rows = [row for row in self._leases.values() if row.state is state]
         return sorted(rows, key=lambda row: row.number)
-
-    def _used(self, number: int) -> int:
-        return self._leases[number].settled_nanos + self._reserved[number]
-
-    def _room(self, row: LeaseRow) -> int:
-        return max(0, row.amount_nanos - self._used(row.number))
 
     def _lease_for(self, amount_nanos: int) -> LeaseRow:
         """The oldest active lease with room below its synced watermark; there is one."""
