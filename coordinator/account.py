@@ -172,10 +172,8 @@ class BudgetAccount:
     def grant(self, lease: LeaseRecord) -> None:
         """Lend free money to a device."""
         window = self.window(lease.window_id)
-        invariant(
-            min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) >= 0,
-            f"a balance is negative, so nothing can be lent: {window}",
-        )
+        if min(window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos) < 0:
+            raise InvariantError(f"a balance is negative, so nothing can be lent: {window}")
         invariant(
             0 < lease.amount_nanos <= window.free_nanos,
             f"a lease of {lease.amount_nanos} nanos exceeds the free {window.free_nanos}",

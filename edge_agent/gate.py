@@ -31,7 +31,6 @@ from shared.decision.key_budget import (
     KeyBudgetStatus,
 )
 from shared.decision.lease import (
-    NO_CHANGES,
     NOT_SYNCED,
     LeaseBook,
     LeaseGranted,
@@ -491,14 +490,16 @@ class Gate:
         return self._keys.ends_unix_ms(key_tag)
 
     def _changes(self) -> Effects:
-        changes, keys = self._leases.take_changes(), self._keys.take_changes()
+        leases, reservations, dropped = self._leases.take_changes()
         effects: Effects = []
-        if changes is not NO_CHANGES:
-            effects += map(PutLease, changes.leases)
-            effects += map(PutReservation, changes.reservations)
-            effects += map(DropReservation, changes.dropped)
-        if keys:
-            effects += map(PutKeyBudget, keys)
+        for lease in leases:
+            effects.append(PutLease(lease))
+        for reservation in reservations:
+            effects.append(PutReservation(reservation))
+        for reservation_id in dropped:
+            effects.append(DropReservation(reservation_id))
+        for key in self._keys.take_changes():
+            effects.append(PutKeyBudget(key))
         return effects
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
-from coordinator.engine import CoordinatorEngine
+from coordinator.engine import NOTHING_EARLIER, CoordinatorEngine
 from coordinator.messages import HelloReceived
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
@@ -168,7 +168,7 @@ def book_batch(
     unix_ms: int,
 ) -> Reaction:
     """Let an engine book a batch, with what the store holds of it, as the service does."""
-    named, earlier = engine.unremembered(device_id, records), EarlierFacts()
+    named, earlier = engine.unremembered(device_id, records), NOTHING_EARLIER
     if named.graded or named.leases:
         earlier = store.earlier(device_id, request_ids=named.graded, lease_numbers=named.leases)
     if named.outcomes:
