@@ -68,12 +68,16 @@ def create_token(
 ) -> None:
     """Print a new admin token, on the coordinator's own machine, while it is not running.
 
-    This is how the first operator gets in; later tokens come from `tidectl token create`.
+    This is how the first operator gets in, before the coordinator has run or any other time that it
+    stands still; later tokens come from `tidectl token create`.
     """
     from coordinator import offline  # noqa: PLC0415 - see above
 
     settings = coordinator_config.load(config)
+    begun = offline.new_books(settings, named=config is not None)
     typer.echo(offline.new_admin_token(settings, name=name, valid_for_days=valid_for_days))
+    if begun is not None:
+        typer.echo(f"new books began at {begun}", err=True)
 
 
 @cli.command("backup")
@@ -105,6 +109,7 @@ def restore_command(
     from coordinator import offline  # noqa: PLC0415 - see above
 
     settings = coordinator_config.load(config)
+    offline.new_books(settings, named=config is not None)
     if not yes:
         typer.confirm(
             f"Everything booked after {source} was written is lost here. Go on?", abort=True

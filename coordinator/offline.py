@@ -11,11 +11,38 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coordinator.adapters import sql_backup
+from coordinator.adapters.sql_connection import parse_url, sqlite_path
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.config import CoordinatorConfig
 from coordinator.records import AdminTokenRow
 from coordinator.registry import digest
 from shared.clock import SystemClock, SystemIds
+from shared.errors import ConfigError
+
+
+def new_books(settings: CoordinatorConfig, *, named: bool) -> Path | None:
+    """Where books would begin; None if there are some, or if a server keeps them.
+
+    Parameters
+    ----------
+    named : bool
+        Whether the settings are those of a file that was named.
+
+    Raises
+    ------
+    ConfigError
+        If they would begin in the working folder only because nothing says where they are.
+    """
+    path = sqlite_path(parse_url(settings.resolved_database_url()))
+    if path is None or path.exists():
+        return None
+    if not named and "database_url" not in settings.model_fields_set:
+        raise ConfigError(
+            "database_url",
+            f"there are no books at {path.absolute()}: name the coordinator's file with --config, "
+            "or their place with TIDEGATE_COORDINATOR_DATABASE_URL",
+        )
+    return path.absolute()
 
 
 def store_of(settings: CoordinatorConfig) -> SqlStore:
