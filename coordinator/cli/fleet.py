@@ -187,7 +187,7 @@ def _read(path: Path) -> str:
         else:
             with path.open("rb") as file:
                 content = file.read(CONFIG_BYTES_MAX + 1)
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(
             f"cannot read {path}: {error.strerror}", param_hint="--file"

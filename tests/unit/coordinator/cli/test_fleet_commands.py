@@ -203,6 +203,16 @@ def test_apply_reads_standard_input(tidectl: Tidectl, coordinator: FakeCoordinat
     assert [request.toml for _, request in coordinator.calls] == ["[fleet]\n"] * 2
 
 
+def test_a_byte_order_mark_is_not_sent(
+    tidectl: Tidectl, coordinator: FakeCoordinator, tmp_path: Path
+) -> None:
+    """Editors put it before a file, and it is no part of the text."""
+    (tmp_path / "fleet.toml").write_bytes(b"\xef\xbb\xbf[fleet]\n")
+    coordinator.replies["ApplyConfig"] = PLANNED
+    tidectl("diff", "-f", str(tmp_path / "fleet.toml"))
+    assert ["[fleet]\n"] == [request.toml for _, request in coordinator.calls]
+
+
 def test_a_refused_file_lists_every_problem(
     tidectl: Tidectl, coordinator: FakeCoordinator, fleet_file: str
 ) -> None:
