@@ -89,11 +89,10 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = list(message.get("headers", ()))
+                headers = message.get("headers", ())
                 # An answer given again has the id under which it is in the books.
-                if all(name != _ID_HEADER for name, _ in headers):
-                    headers.append(id_header)
-                message["headers"] = headers
+                if _ID_HEADER not in dict(headers):
+                    message["headers"] = [*headers, id_header]
             await send(message)
 
         refused = await self._pass(scope, receive, send_with_id, noted=noted)

@@ -48,6 +48,7 @@ from shared.decision.types import (
     OnAbort,
     TaskClass,
 )
+from shared.garbage import collect_seldom
 from shared.http_server import serve
 
 ARM: Final = "paid"
@@ -134,6 +135,7 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
     engine.gate.synced(effects)
     app = build_app(service, clock=clock, ids=ids, metrics=metrics)
     async with serve(app, host="127.0.0.1", port=port, grace_s=1):
+        collect_seldom()
         await stop.wait()
     await service.stop(grace_s=1.0)
     await books.close()
