@@ -389,7 +389,7 @@ class RequestRun:
     async def _fail_for_good(self, failure: ArmFailed) -> None:
         end = self._end_of(failure)
         status = 400 if failure.client_error else 502
-        refused = RequestRefused(status, failure.reason, str(failure))
+        refused = RequestRefused(status, failure.reason, str(failure), param=failure.param)
         await self._finish(RequestStatus.ERROR, end=end)
         self._tell(refused)
 
