@@ -48,7 +48,7 @@ def build_app(
         Health and metrics, which hold no prompts, need no key.
     cors_origins : sequence of str
         Origins whose pages may call the agent from a browser, such as `https://app.example`;
-        `*` stands for all of them.
+        `*` stands for all of them. Without keys the agent answers to no other name.
     """
     keys = api_keys if isinstance(api_keys, ApiKeys) else ApiKeys(api_keys)
     in_flight, pages = InFlight(), Pages(facade, metrics)
