@@ -1,6 +1,6 @@
 """An agent that lends itself money: `python -m tests.bench.passthrough.agent PORT STUB_URL FOLDER`.
 
-Everything that a paid request passes is there, as `edge_agent.app` puts it together: HTTP, gate,
+Everything that a paid request passes is there, as `edge_agent.daemon` puts it together: HTTP, gate,
 durable books and spool, cloud client, metrics. Only the link to a coordinator is missing.
 """
 
