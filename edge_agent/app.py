@@ -158,7 +158,7 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
             sensors=SystemSensors(state_dir=settings.state_dir),
             classifier=new_classifier(settings),
             clock=clock,
-            rng=random.SystemRandom(),
+            rng=random.Random(),
             on_spooled=metrics.observe,
             limits=settings.limits.to_limits(),
             provider_keys=keys,
