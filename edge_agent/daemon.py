@@ -144,7 +144,7 @@ def _put_together(
         sensors=SystemSensors(state_dir=settings.state_dir),
         classifier=new_classifier(settings),
         clock=clock,
-        rng=random.SystemRandom(),
+        rng=random.Random(),
         on_spooled=metrics.observe,
         limits=settings.limits.to_limits(),
         provider_keys=keys,

@@ -125,7 +125,7 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
         sensors=SystemSensors(state_dir=folder),
         classifier=None,
         clock=clock,
-        rng=random.SystemRandom(),
+        rng=random.Random(),
         on_spooled=metrics.observe,
     )
     await service.start()
