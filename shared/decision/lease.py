@@ -287,6 +287,20 @@ class LeaseBook:
         """Raise a watermark so that this worst case fits once `unsynced` is synced."""
         self._raise_watermark(amount_nanos)
 
+    def make_room_together(self, amount_nanos: int) -> None:
+        """Raise watermarks so that requests of this much in all fit, as far as leases have room.
+
+        Each of them fits one lease; here they may fill several.
+        """
+        for row in self._active():
+            room = self._room(row)
+            wanted = self._used(row.number) + min(amount_nanos, room)
+            if wanted > row.watermark_nanos:
+                self._put(changed(row, watermark_nanos=wanted))
+            amount_nanos -= room
+            if amount_nanos <= 0:
+                return
+
     def available_nanos(self) -> int:
         """What active leases can still take."""
         return sum(self._room(row) for row in self._active())
