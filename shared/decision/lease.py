@@ -298,8 +298,6 @@ class LeaseBook:
             if wanted > row.watermark_nanos:
                 self._put(changed(row, watermark_nanos=wanted))
             amount_nanos -= room
-            if amount_nanos <= 0:
-                return
 
     def available_nanos(self) -> int:
         """What active leases can still take."""

@@ -299,12 +299,22 @@ def test_who_goes_on_to_wait_for_a_sync_asks_for_no_more() -> None:
     assert not wishes(gate, now_ms=20_000.0)
 
 
+def test_a_sync_is_wanted_only_when_somebody_waits_for_one() -> None:
+    """Else the house-keeping's next round is soon enough."""
+    gate = on_demand()
+    gate.granted(granted(1, amount=WORST_CASE_NANOS), incarnation="inc-1", boot_ms=0)
+    assert gate.raised_watermarks()
+    assert not gate.sync_would_help
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
+    assert gate.sync_would_help
+
+
 def test_one_sync_lets_all_through_that_wait_for_one() -> None:
     """Not one after the other; and whoever has gone no longer has the watermark raised."""
     gate = on_demand()
     lend(gate, 1, amount=100 * WORST_CASE_NANOS)
     (before,) = gate.leases()
-    for number in range(40):
+    for number in [*range(40), *range(40)]:  # each asks again when it is woken in vain
         gate.need_sync(f"r{number}", amount_nanos=WORST_CASE_NANOS)
     assert gate.sync_would_help
     (raised,) = gate.leases()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.decision.lease import (
+    NO_CHANGES,
     LeaseBook,
     LeaseChanges,
     LeaseGranted,
@@ -364,6 +365,14 @@ def test_room_for_many_is_made_on_as_many_leases_as_it_takes(
     sync(book)
     book.make_room_together(together)
     assert watermarks == [lease.watermark_nanos for lease in book.status()]
+
+
+def test_room_that_is_there_already_changes_nothing() -> None:
+    """No row is written for it."""
+    book = book_with(40, chunks=4)
+    book.take_changes()
+    book.make_room_together(10)
+    assert book.take_changes() is NO_CHANGES
 
 
 def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None:
