@@ -45,9 +45,9 @@ class ArmTotals:
     cost_nanos: int = 0
 
     @property
-    def reward_mean(self) -> float:
-        """Mean grade; 0 without any."""
-        return self.reward / self.weight if self.weight else 0.0
+    def reward_mean(self) -> float | None:
+        """Mean grade; None without any."""
+        return self.reward / self.weight if self.weight else None
 
 
 @dataclass
@@ -82,10 +82,10 @@ class WindowTotals:
         return sum(arm.graded for arm in self.arms.values())
 
     @property
-    def reward_mean(self) -> float:
-        """Mean grade; 0 without any."""
+    def reward_mean(self) -> float | None:
+        """Mean grade; None without any."""
         weight = sum(arm.weight for arm in self.arms.values())
-        return sum(arm.reward for arm in self.arms.values()) / weight if weight else 0.0
+        return sum(arm.reward for arm in self.arms.values()) / weight if weight else None
 
     def to_state(self) -> dict[str, Any]:
         """Plain data; `from_state` restores it exactly."""

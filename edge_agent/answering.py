@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -49,10 +49,14 @@ SYNC_WAIT_S: Final = 0.25
 
 
 class LeaseNews:
-    """Wakes the requests that wait for a lease, or its sync, when one may have room for them."""
+    """Wakes the requests that wait for a lease, or its sync, when one may have room for them.
+
+    And the house-keeping, when one of them waits for a sync.
+    """
 
     def __init__(self) -> None:
         self._heard = asyncio.Event()
+        self._wanted = asyncio.Event()
 
     def tell(self) -> None:
         """A lease has come, was refused, or has room again."""
@@ -62,6 +66,17 @@ class LeaseNews:
     async def wait(self) -> None:
         """Return at the next news."""
         await self._heard.wait()
+
+    def want_sync(self) -> None:
+        """A request waits for a watermark that a sync would let it use."""
+        self._wanted.set()
+
+    async def sync_wanted(self, *, within_s: float) -> None:
+        """Return when a sync is wanted, or after so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._wanted.wait()
+        self._wanted.clear()
 
 
 class RunningAnswer(Answer):
@@ -198,6 +213,9 @@ class RequestRun:
                 while self._engine.waits_for_lease(request_id):
                     if effects:  # at once: a row that is kept back would overwrite newer ones
                         await self._bookkeeper.commit_or_keep(effects)
+                    elif self._engine.gate.sync_would_help:
+                        self._lease_news.want_sync()
+                        await self._lease_news.wait()
                     else:
                         await self._lease_news.wait()
                     plan, effects = self._pass_the_gate()
@@ -389,7 +407,7 @@ class RequestRun:
     async def _fail_for_good(self, failure: ArmFailed) -> None:
         end = self._end_of(failure)
         status = 400 if failure.client_error else 502
-        refused = RequestRefused(status, failure.reason, str(failure))
+        refused = RequestRefused(status, failure.reason, str(failure), param=failure.param)
         await self._finish(RequestStatus.ERROR, end=end)
         self._tell(refused)
 

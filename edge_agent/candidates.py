@@ -110,11 +110,19 @@ class ArmCondition:
 
 @quick_dataclass(frozen=True)
 class Candidates:
-    """The row to draw from, the arms that may answer, and why the others may not."""
+    """The row to draw from, the arms that may answer, and why the others may not.
+
+    Attributes
+    ----------
+    late : tuple of str
+        The arms that fell out for their time alone: late is better than never, so they answer if
+        no other can after all.
+    """
 
     row: TableRow
     arms: tuple[str, ...]
     fallouts: tuple[Fallout, ...] = field(default=())
+    late: tuple[str, ...] = ()
 
     @cached_property
     def weights(self) -> tuple[Candidate, ...]:
@@ -326,11 +334,13 @@ class PreparedRow:
                 left.append(prepared.id)
         if len(left) == len(self._arms):
             return self._all
+        if not late:
+            return Candidates(self.row, tuple(left), tuple(fallouts))
         if not left:
-            left = late  # late is better than never
-        elif late:
-            fallouts.extend([Fallout(arm, "deadline") for arm in sorted(late)])
-        return Candidates(self.row, tuple(left), tuple(fallouts))
+            return Candidates(self.row, tuple(late), tuple(fallouts))
+        fallouts.extend([Fallout(arm, "deadline") for arm in sorted(late)])
+        last = self.ranked.fallbacks(late)
+        return Candidates(self.row, tuple(left), tuple(fallouts), last)
 
     def _never_for(self, facts: RequestFacts) -> tuple[str, ...]:
         """Why each arm can never answer a request of this kind; empty if it can."""

@@ -283,7 +283,9 @@ class AgentConfig(FileSettings):
         default=(), description="keys of which clients must send one; required off loopback"
     )
     cors_origins: tuple[Origin, ...] = Field(
-        default=(), description="origins whose pages may call the agent from a browser; * for all"
+        default=(),
+        description="origins whose pages may call the agent from a browser, and, without keys, the "
+        "names beside localhost that it answers to; * for all",
     )
     tls: TlsConfig = Field(default_factory=TlsConfig, description="required off loopback")
     mode: Literal["route", "observe"] = Field(

@@ -294,7 +294,7 @@ class AgentEngine:
             choice=choice,
             begun_ms=now_ms,
             table_version=self.table.version if self.table else 0,
-            queue=[draw.arm, *draw.fallbacks] if draw else [],
+            queue=[draw.arm, *draw.fallbacks, *choice.candidates.late] if draw else [],
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
@@ -349,13 +349,13 @@ class AgentEngine:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
+        worst_case = request.facts.worst_case_nanos(arm)
         if problem == NOT_SYNCED:
-            self.gate.need_sync(request.facts.request_id)
+            self.gate.need_sync(request.facts.request_id, amount_nanos=worst_case)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals
         if not hopeful or problem not in LACKS_A_LEASE:
             return False
-        worst_case = request.facts.worst_case_nanos(arm)
         self.gate.need(request.facts.request_id, amount_nanos=worst_case)
         return True
 

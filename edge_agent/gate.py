@@ -124,7 +124,8 @@ class Gate:
         self.refusals = 0
         self._silent = False
         self._needs: dict[str, int] = {}
-        self._syncs: set[str] = set()
+        self._syncs: dict[str, int] = {}
+        self._syncs_nanos = 0
         self._unheard: set[str] = set()
         self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
@@ -413,16 +414,25 @@ class Gate:
 
     def need(self, request_id: str, *, amount_nanos: int) -> None:
         """A request waits for this much; the next wish asks for it."""
-        self._syncs.discard(request_id)
+        self._no_sync(request_id)
         if request_id not in self._needs:
             self._unheard.add(request_id)
         self._needs[request_id] = amount_nanos
 
-    def need_sync(self, request_id: str) -> None:
-        """A request waits for a watermark: there is money for it, and nobody has to be asked."""
+    def need_sync(self, request_id: str, *, amount_nanos: int) -> None:
+        """A request waits for a watermark: there is money for it, and nobody has to be asked.
+
+        The next sync lets all of them through that wait for one.
+        """
         self._needs.pop(request_id, None)
         self._unheard.discard(request_id)
-        self._syncs.add(request_id)
+        self._no_sync(request_id)
+        self._syncs[request_id] = amount_nanos
+        self._syncs_nanos += amount_nanos
+        self._leases.make_room_together(self._syncs_nanos)
+
+    def _no_sync(self, request_id: str) -> None:
+        self._syncs_nanos -= self._syncs.pop(request_id, 0)
 
     def is_needed(self, request_id: str) -> bool:
         """Whether a request waits for a lease, or for a watermark on one."""
@@ -433,6 +443,11 @@ class Gate:
         return request_id in self._syncs
 
     @property
+    def sync_would_help(self) -> bool:
+        """Whether a request waits for a watermark that is raised and not yet synced."""
+        return bool(self._syncs) and bool(self.raised_watermarks())
+
+    @property
     def anybody_waits(self) -> bool:
         """Whether some request waits for a lease, or for a watermark on one."""
         return bool(self._needs or self._syncs)
@@ -440,7 +455,7 @@ class Gate:
     def needs_no_more(self, request_id: str, *, in_vain: bool = False) -> None:
         """A request no longer waits; in vain, if its time was over."""
         self._needs.pop(request_id, None)
-        self._syncs.discard(request_id)
+        self._no_sync(request_id)
         if in_vain and request_id in self._unheard:
             self._silent = True  # until the coordinator is heard, nobody waits for it again
         self._unheard.discard(request_id)

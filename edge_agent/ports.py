@@ -153,6 +153,8 @@ class ArmFailed(TidegateError):
         call, else UNKNOWN, or REPORTED together with `usage`.
     client_error : bool
         The request itself is at fault (an upstream 400): another arm would refuse it as well.
+    param : str or None
+        The field of the request that is at fault.
     retry_after_s : int
         How long the endpoint wants to be left alone; 0 if it did not say.
     """
@@ -167,10 +169,12 @@ class ArmFailed(TidegateError):
         settle: SettleKind = SettleKind.RELEASED,
         usage: Usage | None = None,
         client_error: bool = False,
+        param: str | None = None,
         retry_after_s: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.param = param
         self.settle = settle
         self.usage = usage
         self.client_error = client_error

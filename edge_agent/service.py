@@ -402,7 +402,7 @@ class AgentService(AgentFacade):
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(HOUSE_KEEPING_S)
+            await self.lease_news.sync_wanted(within_s=HOUSE_KEEPING_S)
             await self.tidy_if_possible()
 
     async def tidy_if_possible(self, *, first: Sequence[BookEffect] = ()) -> None:

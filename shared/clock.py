@@ -5,6 +5,7 @@ Only `app.py` and tests create them; everything else receives them.
 
 from __future__ import annotations
 
+import random
 import secrets
 import sys
 import time
@@ -62,10 +63,16 @@ class IdSource(Protocol):
 
 
 class SystemIds:
-    """Ids and secrets from the system's random source."""
+    """Secrets from the system's random source, and ids from a generator that it has seeded.
+
+    Asking the system for every id would let another thread take Python's global lock each time.
+    """
+
+    def __init__(self) -> None:
+        self._generator = random.Random()
 
     def new_id(self, prefix: str) -> str:
-        return f"{prefix}-{secrets.token_hex(12)}"
+        return f"{prefix}-{self._generator.getrandbits(96):024x}"
 
     def new_secret(self, prefix: str) -> str:
         return f"{prefix}_{secrets.token_urlsafe(32)}"

@@ -22,8 +22,10 @@ def collect_seldom() -> None:
 
 
 def give_back() -> None:
-    """Return to the system what was freed, some MB after a start; only glibc has to be asked."""
-    gc.collect()
+    """Return to the system what was freed, some MB after a start; only glibc has to be asked.
+
+    After `collect_seldom`, which frees what a start has left behind.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

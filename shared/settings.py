@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -24,10 +24,10 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from shared.errors import ConfigError
@@ -285,6 +285,7 @@ class FileSettings(BaseSettings):
         allow_inf_nan=False,
         nested_model_default_partial_update=True,
     )
+    of_file: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -296,7 +297,7 @@ class FileSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls.of_file)
 
 
 S = TypeVar("S", bound=FileSettings)
@@ -322,14 +323,11 @@ def load_settings(
         Naming the file, or the variable, and every key that is wrong.
     """
     source = str(path) if path else ""
-    if path is not None:
-        _check_file(path)
     prefix = str(model.model_config.get("env_prefix", ""))
-    # The file is part of the class in pydantic-settings, so each file gets a class of its own.
+    # Sources are part of the class in pydantic-settings, so each file gets a class of its own.
+    of_file = read_toml(path) if path is not None else {}
     bound: type[S] = type(
-        model.__name__,
-        (model,),
-        {"model_config": SettingsConfigDict(toml_file=path), "__module__": model.__module__},
+        model.__name__, (model,), {"of_file": of_file, "__module__": model.__module__}
     )
     try:
         return bound(**dict(overrides or {}))
@@ -359,21 +357,26 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what cannot be read as TOML, in words that name the file."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says. A byte-order mark before it, as some editors put it, is passed over.
+
+    Raises
+    ------
+    ConfigProblems
+        If it cannot be read as TOML, in words that name the file.
+    """
     try:
         if path.stat().st_size > CONFIG_BYTES_MAX:
-            raise ConfigProblems(
-                [Problem("", f"larger than {CONFIG_BYTES_MAX} bytes")], source=str(path)
-            )
-        with path.open("rb") as file:
-            tomllib.load(file)
+            problem = f"larger than {CONFIG_BYTES_MAX} bytes"
+        else:
+            return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigProblems(
-            [Problem("", f"cannot be read: {error.strerror}")], source=str(path)
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigProblems([Problem("", f"not valid TOML: {error}")], source=str(path)) from None
+        problem = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        problem = f"no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        problem = f"not valid TOML: {error}"
+    raise ConfigProblems([Problem("", problem)], source=str(path))
 
 
 def _origin(key: str, *, prefix: str, overrides: Mapping[str, Any]) -> str:

@@ -37,8 +37,10 @@ def status(engine: CoordinatorEngine, *, now_unix_ms: int) -> admin_pb2.FleetSta
     reply.requests_window = totals.requests
     reply.answered_window = totals.answered
     reply.graded_window = totals.graded
-    reply.reward_mean_window = totals.reward_mean
-    reply.sla_share_window = totals.hits / max(1, totals.admitted)
+    if totals.reward_mean is not None:
+        reply.reward_mean_window = totals.reward_mean
+    if totals.admitted:
+        reply.sla_share_window = totals.hits / totals.admitted
     for name, arm in sorted(totals.arms.items()):
         reply.arm_shares.add(
             arm=name,

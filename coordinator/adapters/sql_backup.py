@@ -38,14 +38,18 @@ def backup(url: str, out: Path, *, progress: Progress) -> None:
     Raises
     ------
     StoreError
-        If the file exists already, or the database cannot be read.
+        If the file exists already, or the database is not there or cannot be read.
     """
     parsed = parse_url(url)
     if out.exists():
         raise StoreError(f"{out} exists already; name a file that does not")
+    path = sqlite_path(parsed)
+    if path is not None and not path.exists():
+        raise StoreError(
+            f"there are no books at {path.absolute()}; name the coordinator's file with --config"
+        )
     draft = out.with_name(out.name + ".part")
     try:
-        path = sqlite_path(parsed)
         if path is None:
             _run(["pg_dump", "--format=custom", f"--file={draft}"], url=parsed)
         else:

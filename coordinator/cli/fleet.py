@@ -62,8 +62,9 @@ def _status_facts(reply: admin_pb2.FleetStatus) -> list[tuple[str, str]]:
         f"{usd(budget.settled_nanos)} settled, {usd(budget.outstanding_nanos)} lent, "
         f"{usd(budget.free_nanos)} free"
     )
-    within = share(reply.sla_share_window) if reply.requests_window else NONE
-    reward = f"{reply.reward_mean_window:.3f} on average" if reply.graded_window else NONE
+    within = share(reply.sla_share_window) if reply.HasField("sla_share_window") else NONE
+    graded = reply.HasField("reward_mean_window")
+    reward = f"{reply.reward_mean_window:.3f} on average" if graded else NONE
     answered = f"{reply.answered_window} of {reply.requests_window} answered"
     return [
         ("devices", f"{reply.devices_connected} of {reply.devices_known} connected"),
@@ -98,7 +99,7 @@ def _arm_shares(reply: admin_pb2.FleetStatus) -> object:
                 arm.arm,
                 str(arm.requests),
                 share(arm.requests / total),
-                f"{arm.reward_mean:.3f}",
+                f"{arm.reward_mean:.3f}" if arm.HasField("reward_mean") else NONE,
                 usd(arm.cost_nanos),
             ]
             for arm in reply.arm_shares
@@ -186,7 +187,7 @@ def _read(path: Path) -> str:
         else:
             with path.open("rb") as file:
                 content = file.read(CONFIG_BYTES_MAX + 1)
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(
             f"cannot read {path}: {error.strerror}", param_hint="--file"

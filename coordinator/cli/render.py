@@ -37,8 +37,8 @@ def show_json(data: Message | Mapping[str, Any]) -> None:
 def to_data(message: Message) -> dict[str, Any]:
     """A message as plain data.
 
-    Integers stay integers, enum values become lower-case words, and a message that is absent
-    becomes None; every field is there, so that scripts can rely on it.
+    Integers stay integers, enum values become lower-case words, and what is absent (a message, a
+    mean of nothing) becomes None; every field is there, so that scripts can rely on it.
     """
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
@@ -47,7 +47,7 @@ def _field(message: Message, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.is_repeated:
         return [_value(item, field) for item in value]
-    if field.message_type is not None and not message.HasField(field.name):
+    if field.has_presence and not message.HasField(field.name):
         return None
     return _value(value, field)
 

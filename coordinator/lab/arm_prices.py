@@ -50,7 +50,7 @@ def read_prices(path: Path, *, arms: Sequence[str]) -> tuple[int, ...]:
 def _read(path: Path) -> dict[str, list[object]]:
     """Arm to its stated prices."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":
             return _of_entries(list(csv.DictReader(text.splitlines())), path=path)
         if path.suffix == ".toml":

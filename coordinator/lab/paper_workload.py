@@ -199,7 +199,7 @@ def load_scenario(name: str) -> PaperScenario:
     shipped = folder / f"{name}.toml"
     source = shipped if shipped.is_file() else Path(name)
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except OSError:
         raise ConfigError(
             "scenario", f"{name} is neither paper-iid, paper-ar1 nor a file that can be read"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any, Final
 
+from edge_agent.json_bytes import parsed
 from edge_agent.ports import Chunk, Usage
 from shared.errors import TidegateError
 from shared.limits import ERROR_CHARS_MAX
@@ -270,10 +272,10 @@ def _is_choice(value: object, *, said: str, among: int) -> bool:
 def _json_object(data: bytes, *, what: str) -> dict[str, Any]:
     """A JSON object, or the error that it is none."""
     try:
-        parsed = _DECODER.decode(data.decode("utf-8-sig"))
+        found = parsed(data.removeprefix(BOM_UTF8), otherwise=_DECODER)
     except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
+        found = None
+    if not isinstance(found, dict):
         start = data[:80].decode("utf-8", errors="replace")
         raise AnswerError("bad_response", f"a {what} is no JSON object; it starts with {start!r}")
-    return parsed
+    return found

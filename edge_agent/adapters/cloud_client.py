@@ -7,7 +7,7 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -253,9 +253,7 @@ class _Attempt:
                     data=body,
                     headers=self._headers(),
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None, connect=self._connect_s, sock_connect=self._connect_s
-                    ),
+                    timeout=_connecting_within(self._connect_s),
                 )
         except asyncio.CancelledError:
             if body.connected:
@@ -453,6 +451,11 @@ class _Attempt:
             usage=usage,
             client_error=client_error,
         )
+
+
+@cache
+def _connecting_within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
 def _sent_body(call: ChatCall) -> dict[str, Any]:

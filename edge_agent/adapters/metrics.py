@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar, cast
+from itertools import accumulate
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from shared.decision.key_budget import KeyBudgetStatus
 from shared.decision.money import NANOS_PER_DOLLAR
 from shared.decision.types import Attempt, Feedback, JudgeCall, Outcome, SpoolBody
 from shared.limits import ARMS_MAX, TASK_CLASSES_MAX
 
-M = TypeVar("M", Counter, Histogram)
 OTHER: Final = "other"
 NONE: Final = "none"
 REASONS_MAX: Final = 64
 _GRADERS: Final = ("grader", "judge", "signal")
-_LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_TTFT_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LATENCY_MS: Final = (
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    30_000,
+    60_000,
+    120_000,
+    300_000,
+)
+_TTFT_MS: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,61 @@ class _Label:
         return text
 
 
+class _Counts(Collector):
+    """A counter: plain numbers by their labels, made into samples when somebody reads them.
+
+    The library's own take a lock and a dozen calls for each number, and every request has eight.
+
+    Parameters
+    ----------
+    per_unit : int
+        How many of what is counted make one of the metric's unit.
+    """
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], *, per_unit: int = 1) -> None:
+        self._about = (name, text)
+        self._labels = labels
+        self._per_unit = per_unit
+        self.of: defaultdict[tuple[str, ...], int] = defaultdict(int)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The samples."""
+        family = CounterMetricFamily(*self._about, labels=self._labels)
+        for labels, number in self.of.items():
+            family.add_metric(labels, number / self._per_unit)
+        yield family
+
+
+class _Times(Collector):
+    """A histogram of times, in seconds; counted like `_Counts`, in milliseconds."""
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], *, bounds_ms: Sequence[int]
+    ) -> None:
+        self._about = (name, text)
+        self._labels = labels
+        self._bounds_ms = bounds_ms
+        self._buckets: dict[tuple[str, ...], list[int]] = {}
+        self._sum_ms: defaultdict[tuple[str, ...], int] = defaultdict(int)
+
+    def observe(self, labels: tuple[str, ...], ms: int) -> None:
+        """Count one time in the first bucket whose bound it does not exceed."""
+        buckets = self._buckets.get(labels)
+        if buckets is None:
+            buckets = self._buckets[labels] = [0] * (len(self._bounds_ms) + 1)
+        buckets[bisect_left(self._bounds_ms, ms)] += 1
+        self._sum_ms[labels] += ms
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The samples."""
+        bounds = [*(str(ms / 1_000) for ms in self._bounds_ms), "+Inf"]
+        family = HistogramMetricFamily(*self._about, labels=self._labels)
+        for labels, buckets in self._buckets.items():
+            filled = list(zip(bounds, accumulate(buckets), strict=True))
+            family.add_metric(labels, filled, self._sum_ms[labels] / 1_000)
+        yield family
+
+
 class AgentMetrics:
     """The agent's metrics on a registry of their own.
 
@@ -68,60 +140,60 @@ class AgentMetrics:
     def __init__(self, registry: CollectorRegistry, *, tags: Iterable[str] = ()) -> None:
         self._registry = registry
         self.set_tags(tags)
-        self._children: dict[tuple[object, ...], object] = {}
         self._arms = _Label(ARMS_MAX)
         self._task_classes = _Label(TASK_CLASSES_MAX)
         self._reasons = _Label(REASONS_MAX)
-        self._requests = Counter(
+        self._requests = _Counts(
             "tidegate_requests_total",
             "Requests that came to an end.",
             ["task_class", "arm", "status"],
-            registry=registry,
         )
-        self._attempts = Counter(
+        self._attempts = _Counts(
             "tidegate_attempts_total",
             "Tries of an arm, by result: ok, or why it failed.",
             ["arm", "result"],
-            registry=registry,
         )
-        self._fallouts = Counter(
+        self._fallouts = _Counts(
             "tidegate_fallouts_total",
             "Arms that were no candidate for a request, by reason.",
             ["arm", "reason"],
-            registry=registry,
         )
-        self._deadline_hits = Counter(
+        self._deadline_hits = _Counts(
             "tidegate_deadline_hits_total",
             "Requests answered within their deadline.",
             ["task_class"],
-            registry=registry,
         )
-        self._latency = Histogram(
+        self._latency = _Times(
             "tidegate_request_latency_seconds",
             "From a request's arrival to the end of its answer.",
             ["task_class", "arm"],
-            buckets=_LATENCY_S,
-            registry=registry,
+            bounds_ms=_LATENCY_MS,
         )
-        self._ttft = Histogram(
+        self._ttft = _Times(
             "tidegate_request_ttft_seconds",
             "From a request's arrival to its first token.",
             ["task_class", "arm"],
-            buckets=_TTFT_S,
-            registry=registry,
+            bounds_ms=_TTFT_MS,
         )
-        self._spend = Counter(
+        self._spend = _Counts(
             "tidegate_spend_dollars_total",
             "Settled cost of paid attempts, by the key's tag; the books hold the exact amounts.",
             ["arm", "tag"],
-            registry=registry,
+            per_unit=NANOS_PER_DOLLAR,
         )
-        self._tokens = Counter(
+        self._tokens = _Counts(
             "tidegate_tokens_total",
             "Tokens as the backends counted them.",
             ["arm", "direction"],
-            registry=registry,
         )
+        self._grades = _Counts(
+            "tidegate_grades_total",
+            "Grades of answers: by clients, graders, judges, or weak signals.",
+            ["source"],
+        )
+        counts = (self._requests, self._attempts, self._fallouts, self._deadline_hits)
+        for each in (*counts, self._latency, self._ttft, self._spend, self._tokens, self._grades):
+            registry.register(each)
         self._register_gauges(registry)
 
     def _register_gauges(self, registry: CollectorRegistry) -> None:
@@ -146,12 +218,6 @@ class AgentMetrics:
         self._lease_reserved = Gauge(
             "tidegate_lease_reserved_dollars", "Held by paid calls under way.", registry=registry
         )
-        self._grades = Counter(
-            "tidegate_grades_total",
-            "Grades of answers: by clients, graders, judges, or weak signals.",
-            ["source"],
-            registry=registry,
-        )
         self._key_budget = Gauge(
             "tidegate_key_budget_dollars",
             "A key's budget in its present window: its limit, and what is settled or reserved.",
@@ -173,33 +239,25 @@ class AgentMetrics:
             case Feedback(source=source):
                 kind, named, _ = source.partition(":")
                 grader = kind if named and kind in _GRADERS else "client"
-                self._one_of(self._grades, grader).inc()
+                self._grades.of[grader,] += 1
 
     def _observe_outcome(self, outcome: Outcome) -> None:
         arm = self._arms.value(outcome.arm)
         task_class = self._task_classes.value(outcome.task_class)
-        self._one_of(self._requests, task_class, arm, outcome.status.value).inc()
-        self._one_of(self._latency, task_class, arm).observe(outcome.latency_ms / 1000)
+        self._requests.of[task_class, arm, outcome.status.value] += 1
+        self._latency.observe((task_class, arm), outcome.latency_ms)
         if outcome.ttft_ms > 0:
-            self._one_of(self._ttft, task_class, arm).observe(outcome.ttft_ms / 1000)
+            self._ttft.observe((task_class, arm), outcome.ttft_ms)
         if outcome.hit:
-            self._one_of(self._deadline_hits, task_class).inc()
-        self._one_of(self._tokens, arm, "prompt").inc(outcome.prompt_tokens)
-        self._one_of(self._tokens, arm, "completion").inc(outcome.completion_tokens)
+            self._deadline_hits.of[task_class,] += 1
+        self._tokens.of[arm, "prompt"] += outcome.prompt_tokens
+        self._tokens.of[arm, "completion"] += outcome.completion_tokens
         tag = self._tag_of(outcome)
         for attempt in outcome.attempts:
             self._observe_attempt(attempt, tag=tag)
         for fallout in outcome.fallouts:
             reason = self._reasons.value(fallout.reason)
-            self._one_of(self._fallouts, self._arms.value(fallout.arm), reason).inc()
-
-    def _one_of(self, metric: M, *labels: str) -> M:
-        """A metric's child with these labels; the library's own search takes longer."""
-        key = (metric, *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return cast("M", child)
+            self._fallouts.of[self._arms.value(fallout.arm), reason] += 1
 
     def _tag_of(self, outcome: Outcome) -> str:
         """The key's tag, without what a client has added to it."""
@@ -210,11 +268,10 @@ class AgentMetrics:
         """Count one try of one arm."""
         arm = self._arms.value(attempt.arm)
         result = self._reasons.value(attempt.error) if attempt.error else "ok"
-        self._one_of(self._attempts, arm, result).inc()
+        self._attempts.of[arm, result] += 1
         if attempt.lease_number:
             # An overrun's correction may lower a cost; a counter can only rise.
-            dollars = max(0, attempt.cost_nanos) / NANOS_PER_DOLLAR
-            self._one_of(self._spend, arm, tag).inc(dollars)
+            self._spend.of[arm, tag] += max(0, attempt.cost_nanos)
 
     def set_requests_in_flight(self, requests: int) -> None:
         """Show how many chat requests are being answered."""

@@ -7,9 +7,9 @@ waiting for the event loop over and over.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from typing import Any, Final
 from zlib import crc32
@@ -35,6 +35,7 @@ from shared.errors import StoreError
 from shared.wire import encode_config, encode_table, record_to_bytes
 
 Row = tuple[Any, ...]
+Statement = tuple[str, Row]
 
 SPOOL_LAST: Final = "spool_last"
 LEASE_COLUMNS: Final = (
@@ -46,6 +47,7 @@ RESERVATION_COLUMNS: Final = (
     "key_tag, key_window, judge"
 )
 KEY_BUDGET_COLUMNS: Final = "tag, start_unix_ms, end_unix_ms, settled_nanos, watermark_nanos"
+_REPLACE: Final = "INSERT OR REPLACE"
 _SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record, checksum)"
 _ROWS_MAX: Final = 64
 
@@ -250,34 +252,37 @@ class Group:
             return self._reservations[reservation_id] is not None
         return reservation_id in self._standing.reserved
 
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Write the net change into the open transaction."""
+    def statements(self) -> list[Statement]:
+        """What writes the net change."""
         reserved = self._standing.reserved
         gone = [key for key, row in self._reservations.items() if row is None and key in reserved]
         replaced = [
             key for key, row in self._reservations.items() if row is not None and key in reserved
         ]
         made = [row for row in self._reservations.values() if row is not None]
-        _delete(connection, "reservation", "id", gone + replaced)
-        _put(connection, "INSERT", f"reservation ({RESERVATION_COLUMNS})", made)
-        _delete(connection, "lease", "number", [n for n, row in self._leases.items() if not row])
         leases = [row for row in self._leases.values() if row]
-        _put(connection, "INSERT OR REPLACE", f"lease ({LEASE_COLUMNS})", leases)
-        budgets = list(self._key_budgets.values())
-        _put(connection, "INSERT OR REPLACE", f"key_budget ({KEY_BUDGET_COLUMNS})", budgets)
+        closed = [number for number, row in self._leases.items() if not row]
+        return [
+            *_delete("reservation", "id", gone + replaced),
+            *_put("INSERT", f"reservation ({RESERVATION_COLUMNS})", made),
+            *_delete("lease", "number", closed),
+            *_put(_REPLACE, f"lease ({LEASE_COLUMNS})", leases),
+            *_put(_REPLACE, f"key_budget ({KEY_BUDGET_COLUMNS})", [*self._key_budgets.values()]),
+            *self._trimmed(),
+            *_put("INSERT", _SPOOL_COLUMNS, self._appends),
+            *_put(_REPLACE, "meta (key, value)", [*self._meta.items()]),
+            *_put(_REPLACE, "document (key, record)", [*self._documents.items()]),
+        ]
+
+    def _trimmed(self) -> Iterator[Statement]:
+        """What takes records out of the spool, and what stands for them."""
         if self._trim:
-            connection.execute("DELETE FROM spool WHERE sequence <= ?", (self._trim,))
-            last = [(SPOOL_LAST, self._spool_last)]
-            _put(connection, "INSERT OR REPLACE", "counter (key, value)", last)
+            yield "DELETE FROM spool WHERE sequence <= ?", (self._trim,)
+            yield from _put(_REPLACE, "counter (key, value)", [(SPOOL_LAST, self._spool_last)])
         for one in self._compacted:
             span = (one.first, one.row[0])
-            connection.execute("DELETE FROM spool WHERE sequence BETWEEN ? AND ?", span)
-            _put(connection, "INSERT", _SPOOL_COLUMNS, [one.row])
-        _put(connection, "INSERT", _SPOOL_COLUMNS, self._appends)
-        meta = list(self._meta.items())
-        _put(connection, "INSERT OR REPLACE", "meta (key, value)", meta)
-        documents = list(self._documents.items())
-        _put(connection, "INSERT OR REPLACE", "document (key, record)", documents)
+            yield "DELETE FROM spool WHERE sequence BETWEEN ? AND ?", span
+            yield from _put("INSERT", _SPOOL_COLUMNS, [one.row])
 
     def accept(self) -> None:
         """The transaction is committed: bring the standing up to date."""
@@ -298,17 +303,26 @@ def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
         start += size
 
 
-def _put(connection: sqlite3.Connection, verb: str, target: str, rows: Sequence[Row]) -> None:
+def _put(verb: str, target: str, rows: Sequence[Row]) -> Iterator[Statement]:
     for chunk in _chunks(rows):
-        places = ", ".join(["(" + ", ".join("?" * len(chunk[0])) + ")"] * len(chunk))
-        sql = f"{verb} INTO {target} VALUES {places}"
-        connection.execute(sql, tuple(chain.from_iterable(chunk)))
+        text = _insertion(verb, target, columns=len(chunk[0]), rows=len(chunk))
+        yield text, tuple(chain.from_iterable(chunk))
 
 
-def _delete(
-    connection: sqlite3.Connection, table: str, key: str, values: Sequence[int | str]
-) -> None:
+def _delete(table: str, key: str, values: Sequence[int | str]) -> Iterator[Statement]:
     for chunk in _chunks(values):
-        places = ", ".join("?" * len(chunk))
-        # Only names from this module reach the statement's text.
-        connection.execute(f"DELETE FROM {table} WHERE {key} IN ({places})", tuple(chunk))  # noqa: S608
+        yield _deletion(table, key, values=len(chunk)), tuple(chunk)
+
+
+# The texts are few, and SQLite's statements are found by them. Only names from this module are in
+# them.
+@cache
+def _insertion(verb: str, target: str, *, columns: int, rows: int) -> str:
+    places = ", ".join(["(" + ", ".join("?" * columns) + ")"] * rows)
+    return f"{verb} INTO {target} VALUES {places}"
+
+
+@cache
+def _deletion(table: str, key: str, *, values: int) -> str:
+    places = ", ".join("?" * values)
+    return f"DELETE FROM {table} WHERE {key} IN ({places})"  # noqa: S608

@@ -14,12 +14,14 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from edge_agent.adapters.sqlite_books_file import store_error, wal_path
-from edge_agent.adapters.sqlite_books_group import Change, Group, Standing
+from edge_agent.adapters.sqlite_books_group import Change, Group, Standing, Statement
 from edge_agent.ports import Told, nobody
 from shared.errors import BooksFullError, StoreError
 
 _GROUP_MAX: Final = 1_024
 _GROUPS_PER_CHECKPOINT: Final = 200
+_BEGIN: Final[Statement] = ("BEGIN IMMEDIATE", ())
+_COMMIT: Final[Statement] = ("COMMIT", ())
 # What one commit's own values can do wrong, unlike a full disk or a damaged file.
 _VALUE_ERRORS: Final = (
     sqlite3.IntegrityError,
@@ -248,16 +250,18 @@ class Writer:
         group = Group(self._standing)
         for job in jobs:
             job.error = _try_add(group, job)
-        self._connection.execute("BEGIN IMMEDIATE")
-        group.write(self._connection)
-        self._connection.execute("COMMIT")
+        statements = group.statements()
+        if len(statements) > 1:  # one is a transaction by itself
+            statements = [_BEGIN, *statements, _COMMIT]
+        for statement in statements:
+            self._connection.execute(*statement)
         group.accept()
 
     def _commit_one_by_one(self, jobs: Sequence[Job]) -> None:
         """One transaction with a savepoint per commit, after a value that SQLite refused."""
         standing = Standing(self._standing.spool_last, set(self._standing.reserved))
         execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
+        execute(*_BEGIN)
         for job in jobs:
             group = Group(standing)
             job.error = _try_add(group, job)
@@ -265,13 +269,14 @@ class Writer:
                 continue
             execute("SAVEPOINT one")
             try:
-                group.write(self._connection)
+                for statement in group.statements():
+                    execute(*statement)
                 group.accept()
             except _VALUE_ERRORS as error:
                 execute("ROLLBACK TO one")
                 job.error = store_error(error, path=self._path, operation="commit these values")
             execute("RELEASE one")
-        execute("COMMIT")
+        execute(*_COMMIT)
         self._standing.spool_last = standing.spool_last
         self._standing.reserved = standing.reserved
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from edge_agent.json_bytes import written
 from shared.errors import LimitError
 
 DONE: Final = b"[DONE]"
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # in ASCII
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -78,19 +79,19 @@ class EventParser:
         return None
 
 
-def ascii_json(data: object) -> bytes:
-    """JSON in ASCII, which holds whatever text a model may have made."""
-    return _ENCODER.encode(data).encode("ascii")
+def as_json(data: object) -> bytes:
+    """JSON that holds whatever text a model may have made."""
+    return written(data, otherwise=_ENCODER)
 
 
 def event(data: Mapping[str, Any]) -> bytes:
     """One event that carries a JSON object."""
-    return b"data: " + ascii_json(data) + b"\n\n"
+    return b"data: " + as_json(data) + b"\n\n"
 
 
 def comment(data: Mapping[str, Any]) -> bytes:
     """A line that clients pass over and people can read."""
-    return b": " + ascii_json(data) + b"\n\n"
+    return b": " + as_json(data) + b"\n\n"
 
 
 LAST_EVENT: Final = b"data: " + DONE + b"\n\n"

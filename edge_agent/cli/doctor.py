@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.adapters.doctor import Finding, Verdict, answers, examine
+from edge_agent.adapters.doctor import Finding, Verdict, answers, examine, model_check
 from edge_agent.adapters.model_library import LibraryError
 from edge_agent.adapters.model_library.origin import read_origin
 from edge_agent.adapters.model_library.pull import verify
@@ -21,7 +21,8 @@ from edge_agent.cli.options import ConfigFile
 from edge_agent.cli.output import Format, OutputFormat, console, show_json
 from edge_agent.cli.parts import link_target, local_models, new_classifier
 from edge_agent.cli.progress import showing
-from edge_agent.config import AgentConfig, load
+from edge_agent.config import AgentConfig, ModelConfig, load
+from shared import logs
 from shared.clock import SystemClock
 
 _STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
@@ -53,9 +54,8 @@ def doctor(
         )
     )
     if deep:
-        findings += _checksums(settings, output=output)
-        present = [model for model in local_models(settings) if Path(model.path).exists()]
-        findings += [asyncio.run(answers(model, clock=SystemClock())) for model in present]
+        logs.configure(format_="console", level="error")  # what does not load is a finding
+        findings += _deep(settings, seen=findings, output=output)
     worst = max((finding.verdict for finding in findings), key=list(Verdict).index)
     if output is OutputFormat.JSON:
         show_json({"verdict": worst, "findings": [vars(finding) for finding in findings]})
@@ -64,24 +64,33 @@ def doctor(
     raise typer.Exit(1 if worst is Verdict.FAIL else 0)
 
 
-def _checksums(settings: AgentConfig, *, output: OutputFormat) -> list[Finding]:
-    """Every model file that there is, read as a whole."""
-    findings = []
-    for model in settings.placed_models:
-        path, name = Path(model.path), f"checksum {model.arm}"
-        if not path.exists():
-            continue
-        try:
-            origin = read_origin(path)
-            expected = model.sha256 or (origin.sha256 if origin else "")
-            with showing(output) as progress:
-                found = verify(path, sha256=expected, progress=progress)
-        except LibraryError as error:
-            findings.append(Finding(name, Verdict.FAIL, str(error), "fetch it again"))
-        else:
-            says = f"sha256 {found[:12]}..." + ("" if expected else ", with nothing to compare")
-            findings.append(Finding(name, Verdict.OK, says))
-    return findings
+def _deep(settings: AgentConfig, *, seen: Sequence[Finding], output: OutputFormat) -> list[Finding]:
+    """Every model file read as a whole, then let answer; what is broken is told once."""
+    broken = {finding.check for finding in seen if finding.verdict is Verdict.FAIL}
+    sound = [
+        (placed, model)
+        for placed, model in zip(settings.placed_models, local_models(settings), strict=True)
+        if model_check(model.arm) not in broken
+    ]
+    checksums = [_checksum(placed, output=output) for placed, _ in sound]
+    return checksums + [
+        asyncio.run(answers(model, clock=SystemClock()))
+        for (_, model), checksum in zip(sound, checksums, strict=True)
+        if checksum.verdict is not Verdict.FAIL
+    ]
+
+
+def _checksum(model: ModelConfig, *, output: OutputFormat) -> Finding:
+    name = f"checksum {model.arm}"
+    try:
+        origin = read_origin(Path(model.path))
+        expected = model.sha256 or (origin.sha256 if origin else "")
+        with showing(output) as progress:
+            found = verify(Path(model.path), sha256=expected, progress=progress)
+    except LibraryError as error:
+        return Finding(name, Verdict.FAIL, str(error), "fetch it again")
+    says = f"sha256 {found[:12]}..." + ("" if expected else ", with nothing to compare")
+    return Finding(name, Verdict.OK, says)
 
 
 def _table(findings: Sequence[Finding]) -> Table:

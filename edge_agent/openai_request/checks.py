@@ -49,9 +49,9 @@ def _shown(value: object) -> str:
 
 def integer(low: int, high: int) -> Check:
     """A whole number from `low` to `high`."""
+    expected = f"an integer from {low} to {high}"
 
     def check(value: Any, path: str) -> int:
-        expected = f"an integer from {low} to {high}"
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(path, expected, value)
         if not low <= value <= high:
@@ -63,9 +63,9 @@ def integer(low: int, high: int) -> Check:
 
 def number(low: float, high: float) -> Check:
     """A number from `low` to `high`."""
+    expected = f"a number from {low:g} to {high:g}"
 
     def check(value: Any, path: str) -> int | float:
-        expected = f"a number from {low:g} to {high:g}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(path, expected, value)
         if not low <= value <= high:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from edge_agent.candidates import CHAT, EMBEDDINGS, RequestFacts
@@ -89,7 +89,7 @@ def _chat_facts(body: Mapping[str, Any]) -> dict[str, Any]:
     messages = body["messages"]
     return {
         "messages": len(messages),
-        "prompt_bytes": sum(_text_bytes(message.get("content")) for message in messages),
+        "prompt_bytes": sum([_text_bytes(message.get("content")) for message in messages]),
         "media_parts": media_parts(body),
         "capabilities": required_capabilities(body) | {CHAT},
         "max_tokens": body.get("max_tokens"),
@@ -120,6 +120,8 @@ def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _text_bytes(content: object) -> int:
     """Length of a text, or of a message's text parts, in UTF-8."""
+    if isinstance(content, str):
+        return len(content.encode())
     return sum(len(text.encode()) for text in _texts(content))
 
 
@@ -138,16 +140,18 @@ def fields_of(body: Mapping[str, Any]) -> frozenset[str]:
     not list these answers the same without them.
     """
     return frozenset(
-        name
-        for name, value in body.items()
-        if name not in ALWAYS_SENT and (name not in _NEUTRAL or value != _NEUTRAL[name])
+        [
+            name
+            for name, value in body.items()
+            if name not in ALWAYS_SENT and (name not in _NEUTRAL or value != _NEUTRAL[name])
+        ]
     )
 
 
 def required_capabilities(body: Mapping[str, Any]) -> frozenset[str]:
     """What an arm has to be able to do: tools, json_schema, vision, audio, file, logprobs."""
-    needed = {_CAPABILITY_OF_PART[kind] for kind in _part_kinds(body) if kind != "text"}
-    if body.get("tools") or any(_speaks_of_tools(message) for message in body["messages"]):
+    needed = {_CAPABILITY_OF_PART[kind] for kind in _media_kinds(body)}
+    if body.get("tools") or any(map(_speaks_of_tools, body["messages"])):
         needed.add("tools")
     if body.get("response_format", {}).get("type", "text") != "text":
         needed.add("json_schema")
@@ -164,16 +168,14 @@ def media_parts(body: Mapping[str, Any]) -> int:
     Their price does not follow from their bytes (an image behind a short address can cost
     thousands of tokens), so the worst case of rule A_2 does not cover them.
     """
-    return sum(1 for kind in _part_kinds(body) if kind in _CAPABILITY_OF_PART)
+    return len(_media_kinds(body))
 
 
-def _part_kinds(body: Mapping[str, Any]) -> Iterator[str]:
-    """The type of every content part that is not plain text of the client's."""
-    for message in body["messages"]:
-        content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
-                yield part["type"] if part["type"] in _CAPABILITY_OF_PART else "text"
+def _media_kinds(body: Mapping[str, Any]) -> list[str]:
+    """The type of every content part that is more than text."""
+    contents = [message.get("content") for message in body["messages"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part["type"] for part in parts if part["type"] in _CAPABILITY_OF_PART]
 
 
 def _speaks_of_tools(message: Mapping[str, Any]) -> bool:
@@ -187,7 +189,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     A turn's id is a hash of all its messages. The turn before ended with the assistant's last
     message, so it consists of what comes ahead of that.
     """
-    last = max((i for i, each in enumerate(messages) if each["role"] == "assistant"), default=0)
+    last = max([i for i, each in enumerate(messages) if each["role"] == "assistant"], default=0)
     hashed, before = hashlib.blake2b(digest_size=16), ""
     for index, message in enumerate(messages):
         if index == last and index:

@@ -32,7 +32,11 @@ _SHOWN_CHARS: Final = 64
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 _TAG: Final = re.compile(rf"[\x21-\x7e]{{1,{TAG_CHARS_MAX}}}")
 _KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+_NAME_FORM: Final = f"a name of up to {NAME_CHARS_MAX} letters, digits, '.', '_' and '-'"
+_TAG_FORM: Final = f"1 to {TAG_CHARS_MAX} printable ASCII characters without spaces"
+_KEY_FORM: Final = f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters without spaces"
 _DIGITS: Final = re.compile(r"[0-9]{1,12}")
+_DEADLINE_FORM: Final = f"a whole number of milliseconds from 1 to {DEADLINE_MS_MAX}"
 _AMOUNT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -79,18 +83,13 @@ def parse_headers(headers: Mapping[str, str]) -> SteeringHeaders:
             f"'{PRIVACY_HEADER}' can only be 'local'; leave it out otherwise",
             param=PRIVACY_HEADER,
         )
-    name = f"a name of up to {NAME_CHARS_MAX} letters, digits, '.', '_' and '-'"
-    shown = "{} printable ASCII characters without spaces"
     return SteeringHeaders(
-        task_class=_matching(headers, TASK, _NAME, name),
+        task_class=_matching(headers, TASK, _NAME, _NAME_FORM),
         privacy_local=privacy is not None,
         deadline_ms=_deadline_ms(headers),
         max_cost_nanos=_max_cost_nanos(headers),
-        tag=_matching(headers, TAG, _TAG, shown.format(f"1 to {TAG_CHARS_MAX}")) or "",
-        idempotency_key=_matching(
-            headers, IDEMPOTENCY_KEY, _KEY, shown.format(f"1 to {IDEMPOTENCY_KEY_CHARS_MAX}")
-        )
-        or "",
+        tag=_matching(headers, TAG, _TAG, _TAG_FORM) or "",
+        idempotency_key=_matching(headers, IDEMPOTENCY_KEY, _KEY, _KEY_FORM) or "",
         expected=_expected(headers),
     )
 
@@ -125,12 +124,11 @@ def _expected(headers: Mapping[str, str]) -> str | None:
 
 def _deadline_ms(headers: Mapping[str, str]) -> int | None:
     """The deadline, a whole number of milliseconds within the limit."""
-    expected = f"a whole number of milliseconds from 1 to {DEADLINE_MS_MAX}"
-    text = _matching(headers, DEADLINE, _DIGITS, expected)
+    text = _matching(headers, DEADLINE, _DIGITS, _DEADLINE_FORM)
     if text is None:
         return None
     if not 1 <= int(text) <= DEADLINE_MS_MAX:
-        raise refusal("invalid_value", f"'{DEADLINE}' must be {expected}", param=DEADLINE)
+        raise refusal("invalid_value", f"'{DEADLINE}' must be {_DEADLINE_FORM}", param=DEADLINE)
     return int(text)
 
 

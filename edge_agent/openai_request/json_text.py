@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final, NoReturn
 
+from edge_agent.json_bytes import parsed, written
 from edge_agent.openai_request.checks import refusal
 
 
@@ -27,7 +28,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         400 if they are no UTF-8, no JSON, or JSON of another type.
     """
     try:
-        parsed = _DECODER.decode(raw.decode("utf-8"))
+        found = parsed(raw, otherwise=_DECODER)
     except UnicodeDecodeError as error:
         raise refusal(
             "invalid_json",
@@ -37,14 +38,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise refusal("invalid_json", f"the body is not JSON: {problem}", param=None) from None
-    if not isinstance(parsed, dict):
+    if not isinstance(found, dict):
         raise refusal("invalid_type", "the body must be a JSON object", param=None)
-    return parsed
+    return found
 
 
 def serialise(body: object) -> bytes:
     """JSON without spaces, as UTF-8: the form in which a body is measured and sent."""
-    return _ENCODER.encode(body).encode()
+    return written(body, otherwise=_ENCODER)
 
 
 def measured(body: object) -> int:

@@ -71,11 +71,12 @@ _TOOL_CALL: Final = fields(
 def _content(role: str) -> Check:
     """A text, or an array of the parts that a role may have."""
     allowed = _PARTS_OF_ROLE[role]
+    kind_of = one_of(*allowed)
 
     def part(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise wrong_type(path, "an object such as {'type': 'text', 'text': '...'}", value)
-        kind = one_of(*allowed)(value.get("type"), f"{path}.type")
+        kind = kind_of(value.get("type"), f"{path}.type")
         name, check = _PARTS[kind]
         checked: dict[str, Any] = fields({"type": text(), name: check}, required=[name])(
             value, path
@@ -121,6 +122,7 @@ _FIELDS_OF_ROLE: Final[dict[str, dict[str, Check]]] = {
     "tool": {"role": text(), "content": _content("tool"), "tool_call_id": ID_CHARS},
     "function": {**_COMMON, "content": _content("function")},
 }
+_ROLE: Final = one_of(*_FIELDS_OF_ROLE)
 _REQUIRED_OF_ROLE: Final[dict[str, tuple[str, ...]]] = {
     "developer": ("content",),
     "system": ("content",),
@@ -138,7 +140,7 @@ def _message(value: Any, path: str) -> dict[str, Any]:
         raise wrong_type(path, "an object with 'role' and 'content'", value)
     if value.get("role") is None:
         raise missing_field(f"{path}.role")
-    role = one_of(*_FIELDS_OF_ROLE)(value["role"], f"{path}.role")
+    role = _ROLE(value["role"], f"{path}.role")
     known = _FIELDS_OF_ROLE[role]
     checked: dict[str, Any] = {}
     for name, each in value.items():

@@ -293,6 +293,19 @@ class LeaseBook:
         """Raise a watermark so that this worst case fits once `unsynced` is synced."""
         self._raise_watermark(amount_nanos)
 
+    def make_room_together(self, amount_nanos: int) -> None:
+        """Raise watermarks so that requests of this much in all fit, as far as leases have room.
+
+        Each of them fits one lease; here they may fill several.
+        """
+        for row in self._active():
+            used = row.settled_nanos + self._reserved[row.number]
+            room = max(0, row.amount_nanos - used)
+            wanted = used + min(amount_nanos, room)
+            if wanted > row.watermark_nanos:
+                self._put(changed(row, watermark_nanos=wanted))
+            amount_nanos -= room
+
     def available_nanos(self) -> int:
         """What active leases can still take."""
         return (self._rooms or self._find_rooms())[2]

@@ -6,7 +6,7 @@ Rules A_1 to A_3 of the money protocol.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context, Decimal, Inexact, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Final
 
 NANOS_PER_DOLLAR: Final = 1_000_000_000
@@ -110,5 +110,7 @@ def nanos_from_dollars(text: str | int | Decimal) -> int:
 
 def dollars(nanos: int, *, places: int = 9) -> str:
     """Nano-dollars as an exact decimal string; shorter forms round up, away from nothing."""
-    amount = Decimal(nanos).scaleb(-9)
-    return f"{amount.quantize(Decimal(1).scaleb(-places), rounding=ROUND_CEILING):f}"
+    units = -(-nanos // 10 ** (9 - places))
+    whole, part = divmod(abs(units), 10**places)
+    sign = "-" if units < 0 else ""
+    return f"{sign}{whole}.{part:0{places}d}" if places else f"{sign}{whole}"

@@ -118,6 +118,6 @@ class RankedRow:
         at = order.index(chosen)
         return Draw(chosen, weight * PPM // total, tuple(order[:at] + order[at + 1 :]))
 
-    def fallbacks(self, candidates: Collection[str], *, of: str) -> tuple[str, ...]:
-        """The candidates that follow an arm which was not drawn from this row now."""
+    def fallbacks(self, candidates: Collection[str], *, of: str = "") -> tuple[str, ...]:
+        """The candidates in order, or those that follow an arm which was not drawn from it now."""
         return tuple(arm for arm in self._order if arm in candidates and arm != of)

@@ -34,6 +34,46 @@ CAPABILITIES: Final = frozenset(
 )
 """What an arm can be said to do beyond a plain answer; requests ask for no other."""
 
+REQUEST_FIELDS: Final = frozenset(
+    {
+        "dimensions",
+        "frequency_penalty",
+        "grammar",
+        "input",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "min_p",
+        "model",
+        "moderation",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "repeat_penalty",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "stop",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+"""What a paid arm's closed list may name: all that an agent passes on and rule A_2 can bound."""
+
 
 class ArmKind(StrEnum):
     """Where an arm runs."""

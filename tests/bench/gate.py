@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import uvloop
+
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.adapters.sqlite_books_writer import sync_file
 from edge_agent.books import DropReservation, PutReservation
@@ -35,7 +37,7 @@ REQUESTS = 400
 def reserve_and_settle() -> list[Figure]:
     """Committed reserve-and-settle pairs a second at 64 clients; the same over one at a time."""
     with tempfile.TemporaryDirectory() as folder:
-        together, alone = asyncio.run(_pairs(Path(folder)))
+        together, alone = uvloop.run(_pairs(Path(folder)))
     ratio = together / alone
     return [
         Figure.at_least(
@@ -57,8 +59,8 @@ def wait_and_durability() -> list[Figure]:
     its house-keeping syncs watermarks, each sync taking 50 ms.
     """
     with tempfile.TemporaryDirectory() as folder:
-        waits_ms, for_sync, syncs = asyncio.run(_waits(Path(folder)))
-        durable_ms = asyncio.run(_durable(Path(folder)))
+        waits_ms, for_sync, syncs = uvloop.run(_waits(Path(folder)))
+        durable_ms = uvloop.run(_durable(Path(folder)))
     p50 = statistics.median(waits_ms)
     p95 = statistics.quantiles(durable_ms, n=20)[-1]
     return [

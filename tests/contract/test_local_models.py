@@ -293,7 +293,10 @@ async def test_a_prompt_over_the_context_fails_with_the_numbers(models: LocalMod
         ({"messages": []}, "messages"),
         ({"grammar": "no grammar at all"}, "grammar"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+        ),
     ],
 )
 async def test_a_wrong_field_is_refused_by_name(
@@ -302,7 +305,8 @@ async def test_a_wrong_field_is_refused_by_name(
     """No other arm would take it."""
     failure = await _failure(models, _call(**fields))
     assert ("invalid_request", True) == (failure.reason, failure.client_error)
-    assert named in str(failure)
+    assert f"`{named}`" in str(failure)
+    assert named == failure.param
 
 
 async def test_every_token_tells_how_likely_it_was(models: LocalModels) -> None:

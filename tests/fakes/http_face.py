@@ -222,8 +222,8 @@ async def connect(
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     content = json.dumps(body).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Content-Length: {len(content)}\r\n\r\n".encode()
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
         + content
     )
     return reader, writer

@@ -3,5 +3,6 @@
 from edge_agent.adapters.doctor.answer import answers
 from edge_agent.adapters.doctor.examine import examine
 from edge_agent.adapters.doctor.finding import Finding, Verdict
+from edge_agent.adapters.doctor.local import model_check
 
-__all__ = ["Finding", "Verdict", "answers", "examine"]
+__all__ = ["Finding", "Verdict", "answers", "examine", "model_check"]

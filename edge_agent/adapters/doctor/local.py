@@ -69,8 +69,13 @@ def models(settings: AgentConfig) -> Iterator[Finding]:
         )
 
 
+def model_check(arm: str) -> str:
+    """What a finding about a model's file is called."""
+    return f"model {arm}"
+
+
 def _model(model: ModelConfig) -> Finding:
-    name, path = f"model {model.arm}", Path(model.path)
+    name, path = model_check(model.arm), Path(model.path)
     pull = f"tidegate-agent models pull {model.arm}"
     if not path.exists():
         remedy = pull if model.source else "put it there, or give the model a `source`"

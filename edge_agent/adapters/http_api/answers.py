@@ -18,7 +18,6 @@ from edge_agent.adapters.http_api.bodies import asked_with_key, read_chat, read_
 from edge_agent.adapters.http_api.delivery import client_watch, send_stream, send_whole
 from edge_agent.adapters.http_api.gate import Arrival, arrival
 from edge_agent.adapters.http_api.texts import TextAnswer, abandon
-from edge_agent.adapters.metrics import AgentMetrics
 from edge_agent.openai_request import (
     client_request,
     parse_completion,
@@ -40,8 +39,7 @@ from shared.limits import REQUESTS_IN_FLIGHT_MAX
 class InFlight:
     """Counts what is being answered, and refuses what would be too much."""
 
-    def __init__(self, metrics: AgentMetrics) -> None:
-        self._metrics = metrics
+    def __init__(self) -> None:
         self._requests = 0
 
     @contextmanager
@@ -55,12 +53,10 @@ class InFlight:
                 retry_after_s=1,
             )
         self._requests += 1
-        self._metrics.set_requests_in_flight(self._requests)
         try:
             yield
         finally:
             self._requests -= 1
-            self._metrics.set_requests_in_flight(self._requests)
 
 
 class _Endpoint(ABC):
@@ -84,7 +80,7 @@ class Chat(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = await read_chat(scope, receive)
-        async with client_watch(receive) as gone:
+        with client_watch(receive) as gone:
             answer = await self._facade.answer(request, gone)
             if request.stream:
                 await send_stream(answer, send=send, gone=gone)
@@ -112,7 +108,7 @@ class Completions(_Endpoint):
                 zip(asked.chats, asked.prompts, strict=True), start=1
             )
         ]
-        async with client_watch(receive) as gone:
+        with client_watch(receive) as gone:
             answers = await _together([self._facade.answer(each, gone) for each in requests])
             answer = TextAnswer(answers, asked=asked, request_id=noted.request_id)
             if asked.chats[0].stream:
@@ -173,7 +169,7 @@ class Embeddings(_Endpoint):
             kind=RequestKind.EMBEDDINGS,
         )
         request = asked_with_key(scope, request)
-        async with client_watch(receive) as gone:
+        with client_watch(receive) as gone:
             answer = await self._facade.answer(request, gone)
             content = answer.response or {}
             if asked.as_base64:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_agent.adapters.http_api.answers import Chat, Completions, Embeddings, InFlight
@@ -49,16 +48,16 @@ def build_app(
         Health and metrics, which hold no prompts, need no key.
     cors_origins : sequence of str
         Origins whose pages may call the agent from a browser, such as `https://app.example`;
-        `*` stands for all of them.
+        `*` stands for all of them. Without keys the agent answers to no other name.
     """
     keys = api_keys if isinstance(api_keys, ApiKeys) else ApiKeys(api_keys)
-    in_flight, pages = InFlight(metrics), Pages(facade, metrics)
+    in_flight, pages = InFlight(), Pages(facade, metrics)
     answers: dict[str, ASGIApp] = {
         "/v1/chat/completions": Chat(facade, in_flight),
         "/v1/completions": Completions(facade, in_flight),
         "/v1/embeddings": Embeddings(facade, in_flight),
     }
-    app = Starlette(
+    router = Router(
         routes=[
             *(Route(path, endpoint, methods=_POST) for path, endpoint in answers.items()),
             Route("/v1/models", pages.models, methods=_GET),
@@ -70,48 +69,44 @@ def build_app(
             Route("/readyz", pages.readyz, methods=_GET),
             Route("/metrics", pages.metrics, methods=_GET),
         ],
-        middleware=[
-            *_cors(cors_origins),
-            Middleware(Gate, clock=clock, ids=ids, api_keys=keys, origins=cors_origins),
-            Middleware(_Shortcut, endpoints=answers),
-        ],
-        exception_handlers={HTTPException: _http_error},
+        redirect_slashes=False,
     )
-    app.router.redirect_slashes = False
-    return app
+    routes = _Routes(router, answers=answers)
+    gate = Gate(routes, clock=clock, ids=ids, api_keys=keys, origins=cors_origins)
+    return _with_cors(gate, origins=cors_origins) if cors_origins else gate
 
 
-class _Shortcut:
-    """Leads to the endpoints that nearly all requests go to, past the search for a route."""
+class _Routes:
+    """Leads to an endpoint; to those that nearly all requests go to, past the search for a route.
 
-    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._endpoints = endpoints
+    Stands for Starlette's application, whose layers each of these requests would pass twice.
+    """
+
+    def __init__(self, router: Router, *, answers: Mapping[str, ASGIApp]) -> None:
+        self._router = ExceptionMiddleware(router, handlers={HTTPException: _http_error})
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._endpoints.get(scope.get("path", ""))
+        found = self._answers.get(scope.get("path", ""))
         if found is None or scope.get("method") != "POST":
-            found = self._app
+            found = self._router
+            scope["app"] = self  # so that the router raises what it refuses
         await found(scope, receive, send)
 
 
-def _cors(origins: Sequence[str]) -> list[Middleware]:
+def _with_cors(app: ASGIApp, *, origins: Sequence[str]) -> ASGIApp:
     """Answers a browser's question whether a page of another origin may call the agent.
 
     It stands before the gate: a browser asks without a key, and refusals need its headers too.
     """
-    if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=list(HEADERS_OUT),
-            max_age=CORS_MAX_AGE_S,
-        )
-    ]
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=list(HEADERS_OUT),
+        max_age=CORS_MAX_AGE_S,
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Send
 
 from edge_agent.adapters.http_api.errors import error_object, header_safe
 from edge_agent.adapters.http_api.gate import log_defect
-from edge_agent.adapters.sse import LAST_EVENT, ascii_json, comment, event
+from edge_agent.adapters.sse import LAST_EVENT, as_json, comment, event
 from edge_agent.refusals import internal_error
 from edge_agent.requests import Answer, AnswerHead, RequestRefused, TaskOrigin, TaskSource
 from shared.decision.money import dollars
@@ -33,8 +33,8 @@ HEADERS_OUT: Final = (
 _log = structlog.get_logger(__name__)
 
 
-@asynccontextmanager
-async def client_watch(receive: Receive) -> AsyncIterator[asyncio.Future[None]]:
+@contextmanager
+def client_watch(receive: Receive) -> Iterator[asyncio.Future[None]]:
     """A future that is done when the client disconnects."""
 
     async def watch() -> None:
@@ -45,7 +45,7 @@ async def client_watch(receive: Receive) -> AsyncIterator[asyncio.Future[None]]:
     try:
         yield gone
     finally:
-        await _end(gone)
+        gone.cancel()
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -83,7 +83,7 @@ def _start_message(head: AnswerHead, more: Mapping[str, str]) -> Message:
 
 async def send_whole(answer: Answer, content: object, *, send: Send) -> None:
     """Send an answer in one piece."""
-    body = ascii_json(content)
+    body = as_json(content)
     more = {
         "content-type": "application/json",
         "content-length": str(len(body)),

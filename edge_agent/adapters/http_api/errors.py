@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from edge_agent.adapters.sse import ascii_json
+from edge_agent.adapters.sse import as_json
 from edge_agent.requests import RequestRefused
 from shared.errors import ConflictError, NotFoundError, StoreError, TidegateError
 
@@ -63,12 +63,14 @@ def json_response(
     content: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """A JSON reply."""
-    body = ascii_json(content)
+    body = as_json(content)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 def header_safe(value: str) -> str:
     """Text as it may stand in a header's value."""
+    if value.isascii() and value.isprintable():
+        return value
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in value)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -21,7 +23,7 @@ _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
 _KEY: Final = "tidegate_key"
 _GUARDED: Final = "/v1/"
-_ORIGIN_CHARS_SHOWN: Final = 100
+_NAME_CHARS_SHOWN: Final = 100
 _ID_HEADER: Final = b"x-tidegate-request-id"
 
 
@@ -89,11 +91,10 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = list(message.get("headers", ()))
+                headers = message.get("headers", ())
                 # An answer given again has the id under which it is in the books.
-                if all(name != _ID_HEADER for name, _ in headers):
-                    headers.append(id_header)
-                message["headers"] = headers
+                if _ID_HEADER not in dict(headers):
+                    message["headers"] = [*headers, id_header]
             await send(message)
 
         refused = await self._pass(scope, receive, send_with_id, noted=noted)
@@ -106,6 +107,8 @@ class Gate:
         """Let the request through; what it ends with if it is refused."""
         request_id = noted.request_id
         try:
+            if not self._api_keys.required:
+                _refuse_strange_host(noted.headers.get("host", ""), allowed=self._origins)
             if scope["path"].startswith(_GUARDED):
                 key = scope["state"][_KEY] = self._api_keys.check(noted.headers)
                 if key is None and scope["method"] == "POST":
@@ -132,17 +135,52 @@ class Gate:
         return internal_error(request_id)
 
 
-def _refuse_strange_page(origin: str, *, allowed: Collection[str]) -> None:
-    """Where no key is asked for, keep out pages that the browser takes for the agent's own.
+def _refuse_strange_host(host: str, *, allowed: Collection[str]) -> None:
+    """Where no key is asked for, answer to no name that somebody's DNS server may have given.
 
-    A page whose DNS name is made to point at this device needs no leave of CORS.
+    The browser takes a page whose name is made to lead to this device for the agent's own: it
+    needs no leave of CORS, and a GET does not even tell its origin.
+    """
+    if not host or _is_nobodys_name(host) or "*" in allowed:
+        return
+    name = host.lower()
+    if f"http://{name}" not in allowed and f"https://{name}" not in allowed:
+        shown = name[:_NAME_CHARS_SHOWN]
+        raise RequestRefused(
+            403,
+            "host_not_allowed",
+            f"an agent without API keys does not answer to {shown!r}, as any page may have that "
+            f"name: say localhost or the address, or add 'http://{shown}' to cors_origins in the "
+            "agent's configuration",
+            param="host",
+        )
+
+
+@lru_cache(maxsize=64)
+def _is_nobodys_name(host: str) -> bool:
+    """Whether it is an address or localhost, which no DNS server has a say in."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    name = name.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_strange_page(origin: str, *, allowed: Collection[str]) -> None:
+    """Where no key is asked for, keep out what a page of another origin sends.
+
+    A second fence: a POST tells its origin whatever the page was made to take for its host.
     """
     of_a_page = origin.startswith(("http://", "https://")) or origin == "null"
     if of_a_page and origin not in allowed and "*" not in allowed:
         raise RequestRefused(
             403,
             "origin_not_allowed",
-            f"pages of {origin[:_ORIGIN_CHARS_SHOWN]!r} may not call this agent: add the origin to "
+            f"pages of {origin[:_NAME_CHARS_SHOWN]!r} may not call this agent: add the origin to "
             "cors_origins in the agent's configuration",
             param="origin",
         )

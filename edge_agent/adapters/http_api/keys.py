@@ -84,6 +84,11 @@ class ApiKeys:
         """From now on these keys count, and no others."""
         self._keys = [(_digest(key.secret), key) for key in keys]
 
+    @property
+    def required(self) -> bool:
+        """Whether any are set."""
+        return bool(self._keys)
+
     def check(self, headers: Mapping[str, str]) -> ApiKey | None:
         """The key behind an `Authorization: Bearer` header; None if no keys are set.
 

@@ -143,6 +143,7 @@ class EmbeddingScheduler:
                 "invalid_request",
                 f"`input[{text.index}]` comes to no tokens: send some text",
                 client_error=True,
+                param=f"input[{text.index}]",
             )
         return tokens
 

@@ -143,8 +143,9 @@ class JobTable:
             return
         if kind == "f":
             self.drop(job)
-            reason, message, client_error = rest
-            job.events.put_nowait(ArmFailed(reason, message, client_error=client_error))
+            reason, message, client_error, param = rest
+            failure = ArmFailed(reason, message, client_error=client_error, param=param)
+            job.events.put_nowait(failure)
             return
         if kind == "d":
             self.drop(job)

@@ -83,7 +83,8 @@ def invalid(field: str, value: object, remedy: str) -> ArmFailed:
     """The failure of a request whose field no arm could accept."""
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return ArmFailed("invalid_request", f"`{field}` is {shown}: {remedy}", client_error=True)
+    message = f"`{field}` is {shown}: {remedy}"
+    return ArmFailed("invalid_request", message, client_error=True, param=field)
 
 
 def unsupported(field: str, why: str) -> ArmFailed:

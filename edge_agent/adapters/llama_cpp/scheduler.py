@@ -104,6 +104,7 @@ class Scheduler(Generic[SamplerT]):
                 "invalid_request",
                 "`messages` come to an empty prompt: send some text",
                 client_error=True,
+                param="messages",
             )
         arrived_s = self._now() if arrived_s is None else arrived_s
         job = Job[SamplerT](key, spec, stream, prompt, arrived_s=arrived_s)

@@ -345,7 +345,7 @@ class Worker:
         if isinstance(output, JobFailed):
             failure = output.failure
             message = str(failure)[:MESSAGE_CHARS_MAX]
-            return ["f", output.job, failure.reason, message, failure.client_error]
+            return ["f", output.job, failure.reason, message, failure.client_error, failure.param]
         usage = [output.prompt_tokens, 0, 0]
         if isinstance(output, JobDone):
             usage[1:] = [output.completion_tokens, output.cached_tokens]

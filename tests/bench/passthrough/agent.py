@@ -1,6 +1,6 @@
 """An agent that lends itself money: `python -m tests.bench.passthrough.agent PORT STUB_URL FOLDER`.
 
-Everything that a paid request passes is there, as `edge_agent.app` puts it together: HTTP, gate,
+Everything that a paid request passes is there, as `edge_agent.daemon` puts it together: HTTP, gate,
 durable books and spool, cloud client, metrics. Only the link to a coordinator is missing.
 """
 
@@ -48,6 +48,7 @@ from shared.decision.types import (
     OnAbort,
     TaskClass,
 )
+from shared.garbage import collect_seldom
 from shared.http_server import serve
 
 ARM: Final = "paid"
@@ -124,7 +125,7 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
         sensors=SystemSensors(state_dir=folder),
         classifier=None,
         clock=clock,
-        rng=random.SystemRandom(),
+        rng=random.Random(),
         on_spooled=metrics.observe,
     )
     await service.start()
@@ -134,6 +135,7 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
     engine.gate.synced(effects)
     app = build_app(service, clock=clock, ids=ids, metrics=metrics)
     async with serve(app, host="127.0.0.1", port=port, grace_s=1):
+        collect_seldom()
         await stop.wait()
     await service.stop(grace_s=1.0)
     await books.close()

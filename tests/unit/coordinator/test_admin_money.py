@@ -16,7 +16,7 @@ from coordinator.registry import digest
 from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
 from coordinator.spend import DAY_MS
-from shared.decision.types import CostAdjustment, Outcome, SpoolRecord
+from shared.decision.types import CostAdjustment, Feedback, Outcome, SpoolRecord
 from shared.pb.v1 import admin_pb2, admin_pb2_grpc
 from tests.fakes.memory_store import MemoryStore
 from tests.unit.coordinator.test_commit_then_speak import (
@@ -185,6 +185,28 @@ async def test_spend_is_exported_by_day_arm_and_tag(operator: Operator) -> None:
     assert 0 == day % DAY_MS
     assert ([], []) == (await exported(since=day + 1), await exported(until=day))
     assert lines == await exported(since=day, until=day + 1)
+
+
+async def test_the_status_tells_nothing_graded_from_graded_with_nought(operator: Operator) -> None:
+    """Without a request there is no share, without a grade no mean; a grade of 0 is one."""
+
+    async def status() -> Any:
+        return await operator.call("GetStatus", admin_pb2.GetStatusRequest())
+
+    assert not (await status()).HasField("sla_share_window")
+    lease = operator.service.engine.account.open_leases()[0]
+    answered = outcome(1, lease=lease.number, cost=1_000)
+    await operator.service.batch(operator.device_id, [answered], incarnation="inc")
+    reply = await status()
+    assert reply.HasField("sla_share_window")
+    assert not reply.HasField("reward_mean_window")
+    assert not reply.arm_shares[0].HasField("reward_mean")
+    grade = SpoolRecord(2, "inc", Feedback("r1", "other", "large", 0, "user", 0))
+    await operator.service.batch(operator.device_id, [grade], incarnation="inc")
+    reply = await status()
+    assert reply.HasField("reward_mean_window")
+    assert reply.arm_shares[0].HasField("reward_mean")
+    assert (0.0, 0.0) == (reply.reward_mean_window, reply.arm_shares[0].reward_mean)
 
 
 async def test_alarms_are_told_listed_and_cleared(operator: Operator) -> None:

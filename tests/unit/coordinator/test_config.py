@@ -129,8 +129,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     """A missing file and one that is no TOML are errors, never silently the defaults."""
     assert "cannot be read" in problems(tmp_path / "none.toml")[""]
     assert "not valid TOML" in problems(write(tmp_path, "[log"))[""]
-    (tmp_path / "coordinator.toml").write_bytes(b"\xff\xfe")
-    assert "not valid TOML" in problems(tmp_path / "coordinator.toml")[""]
+    (tmp_path / "coordinator.toml").write_bytes("standby = true".encode("utf-16"))
+    assert "save it as UTF-8" in problems(tmp_path / "coordinator.toml")[""]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    """Editors put it before a file, and nobody sees it."""
+    path = write(tmp_path, "\ufeffstandby = true")
+    assert load(path).standby
 
 
 def test_off_loopback_works_with_a_certificate() -> None:

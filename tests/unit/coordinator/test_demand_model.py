@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.app import _demand_model
 from coordinator.config import check, load
+from coordinator.daemon import demand_model
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import FleetConfigError
 from coordinator.records import StoreSnapshot
@@ -29,7 +29,7 @@ def settings_with(path: Path | str, folder: Path) -> Path:
 
 def test_the_shipped_model_forecasts_and_survives_a_restart(tmp_path: Path) -> None:
     """The fleet's forecaster `onnx` runs it, also in the next process."""
-    model = _demand_model(load(settings_with(MODEL, tmp_path)))
+    model = demand_model(load(settings_with(MODEL, tmp_path)))
     store = MemoryStore()
     store.open()
     engine = CoordinatorEngine(StoreSnapshot(), demand_model=model)
@@ -59,8 +59,8 @@ def test_a_model_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     missing = load(settings_with(tmp_path / "none.onnx", tmp_path))
     assert ["forecast.onnx_model"] == [problem.key for problem in check(missing)]
     with pytest.raises(ConfigError, match=r"none\.onnx"):
-        _demand_model(missing)
+        demand_model(missing)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     with pytest.raises(ConfigError, match=r"broken\.onnx"):
-        _demand_model(load(settings_with(broken, tmp_path)))
+        demand_model(load(settings_with(broken, tmp_path)))

@@ -16,8 +16,10 @@ from coordinator.fleet_config import (
     diff_fleet,
     parse_fleet,
 )
+from coordinator.fleet_values import FIELDS_UNBOUNDED
+from edge_agent.openai_request.body import FIELDS as CHAT_FIELDS
 from shared.decision.money import Price, WorstCase
-from shared.decision.types import ArmKind, OnAbort
+from shared.decision.types import REQUEST_FIELDS, ArmKind, OnAbort
 from shared.errors import ConfigError, NotFoundError
 from shared.limits import ARMS_MAX, CONFIG_BYTES_MAX
 
@@ -163,6 +165,16 @@ def test_the_fields_that_reach_a_paid_arm_are_closed_by_default() -> None:
     assert 500 not in cloud.unbilled_statuses
 
 
+def test_every_field_that_an_agent_passes_on_can_be_listed_unless_it_costs_more() -> None:
+    """No other can: an agent refuses it by name, so listing it would promise what never comes."""
+    passed_on = {*CHAT_FIELDS, "input", "dimensions"}
+    assert passed_on == REQUEST_FIELDS | (FIELDS_UNBOUNDED.keys() & passed_on)
+    listed = ", ".join(f'"{name}"' for name in sorted(REQUEST_FIELDS))
+    cloud = read(changed(('"temperature", "max_tokens", "stop", "seed"', listed)))
+    assert cloud.arms["large"].arm.cloud is not None
+    assert REQUEST_FIELDS == cloud.arms["large"].arm.cloud.fields
+
+
 def test_a_device_gets_its_own_arms_with_the_price_version() -> None:
     """Arms in the class's order, disabled ones closed, prices under the given version."""
     device = read().device_config("pi", version=4, disabled_arms={"tiny"}, price_version=3)
@@ -240,6 +252,8 @@ def test_window_ids_stay_unique_when_the_length_changes() -> None:
         ("401, 403", "200, 403", "arms.large.unbilled_statuses", "could be billed"),
         ('"drain"', '"stop"', "arms.large.on_abort", "'drain' or 'cancel'"),
         ('"seed"', '"best_of"', "arms.large.fields", "multiplies"),
+        ('"seed"', '"sead"', "arms.large.fields", "'sead' is no request field"),
+        ('"seed"', '"sead"', "arms.large.fields", "did you mean 'seed'"),
         ('"2.50"', "2.5", "arms.large.price.input_usd_per_mtok", "float"),
         ('"2.50"', '"0.0000000001"', "arms.large.price.input_usd_per_mtok", "finer"),
         ('"2.50"', '"1000001"', "arms.large.price.input_usd_per_mtok", "largest"),

@@ -89,6 +89,25 @@ def test_an_arm_that_would_be_late_gives_way() -> None:
     assert (("tiny",), (Fallout("cloud", "deadline"),)) == (candidates.arms, candidates.fallouts)
 
 
+def test_arms_that_would_be_late_are_kept_for_the_end() -> None:
+    """In the order of fallbacks; one that fell out for another reason is not among them."""
+    entries = [
+        TableArm("cloud", 1, latency_p50_ms=100),
+        TableArm("tiny", 5, latency_p50_ms=900),
+        TableArm("small", 9, latency_p50_ms=900),
+        TableArm("big", 9, latency_p50_ms=900),
+    ]
+    arms = (cloud_arm(), *(local_arm(name) for name in ("tiny", "small", "big")))
+    conditions = {
+        **{name: ArmCondition() for name in ("cloud", "tiny", "small")},
+        "big": ArmCondition("model_broken"),
+    }
+    candidates = found(
+        config=device_config(*arms), made=table(*entries), conditions=conditions, deadline_ms=500
+    )
+    assert (("cloud",), ("small", "tiny")) == (candidates.arms, candidates.late)
+
+
 def test_a_deadline_that_no_arm_makes_excludes_none() -> None:
     """Late is better than never."""
     made = table(TableArm("cloud", 1, latency_p50_ms=300), TableArm("tiny", 1, latency_p50_ms=100))

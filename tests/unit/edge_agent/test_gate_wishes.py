@@ -277,7 +277,7 @@ def test_a_request_that_waits_for_a_sync_asks_the_coordinator_for_nothing() -> N
     """Nor does it take it for silent when the disk is slow; its lease is not given back."""
     gate = on_demand()
     lend(gate, 1, amount=WORST_CASE_NANOS)
-    gate.need_sync("r1")
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
     assert gate.anybody_waits
     assert gate.is_needed("r1")
     assert gate.needs_sync("r1")
@@ -295,18 +295,46 @@ def test_who_goes_on_to_wait_for_a_sync_asks_for_no_more() -> None:
     lend(gate, 1, amount=WORST_CASE_NANOS)
     gate.need("r1", amount_nanos=2 * WORST_CASE_NANOS)
     assert wishes(gate, now_ms=10_000.0)
-    gate.need_sync("r1")
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
     assert not wishes(gate, now_ms=20_000.0)
+
+
+def test_a_sync_is_wanted_only_when_somebody_waits_for_one() -> None:
+    """Else the house-keeping's next round is soon enough."""
+    gate = on_demand()
+    gate.granted(granted(1, amount=WORST_CASE_NANOS), incarnation="inc-1", boot_ms=0)
+    assert gate.raised_watermarks()
+    assert not gate.sync_would_help
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
+    assert gate.sync_would_help
+
+
+def test_one_sync_lets_all_through_that_wait_for_one() -> None:
+    """Not one after the other; and whoever has gone no longer has the watermark raised."""
+    gate = on_demand()
+    lend(gate, 1, amount=100 * WORST_CASE_NANOS)
+    (before,) = gate.leases()
+    for number in [*range(40), *range(40)]:  # each asks again when it is woken in vain
+        gate.need_sync(f"r{number}", amount_nanos=WORST_CASE_NANOS)
+    assert gate.sync_would_help
+    (raised,) = gate.leases()
+    assert before.watermark_nanos < raised.watermark_nanos == 40 * WORST_CASE_NANOS
+    gate.synced(gate.raised_watermarks())
+    assert not gate.sync_would_help
+    for number in range(40):
+        gate.needs_no_more(f"r{number}")
+    gate.need_sync("r40", amount_nanos=WORST_CASE_NANOS)
+    assert [raised.watermark_nanos] == [lease.watermark_nanos for lease in gate.leases()]
 
 
 def test_a_request_may_go_on_to_wait_for_another_thing() -> None:
     """The lease with the watermark was recalled, and another one has come without."""
     gate = on_demand()
-    gate.need_sync("r1")
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
     gate.need("r1", amount_nanos=WORST_CASE_NANOS)
     assert not gate.needs_sync("r1")
     assert wishes(gate, now_ms=0.0)
-    gate.need_sync("r1")
+    gate.need_sync("r1", amount_nanos=WORST_CASE_NANOS)
     gate.needs_no_more("r1", in_vain=True)
     assert gate.may_come("no_lease", now_ms=0.0), "the coordinator was not waited for"
 

@@ -381,8 +381,8 @@ async def test_a_large_body_is_refused_by_its_announced_length(bench: Bench) -> 
     """Not a byte of it is awaited."""
     reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Content-Length: {BODY_BYTES_MAX + 1}\r\n\r\n".encode()
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        + f"Content-Type: application/json\r\nContent-Length: {BODY_BYTES_MAX + 1}\r\n\r\n".encode()
     )
     head = await reader.readuntil(b"\r\n\r\n")
     writer.close()
@@ -409,7 +409,7 @@ async def test_a_body_that_never_ends_is_given_up(
     monkeypatch.setattr(bodies, "BODY_WAIT_S", 0.01)
     reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
     writer.write(
-        b"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/route HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 10\r\n\r\n{"
     )
     head = await reader.readuntil(b"\r\n\r\n")

@@ -316,3 +316,56 @@ async def test_without_origins_no_page_may_call() -> None:
     assert (405, 403) == (asked.status_code, reply.status_code)
     assert ("origin_not_allowed", "origin") == tuple(error_of(reply)[k] for k in ("code", "param"))
     assert "access-control-allow-origin" not in reply.headers
+
+
+async def test_without_keys_the_agent_answers_to_its_own_names() -> None:
+    """Addresses and localhost are nobody's to give away; other names are in `cors_origins`."""
+    hosts = (
+        *("localhost", "LOCALHOST:7480", "app.localhost:1", "localhost.:80", "127.0.0.1:7480"),
+        *("[::1]:80", "[::1]", "192.168.7.9:7480", "known.example", "Other.example:8443"),
+    )
+    named = ["http://known.example", "https://other.example:8443"]
+    async with served_agent(cors_origins=named) as bench:
+        for host in hosts:
+            reply = await bench.http.get("/v1/models", headers={"host": host})
+            assert 200 == reply.status_code, host
+
+
+async def test_without_keys_a_page_whose_name_was_rebound_reads_nothing() -> None:
+    """Its browser takes it for the agent's own, so no rule of the browser's keeps it out."""
+    hosts = (
+        *("rebound.example:7480", "known.example", "localhost.rebound.example", "x" * 2_000),
+        *("127.0.0.1.nip.example", "user@localhost", "localhost@rebound.example"),
+    )
+    async with served_agent(cors_origins=["http://known.example:7480"]) as bench:
+        for host in hosts:
+            for path in ("/v1/models", "/metrics", "/health", "/nowhere"):
+                reply = await bench.http.get(path, headers={"host": host})
+                error = error_of(reply)
+                assert ("host_not_allowed", "host") == (error["code"], error["param"])
+                assert 403 == reply.status_code
+                assert f"add 'http://{host[:100]}" in error["message"]
+                assert len(error["message"]) < 500
+        assert 403 == (await bench.post(BODY, host="rebound.example")).status_code
+    assert [] == bench.agent.requests
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_keys": [ApiKey("none", "test")]}, {"cors_origins": ["*"]}]
+)
+async def test_with_keys_or_for_all_pages_every_name_is_answered_to(options: Any) -> None:
+    """Behind a proxy, for one."""
+    async with served_agent(**options) as bench:
+        headers = {"host": "anything.example", "authorization": "Bearer none"}
+        assert 200 == (await bench.http.get("/v1/models", headers=headers)).status_code
+        assert 200 == (await bench.http.get("/health", headers=headers)).status_code
+
+
+async def test_a_client_that_names_no_host_is_no_browser() -> None:
+    """HTTP/1.0, as simple probes speak it."""
+    async with served_agent() as bench:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()

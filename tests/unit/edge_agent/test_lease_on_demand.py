@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent import answering
+from edge_agent import answering, service
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd
@@ -313,6 +313,27 @@ async def test_a_wait_for_a_sync_ends_with_the_deadline_if_another_arm_can_answe
     await agent.books.commit(lent)
     answer = await agent.chat(ask(deadline_ms=1))
     assert "local" == words(await read(answer))
+
+
+async def test_many_requests_at_once_are_let_through_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The house-keeping is woken, and one sync does for all that the lease has room for."""
+    monkeypatch.setattr(service, "HOUSE_KEEPING_S", 3_600.0)
+    monkeypatch.setattr(answering, "SYNC_WAIT_S", 3_600.0)
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    await agent.service.start()
+    await agent.lend(amount=60 * WORST_CASE_NANOS)
+    agent.cloud.play = Play(until=asyncio.Event())  # nothing is settled before all are let through
+    asking = [asyncio.create_task(agent.chat(ask(f"r{n}", model="cloud"))) for n in range(50)]
+    answers = await asyncio.gather(*asking)
+    assert agent.cloud.play.until is not None
+    agent.cloud.play.until.set()
+    assert {"cloud"} == {answer.head.arm for answer in answers}
+    for answer in answers:
+        await read(answer)
+    await agent.service.stop(grace_s=0.0)
 
 
 async def test_news_wake_everybody_who_waits() -> None:

@@ -66,6 +66,22 @@ def test_an_outcome_is_counted_everywhere_it_belongs() -> None:
     assert value("tidegate_tokens_total", {"arm": "gpt", "direction": "completion"}) == 10
 
 
+def test_a_time_falls_into_every_bucket_that_holds_it() -> None:
+    """Buckets are cumulative, a bound belongs to its bucket, and `+Inf` holds all."""
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    for latency_ms in (50, 51, 100, 400_000):
+        metrics.observe(outcome()._replace(latency_ms=latency_ms))
+
+    def held(le: str) -> float | None:
+        labels = {"task_class": "code", "arm": "gpt", "le": le}
+        return registry.get_sample_value("tidegate_request_latency_seconds_bucket", labels)
+
+    assert [1, 3, 3, 3, 4] == [held(le) for le in ("0.05", "0.1", "1.0", "300.0", "+Inf")]
+    labels = {"task_class": "code", "arm": "gpt"}
+    assert 4 == registry.get_sample_value("tidegate_request_latency_seconds_count", labels)
+
+
 def test_labels_stay_bounded() -> None:
     """Values beyond the fleet's limits are counted together, so nobody can blow up the series."""
     registry = CollectorRegistry()

@@ -247,6 +247,20 @@ def test_the_acks_of_a_minute_have_their_own_day() -> None:
     assert [TrimSpool(9)] == box.trim(boot_ms=60_000 + RETAIN_ACKED_MS)
 
 
+def test_acks_take_no_more_memory_than_one_mark_a_minute() -> None:
+    """And none for what is trimmed; a device is acked many times a second, for months."""
+    box = outbox(RETAIN_ACKED_RECORDS_MAX + 100)
+    for sequence in range(1, 50):
+        box.ack(sequence, boot_ms=60_000 + sequence)
+    assert 1 == len(box._acked_at)
+    box.ack(60, boot_ms=120_000)
+    assert 2 == len(box._acked_at)
+    box.ack(RETAIN_ACKED_RECORDS_MAX + 59, boot_ms=180_000)
+    assert 2 == len(box._acked_at)
+    box.ack(RETAIN_ACKED_RECORDS_MAX + 60, boot_ms=240_000)
+    assert 2 == len(box._acked_at)
+
+
 def test_what_was_acked_before_a_restart_is_kept_for_a_day_after_it() -> None:
     """When it was acked is not known any more; it goes, also if nothing else is acked."""
     meta = {MetaKey.SEQUENCE_ACKED: "5"}

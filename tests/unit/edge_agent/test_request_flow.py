@@ -10,7 +10,7 @@ from edge_agent.books import AppendSpool, BookEffect, BooksSnapshot, PutReservat
 from edge_agent.candidates import ArmCondition
 from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
 from edge_agent.requests import RequestRefused
-from shared.decision.money import dollars
+from shared.decision.money import PPM, dollars
 from shared.decision.table import TableArm
 from shared.decision.types import (
     Arm,
@@ -97,6 +97,19 @@ def refused(engine: AgentEngine, request_id: str = "r1") -> RequestRefused:
 def spooled(effects: list[BookEffect]) -> list[object]:
     """The facts that these effects append to the outbox."""
     return [effect.record.body for effect in effects if isinstance(effect, AppendSpool)]
+
+
+def test_a_late_arm_answers_when_the_gate_refuses_the_one_in_time() -> None:
+    """Late is better than never: the device keeps answering (promise P2)."""
+    rows = (TableArm("cloud", PPM, latency_p50_ms=100), TableArm("tiny", 0, latency_p50_ms=900))
+    engine = an_engine(rows=rows)
+    begin(engine, deadline_ms=500)
+    engine.gate.recalled(0, boot_ms=0, reason="window ended")
+    assert "tiny" == attempt(engine).arm.id
+    outcome, _ = finish(engine)
+    assert ("tiny", "cloud", PPM) == (outcome.arm, outcome.drawn_arm, outcome.propensity_ppm)
+    assert "fallback:cloud=no_lease" == outcome.reason
+    assert (Fallout("tiny", "deadline"), Fallout("cloud", "no_lease")) == outcome.fallouts
 
 
 @pytest.mark.parametrize(

@@ -329,13 +329,14 @@ async def test_an_error_after_the_first_token_goes_into_the_stream() -> None:
 
 
 async def test_a_request_at_fault_is_not_sent_to_another_arm() -> None:
-    """A provider's 400 is the client's: it is passed on at once."""
+    """A provider's 400 is the client's: it is passed on at once, with the field if it is known."""
     agent = await an_agent()
-    failure = ArmFailed("invalid_request", "bad schema", client_error=True)
+    failure = ArmFailed("invalid_request", "bad schema", client_error=True, param="response_format")
     agent.cloud.play = Play(words=(), failure=failure)
     with pytest.raises(RequestRefused, match="bad schema") as caught:
         await agent.chat(ask())
-    assert (caught.value.status, agent.local.calls) == (400, [])
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert [] == agent.local.calls
 
 
 @pytest.mark.parametrize("stream", [True, False])

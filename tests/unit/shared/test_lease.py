@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.decision.lease import (
+    NO_CHANGES,
     LeaseBook,
     LeaseChanges,
     LeaseGranted,
@@ -342,6 +343,36 @@ def test_room_is_made_on_the_next_lease_when_the_first_is_open_to_its_end() -> N
         book.make_room(60)
         sync(book)
     assert [80, 100] == [lease.watermark_nanos for lease in book.status()]
+
+
+@pytest.mark.parametrize(
+    ("together", "watermarks"),
+    [
+        (5, [30, 25]),  # room for it is there
+        (25, [35, 25]),
+        (30, [40, 25]),  # all that the first lease has
+        (60, [40, 30]),
+        (500, [40, 100]),
+    ],
+)
+def test_room_for_many_is_made_on_as_many_leases_as_it_takes(
+    together: int, watermarks: list[int]
+) -> None:
+    """A watermark that is high enough stays, and none rises above its lease."""
+    book = book_with(40, chunks=4)
+    reserve(book, "r1", 10)
+    book.grant(granted(2, amount=100), boot_ms=0)
+    sync(book)
+    book.make_room_together(together)
+    assert watermarks == [lease.watermark_nanos for lease in book.status()]
+
+
+def test_room_that_is_there_already_changes_nothing() -> None:
+    """No row is written for it."""
+    book = book_with(40, chunks=4)
+    book.take_changes()
+    book.make_room_together(10)
+    assert book.take_changes() is NO_CHANGES
 
 
 def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None:

@@ -109,3 +109,12 @@ def test_dollars_are_shown_exactly_and_short_forms_round_up() -> None:
     assert "0.000000001" == dollars(1)
     assert "1.500000000" == dollars(1_500_000_000)
     assert "0.01" == dollars(1, places=2)
+    assert "2" == dollars(1_000_000_001, places=0)
+
+
+def test_an_amount_below_nothing_has_a_sign_and_nothing_has_none() -> None:
+    """A correction may be one; rounding up takes it towards nothing."""
+    assert "-0.000000001" == dollars(-1)
+    assert "-1.50" == dollars(-1_509_999_999, places=2)
+    assert "0.00" == dollars(-1, places=2)
+    assert "0.000000000" == dollars(0)

@@ -15,6 +15,7 @@ from shared.settings import (
     did_you_mean,
     dotted_key,
     read_secret,
+    read_toml,
 )
 
 
@@ -92,3 +93,28 @@ def test_no_text_outgrows_a_header() -> None:
     """Details of a gRPC status are cut off at eight kilobytes, so a line has an end."""
     error = ConfigProblems([Problem("k" * 1_000, "bad" * 1_000)] * 50)
     assert len(str(error)) < 6_000
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a = ", "not valid TOML"),
+        (b"a = " + b"[" * 9_999, "not valid TOML"),
+        (b"\xef\xbb\xbf\xef\xbb\xbfa = 1", "not valid TOML"),
+        ("a = 1".encode("utf-16"), "save it as UTF-8"),
+        (b"#" * 2_000_000, "larger than"),
+    ],
+    ids=["torn", "deep", "two marks", "UTF-16", "huge"],
+)
+def test_what_is_no_toml_file_is_named_with_the_reason(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    """By its path; one byte-order mark before a file is no fault."""
+    path = tmp_path / "some.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigProblems) as caught:
+        read_toml(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert says in str(caught.value)
+    path.write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert {"a": 1} == read_toml(path)

@@ -72,6 +72,25 @@ def test_a_share_of_nothing_is_not_zero(tidectl: Tidectl, coordinator: FakeCoord
     cells = [line.split() for line in lines(tidectl("status"))]
     assert ["within", "deadline", "-,", "floor", "90.0%"] in cells
     assert ["reward", "-,", "0", "graded"] in cells
+    data = json.loads(tidectl.json("status").stdout)
+    assert (None, None) == (data["sla_share_window"], data["reward_mean_window"])
+
+
+def test_an_arm_without_grades_has_no_reward_and_one_with_bad_grades_has_zero(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """A mean of nothing is a dash and null; 0.000 is said only of answers that were graded so."""
+    coordinator.replies["GetStatus"] = admin_pb2.FleetStatus(
+        arm_shares=[
+            admin_pb2.ArmShare(arm="bad", requests=1, reward_mean=0.0),
+            admin_pb2.ArmShare(arm="new", requests=1),
+        ]
+    )
+    cells = [line.split() for line in lines(tidectl("status"))]
+    assert ["bad", "1", "50.0%", "0.000", "$0.00"] in cells
+    assert ["new", "1", "50.0%", "-", "$0.00"] in cells
+    shares = json.loads(tidectl.json("status").stdout)["arm_shares"]
+    assert [0.0, None] == [arm["reward_mean"] for arm in shares]
 
 
 def test_a_fleet_that_is_not_configured_says_what_to_do(
@@ -182,6 +201,16 @@ def test_apply_reads_standard_input(tidectl: Tidectl, coordinator: FakeCoordinat
     result = tidectl("apply", "-f", "-", "--yes", stdin="[fleet]\n")
     assert result.exit_code == 0
     assert [request.toml for _, request in coordinator.calls] == ["[fleet]\n"] * 2
+
+
+def test_a_byte_order_mark_is_not_sent(
+    tidectl: Tidectl, coordinator: FakeCoordinator, tmp_path: Path
+) -> None:
+    """Editors put it before a file, and it is no part of the text."""
+    (tmp_path / "fleet.toml").write_bytes(b"\xef\xbb\xbf[fleet]\n")
+    coordinator.replies["ApplyConfig"] = PLANNED
+    tidectl("diff", "-f", str(tmp_path / "fleet.toml"))
+    assert ["[fleet]\n"] == [request.toml for _, request in coordinator.calls]
 
 
 def test_a_refused_file_lists_every_problem(

@@ -15,7 +15,11 @@ from edge_agent.cli.on_demand import PLACES
 def test_the_daemon_loads_nothing_that_only_commands_need() -> None:
     """Each of these takes megabytes and time of every start; numpy comes with the classifier."""
     found = subprocess.run(
-        [sys.executable, "-c", "import sys, edge_agent.app; print(*sys.modules)"],
+        [
+            sys.executable,
+            "-c",
+            "import sys, edge_agent.app, edge_agent.daemon; print(*sys.modules)",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -97,7 +97,7 @@ def test_a_text_without_tokens_is_the_clients_error() -> None:
     scheduler.add(1, [""], arrived_s=0.0)
     (failed,) = _run(scheduler)
     assert isinstance(failed, JobFailed)
-    assert failed.failure.client_error
+    assert (True, "input[0]") == (failed.failure.client_error, failed.failure.param)
 
 
 def test_a_failed_batch_fails_its_requests_and_no_others() -> None:

@@ -261,7 +261,7 @@ def test_an_empty_prompt_is_the_clients_error() -> None:
     bench = Bench()
     with pytest.raises(ArmFailed, match="empty prompt") as caught:
         bench.add(0, "")
-    assert caught.value.client_error
+    assert (True, "messages") == (caught.value.client_error, caught.value.param)
 
 
 def test_a_refused_sampler_leaves_nothing_behind() -> None:

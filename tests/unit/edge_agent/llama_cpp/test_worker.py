@@ -128,7 +128,7 @@ def test_a_broken_model_fails_its_requests_alone(start: Callable[..., Bench]) ->
     bench.chat(1, "a")
     bench.chat(2, "b")
     facts = bench.until_done(1, 2)
-    assert ["f", 1, "model_broken", "it is broken: replace it", False] in facts
+    assert ["f", 1, "model_broken", "it is broken: replace it", False, None] in facts
     assert ("b", "loaded") in _states(facts)
 
 
