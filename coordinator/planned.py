@@ -20,6 +20,8 @@ from shared.decision.types import RequestStatus
 Context = tuple[str, str]
 """Device class and task class."""
 
+OK: Final = RequestStatus.OK
+ABORTED: Final = RequestStatus.ABORTED
 WEIGHT_STEP_PPM: Final = 1_000
 REWARD_STEP_PPM: Final = 10_000
 COST_STEPS_PER_E: Final = 20.0
@@ -69,10 +71,10 @@ class WindowTotals:
 
     def take(self, status: RequestStatus, *, arm: str, hit: bool, requests: int) -> None:
         """Count requests that ended alike."""
-        if status is not RequestStatus.ABORTED:
+        if status is not ABORTED:
             self.admitted += requests
             self.hits += requests * hit
-        if status is RequestStatus.OK:
+        if status is OK:
             self.answered += requests
             self.arms[arm].requests += requests
 

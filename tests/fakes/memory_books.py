@@ -66,23 +66,23 @@ class BooksState:
             kind = type(effect)  # compared, for the simulation's sake: a match takes longer
             if kind is PutLease or kind is PutMeta:
                 pass
-            elif isinstance(effect, PutReservation):
+            elif type(effect) is PutReservation:
                 key = effect.row.id
                 if reserved.get(key, key in self.reservations):
                     raise StoreError(f"reservation {key} is already in the books")
                 reserved[key] = True
-            elif isinstance(effect, DropReservation):
+            elif type(effect) is DropReservation:
                 reserved[effect.reservation_id] = False
-            elif isinstance(effect, AppendSpool):
+            elif type(effect) is AppendSpool:
                 record = effect.record
                 if encodes:
                     record_to_bytes(record)
                 if record.sequence != last + 1:
                     raise StoreError(f"record {record.sequence} does not follow {last}")
                 last = record.sequence
-            elif isinstance(effect, TrimSpool):
+            elif type(effect) is TrimSpool:
                 last = max(last, effect.through)
-            elif isinstance(effect, CompactSpool):
+            elif type(effect) is CompactSpool:
                 if encodes:
                     record_to_bytes(effect.record)
                 if not effect.first <= min(effect.record.sequence, last + 1):
@@ -97,16 +97,16 @@ class BooksState:
     def apply(self, effects: Iterable[BookEffect]) -> None:
         """Apply checked effects, in order."""
         for effect in effects:
-            if isinstance(effect, PutLease):
+            if type(effect) is PutLease:
                 self.leases[effect.row.number] = effect.row
-            elif isinstance(effect, PutMeta):
+            elif type(effect) is PutMeta:
                 self.meta[effect.key] = effect.value
-            elif isinstance(effect, AppendSpool):
+            elif type(effect) is AppendSpool:
                 self.spool[effect.record.sequence] = effect.record
                 self.spool_last = effect.record.sequence
-            elif isinstance(effect, PutReservation):
+            elif type(effect) is PutReservation:
                 self.reservations[effect.row.id] = effect.row
-            elif isinstance(effect, DropReservation):
+            elif type(effect) is DropReservation:
                 self.reservations.pop(effect.reservation_id, None)
             else:
                 self._apply_rarer(effect)

@@ -84,11 +84,12 @@ class MemoryDatabase:
         ledger_id, position = len(self.ledger), self.position_max
         fresh: set[object] = set()
         for effect in effects:
-            if isinstance(effect, LedgerRow):
+            if type(effect) is LedgerRow:
                 ledger_id += 1
                 if effect.id != ledger_id:
                     raise StoreError(f"ledger row {effect.id} is not {ledger_id}")
-            elif isinstance(effect, LEARNED):
+                continue
+            if isinstance(effect, LEARNED):
                 position += 1
                 if effect.position != position:
                     raise StoreError(f"{effect.position} is not {position}")
@@ -107,14 +108,14 @@ class MemoryDatabase:
 
     def apply(self, effect: StoreEffect) -> None:
         """Apply one checked effect."""
-        if isinstance(effect, LedgerRow):
+        if type(effect) is LedgerRow:
             self.ledger.append(effect)
         elif isinstance(effect, LEARNED):
             self.learned.append(effect)
             self.position_max = effect.position
             if isinstance(effect, BookedFeedback) and not effect.feedback.is_weak:
                 self.grade_keys.add((effect.device_id, effect.feedback.request_id))
-        elif isinstance(effect, AuditRow):
+        elif type(effect) is AuditRow:
             self.audit.append(effect)
         else:
             self._replace(effect)

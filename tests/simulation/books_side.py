@@ -115,21 +115,21 @@ class BooksSide(Facts):
         lent: set[int] = set()
         leases: list[LeaseRecord] = []
         for effect in effects:
-            if isinstance(effect, LedgerRow):
+            if type(effect) is LedgerRow:
                 if effect.window_id not in before:
                     before[effect.window_id] = sum(self.sums[effect.window_id])
                 self._row(effect)
                 if effect.kind == GRANTED:
                     lent.add(effect.window_id)
-            elif isinstance(effect, WindowRow):
+            elif type(effect) is WindowRow:
                 windows[effect.id] = effect
-            elif isinstance(effect, LeaseRecord):
+            elif type(effect) is LeaseRecord:
                 leases.append(effect)
-            elif isinstance(effect, BookedOutcome):
+            elif type(effect) is BookedOutcome:
                 request_id = effect.outcome.request_id
                 self.holds(request_id not in self.booked, "P5", "{} is booked twice", request_id)
                 self.booked.add(request_id)
-            elif isinstance(effect, SpoolMark):
+            elif type(effect) is SpoolMark:
                 self._mark(effect)
         if self.unheard:  # whether or not the coordinator lives to know it
             self.unheard -= {device for device, owed in self.owing.items() if not owed}

@@ -322,14 +322,10 @@ class Centre:
     @property
     def quarantined(self) -> list[str]:
         """Devices that are shut out for a clone or a restored disk."""
-        return [
-            row.id
-            for row in self.database.devices.values()
-            if row.standing is DeviceStanding.QUARANTINED
-        ]
+        return [row.id for row in self.database.devices.values() if row.standing is _QUARANTINED]
 
 
-_ACTIVE = DeviceStanding.ACTIVE
+_ACTIVE, _QUARANTINED = DeviceStanding.ACTIVE, DeviceStanding.QUARANTINED
 
 
 def copied(database: MemoryDatabase) -> MemoryDatabase:

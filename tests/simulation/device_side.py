@@ -115,25 +115,25 @@ class DeviceSide(Facts):
         held, reserved = account.held, account.reserved
         touched: dict[int, LeaseRow | None] = {}
         for effect in effects:
-            if isinstance(effect, PutMeta):
+            if type(effect) is PutMeta:
                 continue
-            if isinstance(effect, PutLease):
+            if type(effect) is PutLease:
                 touched[effect.row.number] = effect.row
                 account.marks_put[effect.row.number] = effect.row.watermark_nanos
                 self.whole(effect.row.settled_nanos)
-            elif isinstance(effect, AppendSpool):
+            elif type(effect) is AppendSpool:
                 account.last_put = effect.record.sequence
                 self._spooled(disk, effect.record)
-            elif isinstance(effect, PutReservation):
+            elif type(effect) is PutReservation:
                 row = effect.row
                 held[row.id] = (row.lease_number, row.amount_nanos)
                 reserved[row.lease_number] += row.amount_nanos
                 touched.setdefault(row.lease_number, None)
                 self.whole(row.amount_nanos)
-            elif isinstance(effect, DropReservation):
+            elif type(effect) is DropReservation:
                 number, amount = held.pop(effect.reservation_id, (0, 0))
                 reserved[number] -= amount
-            elif isinstance(effect, CompactSpool):
+            elif type(effect) is CompactSpool:
                 account.last_put = max(account.last_put, effect.record.sequence)
                 unsent = effect.first > disk.sent_through
                 self.holds(unsent, "O_2", "record {} was sent before", effect.first)
