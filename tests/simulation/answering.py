@@ -98,7 +98,7 @@ class Answering:
 
     def heard_of_lease(self) -> None:
         """A lease has come, was refused, or has room again: whoever waits for one looks again."""
-        for request_id in list(self.waiting):
+        for request_id in list(self.waiting) if self.waiting else ():
             self._world.at(self._world.now, self._device, partial(self._look_again, request_id))
 
     def _wait(self, request_id: str) -> None:
