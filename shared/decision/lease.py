@@ -299,9 +299,8 @@ class LeaseBook:
         Each of them fits one lease; here they may fill several.
         """
         for row in self._active():
-            used = row.settled_nanos + self._reserved[row.number]
-            room = max(0, row.amount_nanos - used)
-            wanted = used + min(amount_nanos, room)
+            room = self._room(row)
+            wanted = self._used(row) + min(amount_nanos, room)
             if wanted > row.watermark_nanos:
                 self._put(changed(row, watermark_nanos=wanted))
             amount_nanos -= room
@@ -337,10 +336,9 @@ class LeaseBook:
         """
         largest, synced, together = -1, -1, 0
         for row in self._active():
-            used = row.settled_nanos + self._reserved[row.number]
-            room, below_mark = max(0, row.amount_nanos - used), self._synced[row.number] - used
+            room = self._room(row)
             largest = max(largest, room)
-            synced = max(synced, below_mark)
+            synced = max(synced, self._synced[row.number] - self._used(row))
             together += room
         self._rooms = largest, synced, together
         return self._rooms
@@ -385,7 +383,7 @@ class LeaseBook:
         self._rooms = None
         self._made.append(row)
         self._raise_watermark(amount_nanos)
-        used = lease.settled_nanos + self._reserved[lease.number]
+        used = self._used(lease)
         if used > lease.amount_nanos:
             raise InvariantError(
                 f"I2 broken: {row} on lease {lease.number}, of which {used} of "
@@ -445,11 +443,9 @@ class LeaseBook:
         reservation stays: it may yet settle below it and have room again.
         """
         for row in self._active():
-            if self._reserved[row.number]:
-                continue
             kept_ms = boot_ms - self._granted_boot_ms[row.number]
-            room = max(0, row.amount_nanos - row.settled_nanos)
-            if room < amount_nanos or kept_ms >= kept_ms_max:
+            useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
+            if useless and not self._reserved[row.number]:
                 self.recall(row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
@@ -502,10 +498,11 @@ class LeaseBook:
         """Everything that changed since the last call, once."""
         if not (self._changed or self._made or self._dropped):
             return NO_CHANGES
-        made, dropped = self._made, self._dropped
-        if made and dropped:
-            made = [row for row in made if row.id not in dropped]
-        changes = LeaseChanges(tuple(self._changed.values()), tuple(made), tuple(dropped))
+        changes = LeaseChanges(
+            leases=tuple(self._changed.values()),
+            reservations=tuple([row for row in self._made if row.id not in self._dropped]),
+            dropped=tuple(self._dropped),
+        )
         self._changed, self._made, self._dropped = {}, [], []
         return changes
 
@@ -525,13 +522,18 @@ class LeaseBook:
         rows = [row for row in self._leases.values() if row.state is state]
         return sorted(rows, key=lambda row: row.number)
 
+    def _used(self, row: LeaseRow) -> int:
+        return row.settled_nanos + self._reserved[row.number]
+
+    def _room(self, row: LeaseRow) -> int:
+        return max(0, row.amount_nanos - self._used(row))
+
     def _lease_for(self, amount_nanos: int) -> LeaseRow:
         """The oldest active lease with room below its synced watermark; there is one."""
         return next(
             row
             for row in self._active()
-            if row.settled_nanos + self._reserved[row.number] + amount_nanos
-            <= self._synced[row.number]
+            if self._used(row) + amount_nanos <= self._synced[row.number]
         )
 
     def _chunk(self, amount_nanos: int) -> int:
@@ -540,14 +542,14 @@ class LeaseBook:
     def _raise_watermark(self, amount_nanos: int) -> None:
         """Raise the watermark of the next lease to be used, ahead of its reservations."""
         for row in self._active():
-            used = row.settled_nanos + self._reserved[row.number]
-            room = max(0, row.amount_nanos - used)
-            if row.watermark_nanos >= row.amount_nanos or room < amount_nanos:
+            used = self._used(row)
+            if row.watermark_nanos >= row.amount_nanos or self._room(row) < amount_nanos:
                 continue
-            chunk = self._chunk(row.amount_nanos)
-            if used + max(amount_nanos, chunk // 2) >= row.watermark_nanos:
-                raised = max(row.watermark_nanos, used + amount_nanos) + chunk
-                self._put(changed(row, watermark_nanos=min(row.amount_nanos, raised)))
+            ahead = used + max(amount_nanos, self._chunk(row.amount_nanos) // 2)
+            if ahead >= row.watermark_nanos:
+                raised = max(row.watermark_nanos, used + amount_nanos)
+                raised = min(row.amount_nanos, raised + self._chunk(row.amount_nanos))
+                self._put(changed(row, watermark_nanos=raised))
             return
 
     def _forget(self, reservation: ReservationRow) -> None:
@@ -565,7 +567,7 @@ class LeaseBook:
         if self._actives:
             self._actives = [row if each is before else each for each in self._actives]
         if self._closing:
-            self._closing = [row if each is before else each for each in self._closing]
+            self._closing = None
 
     def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
         self._put(changed(row, state=LeaseState.CLOSED))
