@@ -293,11 +293,11 @@ class LeaseBook:
         Each of them fits one lease; here they may fill several.
         """
         for row in self._active():
-            room = self._room(row)
-            wanted = self._used(row.number) + min(amount_nanos, room)
-            if wanted > row.watermark_nanos:
+            here = min(amount_nanos, self._room(row))
+            wanted = self._used(row.number) + here
+            if here and wanted > row.watermark_nanos:  # not up to what an overrun has taken
                 self._put(changed(row, watermark_nanos=wanted))
-            amount_nanos -= room
+            amount_nanos -= here
 
     def available_nanos(self) -> int:
         """What active leases can still take."""
@@ -436,7 +436,7 @@ class LeaseBook:
         for row in self._active():
             kept_ms = boot_ms - self._granted_boot_ms[row.number]
             useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
-            if useless and not self._reserved[row.number]:
+            if useless and not self._holds(row.number):
                 self.recall(row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
@@ -455,7 +455,7 @@ class LeaseBook:
         return [
             self._close(row, final_nanos=row.settled_nanos, clean=True, reason=row.close_reason)
             for row in self._in_closing()
-            if self._reserved[row.number] == 0
+            if not self._holds(row.number)
         ]
 
     def forget_closed(self) -> tuple[int, ...]:
@@ -514,6 +514,12 @@ class LeaseBook:
 
     def _used(self, number: int) -> int:
         return self._leases[number].settled_nanos + self._reserved[number]
+
+    def _holds(self, number: int) -> bool:
+        """Whether a reservation is open on a lease; that of a call without a price holds nothing."""
+        if self._reserved[number]:
+            return True
+        return any(row.lease_number == number for row in self._reservations.values())
 
     def _room(self, row: LeaseRow) -> int:
         return max(0, row.amount_nanos - self._used(row.number))
