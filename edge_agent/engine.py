@@ -251,7 +251,7 @@ class AgentEngine:
             origin=facts.origin,
             arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
-            fallbacks=draw.fallbacks if draw else (),
+            fallbacks=choice.queue[1:],
             fallouts=choice.candidates.fallouts,
             reason=choice.reason(facts, table_version=version),
             table_version=version,
@@ -292,7 +292,7 @@ class AgentEngine:
             choice=choice,
             begun_ms=now_ms,
             table_version=self.table.version if self.table else 0,
-            queue=[draw.arm, *draw.fallbacks, *choice.candidates.late] if draw else [],
+            queue=list(choice.queue),
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             may_wait=self.gate.may_come(LeaseRefusal.NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(LeaseRefusal.NO_LEASE, now_ms=now_ms),
@@ -369,8 +369,9 @@ class AgentEngine:
         return self.gate.is_needed(request_id)
 
     def can_fall_back(self, request_id: str) -> bool:
-        """Whether another arm may answer a request that waits."""
-        return len(self._requests[request_id].queue) > 1
+        """Whether another arm may answer a request that waits, without being late for sure."""
+        request = self._requests[request_id]
+        return any(arm in request.choice.candidates.arms for arm in request.queue[1:])
 
     def give_up_waiting(self, request_id: str) -> None:
         """Neither came in time: the next candidate answers."""
@@ -408,8 +409,10 @@ class AgentEngine:
         request = self._requests[request_id]
         key_tag = request.facts.key_tag
         failed = [Fallout(tried.arm, tried.error) for tried in request.attempts if tried.error]
+        # A late arm was asked after all: what counts is what came of that.
+        last_words = {each.arm: each for each in (*request.fallouts, *failed)}
         return refusal_for(
-            (*request.fallouts, *failed),
+            tuple(last_words.values()),
             budget=self.config.budget_name,
             why=self.gate.refused_because,
             worst_case_nanos=self._cheapest_nanos(request),
