@@ -286,7 +286,7 @@ class AgentEngine:
         if expected:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
-        draw, alone = choice.draw, len(choice.decided.candidates.arms) < 2
+        alone = len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = _Request(
             facts=facts,
             choice=choice,

@@ -1,6 +1,6 @@
 """Time, ids and randomness as things that are passed in.
 
-Only `app.py` and tests create them; everything else receives them.
+Only the daemons, the commands and tests create them; everything else receives them.
 """
 
 from __future__ import annotations

@@ -516,7 +516,7 @@ class LeaseBook:
         return self._leases[number].settled_nanos + self._reserved[number]
 
     def _holds(self, number: int) -> bool:
-        """Whether a reservation is open on a lease; that of a call without a price holds nothing."""
+        """Whether a reservation is open on a lease; a call without a price holds nothing of it."""
         if self._reserved[number]:
             return True
         return any(row.lease_number == number for row in self._reservations.values())

@@ -389,6 +389,16 @@ def test_too_many_arms_are_refused() -> None:
     assert f"1 to {ARMS_MAX}" in problems(FLEET + more)["arms"]
 
 
+def test_a_stored_configuration_goes_on_with_a_field_that_is_refused_by_now() -> None:
+    """Or a coordinator could not start after an update, and no other file be applied to it."""
+    toml = changed(('"seed"', '"functions"'))
+    with pytest.raises(FleetConfigError, match="'functions' is no request field"):
+        read(toml)
+    cloud = parse_fleet(toml, now_unix_ms=NOW, stored=True).arms["large"].arm.cloud
+    assert cloud is not None
+    assert "functions" in cloud.fields
+
+
 def test_a_stored_configuration_can_be_read_after_its_prices_ended() -> None:
     """Read with the time of its application, it is as good as then."""
     assert read(now_unix_ms=NOW).prices["large"].valid_until_unix_ms > NOW
