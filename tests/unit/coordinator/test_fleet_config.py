@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import (
     ConfigChange,
     FleetConfig,
@@ -17,6 +18,7 @@ from coordinator.fleet_config import (
     parse_fleet,
 )
 from coordinator.fleet_values import FIELDS_UNBOUNDED
+from coordinator.records import ConfigRow, StoreSnapshot
 from edge_agent.openai_request.body import FIELDS as CHAT_FIELDS
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import REQUEST_FIELDS, ArmKind, OnAbort
@@ -394,7 +396,10 @@ def test_a_stored_configuration_goes_on_with_a_field_that_is_refused_by_now() ->
     toml = changed(('"seed"', '"functions"'))
     with pytest.raises(FleetConfigError, match="'functions' is no request field"):
         read(toml)
-    cloud = parse_fleet(toml, now_unix_ms=NOW, stored=True).arms["large"].arm.cloud
+    stored = StoreSnapshot(config=ConfigRow(1, toml, "ada", NOW))
+    restarted = CoordinatorEngine(stored).config
+    assert restarted is not None
+    cloud = restarted.arms["large"].arm.cloud
     assert cloud is not None
     assert "functions" in cloud.fields
 
