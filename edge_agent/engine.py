@@ -347,14 +347,14 @@ class AgentEngine:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
-        worst_case = request.facts.worst_case_nanos(arm)
+        facts, worst_case = request.facts, request.facts.worst_case_nanos(arm)
         if problem == LeaseRefusal.NOT_SYNCED:
-            self.gate.need_sync(request.facts.request_id, amount_nanos=worst_case)
+            self.gate.need_sync(facts.request_id, amount_nanos=worst_case, key_tag=facts.key_tag)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals
         if not hopeful or problem not in LACKS_A_LEASE:
             return False
-        self.gate.need(request.facts.request_id, amount_nanos=worst_case)
+        self.gate.need(facts.request_id, amount_nanos=worst_case)
         return True
 
     def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
