@@ -59,6 +59,29 @@ def test_what_is_acked_stays_acked() -> None:
         assert (5, [], []) == (after.acked, fresh, after.moved_since(begun, device_id="d1"))
 
 
+@pytest.mark.parametrize(
+    ("records", "is_next"),
+    [
+        pytest.param([record(4), record(5)], True, id="just goes on"),
+        pytest.param([record(4)], True, id="one"),
+        pytest.param([], False, id="nothing"),
+        pytest.param([record(3), record(4)], False, id="begins with what is acked"),
+        pytest.param([record(4), record(6)], False, id="a gap"),
+        pytest.param([record(4), record(5, "b")], False, id="two incarnations"),
+        pytest.param([record(4, "b")], False, id="another disk has told this one"),
+        pytest.param([record(4, "unknown")], False, id="not announced"),
+        pytest.param([SpoolRecord(4, "a", SpoolSummary(4, 4, (), ()))], False, id="a summary"),
+    ],
+)
+def test_a_batch_that_just_goes_on_is_known_at_a_glance(
+    records: list[SpoolRecord], is_next: bool
+) -> None:
+    """Tens of thousands of records a second are like that: only the others are looked at singly."""
+    begun = progress(("a", 0, 5), ("b", 5, 9), marks={"a": 3, "b": 7})
+    assert 3 == begun.acked
+    assert (records if is_next else []) == begun._next(records)
+
+
 def test_a_record_that_another_disk_brought_is_passed_over() -> None:
     """It is acked all the same."""
     begun = progress(("a", 0, 3), ("b", 3, 5), marks={"b": 4})
