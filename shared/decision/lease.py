@@ -517,8 +517,6 @@ class LeaseBook:
 
     def _holds(self, number: int) -> bool:
         """Whether a reservation is open on a lease; a call without a price holds nothing of it."""
-        if self._reserved[number]:
-            return True
         return any(row.lease_number == number for row in self._reservations.values())
 
     def _room(self, row: LeaseRow) -> int:
