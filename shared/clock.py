@@ -66,6 +66,7 @@ class SystemIds:
     """Secrets from the system's random source, and ids from a generator that it has seeded.
 
     Asking the system for every id would let another thread take Python's global lock each time.
+    Two instances never make the same ids; a process that forked would, and none of these does.
     """
 
     def __init__(self) -> None:
