@@ -64,7 +64,9 @@ def serve_command(
 def create_token(
     config: ConfigFile = None,
     name: Annotated[str, typer.Option(help="Whose token it is; shown in the audit.")] = "operator",
-    valid_for_days: Annotated[int, typer.Option(min=0, help="0: until it is revoked.")] = 0,
+    valid_for_days: Annotated[
+        int, typer.Option(min=0, max=36_500, help="0: until it is revoked.")
+    ] = 0,
 ) -> None:
     """Print a new admin token, on the coordinator's own machine, while it is not running.
 

@@ -15,7 +15,7 @@ from coordinator.fleet_schema import ArmTable, CloudArmTable, FleetFile
 from coordinator.fleet_values import NAME, is_loopback_host, name_problem
 from coordinator.forecast import PathModel, make_forecaster
 from coordinator.policy import make_policy
-from shared.decision.types import COORDINATOR_KEY
+from shared.decision.types import COORDINATOR_KEY, REQUEST_FIELDS
 from shared.limits import ARMS_MAX, DEVICE_CLASSES_MAX, SLOTS_PER_WINDOW_MAX, TASK_CLASSES_MAX
 from shared.settings import Problem, did_you_mean, dotted_key
 from shared.units import duration_text
@@ -145,6 +145,21 @@ def key_problems(arms: Mapping[str, ArmTable], *, known: Collection[str]) -> lis
             )
             problems.append(Problem(dotted_key(["arms", name, "api_key"]), problem))
     return problems
+
+
+def field_problems(arms: Mapping[str, ArmTable]) -> list[Problem]:
+    """Request fields that could be listed for ever and would never come: agents refuse them."""
+    return [
+        Problem(
+            dotted_key(["arms", name, "fields"]),
+            f"{field[:64]!r} is no request field that an agent passes on"
+            + did_you_mean(field, REQUEST_FIELDS),
+        )
+        for name, arm in arms.items()
+        if isinstance(arm, CloudArmTable)
+        for field in arm.fields
+        if field not in REQUEST_FIELDS
+    ]
 
 
 def class_problems(file: FleetFile) -> list[Problem]:

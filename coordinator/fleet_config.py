@@ -10,6 +10,7 @@ from typing import Any, Final
 from coordinator.fleet_checks import (
     arm_problems,
     class_problems,
+    field_problems,
     key_problems,
     name_problems,
     policy_problems,
@@ -350,6 +351,7 @@ def parse_fleet(
     now_unix_ms: int,
     demand_model: PathModel | None = None,
     provider_keys: Collection[str] | None = None,
+    stored: bool = False,
 ) -> FleetConfig:
     """Read a fleet configuration.
 
@@ -364,6 +366,8 @@ def parse_fleet(
         What the forecaster `onnx` would run.
     provider_keys : collection of str, optional
         What arms may refer to as `coordinator:NAME`; None does not check.
+    stored : bool
+        It was applied once, perhaps by an older version: what is harmless in it goes on.
 
     Raises
     ------
@@ -383,6 +387,8 @@ def parse_fleet(
         problems += arm_problems(name, arm=arm, now_unix_ms=now_unix_ms)
     if provider_keys is not None:
         problems += key_problems(arms, known=provider_keys)
+    if not stored:
+        problems += field_problems(arms)
     if problems or file is None:
         raise FleetConfigError(problems)
     return _build(file, arms=arms)

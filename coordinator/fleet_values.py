@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from shared.decision.money import PPM, dollars, nanos_from_dollars
-from shared.decision.types import CAPABILITIES, COORDINATOR_KEY, REQUEST_FIELDS
+from shared.decision.types import CAPABILITIES, COORDINATOR_KEY
 from shared.limits import (
     AMOUNT_NANOS_MAX,
     DEADLINE_MS_MAX,
@@ -138,9 +138,6 @@ def _closed_list(values: list[str]) -> list[str]:
                 f"{value!r} must not reach a paid arm: it {FIELDS_UNBOUNDED[value]}, so that no "
                 "reservation could bound its cost"
             )
-        if value not in REQUEST_FIELDS:
-            hint = did_you_mean(value, REQUEST_FIELDS)
-            raise ValueError(f"{value[:64]!r} is no request field that an agent passes on{hint}")
     return sorted(set(values))
 
 

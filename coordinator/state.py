@@ -127,7 +127,10 @@ class FleetState:
     def _restore(self, snapshot: StoreSnapshot, *, row: ConfigRow) -> None:
         # What was applied once goes on, also if a key has been taken away since.
         self.config = parse_fleet(
-            row.toml, now_unix_ms=row.applied_unix_ms, demand_model=self._demand_model
+            row.toml,
+            now_unix_ms=row.applied_unix_ms,
+            demand_model=self._demand_model,
+            stored=True,
         )
         self.config_version = row.version
         version = snapshot.settings.get(SettingKey.PRICE_VERSION, "")

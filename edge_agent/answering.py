@@ -45,7 +45,7 @@ _END: Final = object()
 LEASE_WAIT_S: Final = 0.4
 """How long a request waits for a lease: the link's sending gap, a round trip, and a sync."""
 SYNC_WAIT_S: Final = 0.25
-"""How long for a watermark that is behind: the house-keeping's gap, and a sync."""
+"""How long for a watermark that is behind: the sync under way, and the one that is asked for."""
 
 
 class LeaseNews:
@@ -213,10 +213,9 @@ class RequestRun:
                 while self._engine.waits_for_lease(request_id):
                     if effects:  # at once: a row that is kept back would overwrite newer ones
                         await self._bookkeeper.commit_or_keep(effects)
-                    elif self._engine.gate.sync_would_help:
-                        self._lease_news.want_sync()
-                        await self._lease_news.wait()
                     else:
+                        if self._engine.gate.sync_would_help:
+                            self._lease_news.want_sync()
                         await self._lease_news.wait()
                     plan, effects = self._pass_the_gate()
         except TimeoutError:

@@ -178,9 +178,8 @@ asks, how the provider should cache, bill or file it). Tools and log probabiliti
 arm's capability."""
 CONTEXT_DOUBT = 2  # a prompt may take this many times fewer tokens than is typical
 KEY_BUDGET_REASON = "key_budget"
-BUDGET_REASONS = frozenset(
-    {"no_lease", "lease_too_small", "watermark_not_synced", "spend_paused", KEY_BUDGET_REASON}
-)
+BUDGET_REASONS = frozenset({"no_lease", "lease_too_small", "spend_paused", KEY_BUDGET_REASON})
+"""No money; where only the watermark is behind, there is some after the disk's next sync."""
 
 
 def row_for(facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable | None) -> TableRow:

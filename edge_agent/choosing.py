@@ -33,6 +33,13 @@ class Choice:
     observed: Choice | None = None
 
     @property
+    def queue(self) -> tuple[str, ...]:
+        """The arms in the order in which they are asked until one answers."""
+        if self.draw is None:
+            return ()
+        return (self.draw.arm, *self.draw.fallbacks, *self.candidates.late)
+
+    @property
     def between(self) -> tuple[Candidate, ...]:
         """Between what the draw was made, for the log (promise P6).
 

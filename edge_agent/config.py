@@ -43,7 +43,7 @@ from shared.units import Address
 
 BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
 BOOKS_FILE: Final = "books.db"
-_ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+")
+_ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+", re.IGNORECASE)
 
 
 def _host_name() -> str:
@@ -53,10 +53,11 @@ def _host_name() -> str:
 
 
 def _origin(value: str) -> str:
-    """An origin as browsers name it, or all of them."""
+    """An origin as browsers name it (in lower case, without its scheme's own port), or all."""
     if value != "*" and not _ORIGIN.fullmatch(value):
         raise ValueError("should be an origin such as 'https://app.example:8443', or '*' for all")
-    return value
+    named = value.lower()
+    return named.removesuffix(":80" if named.startswith("http:") else ":443")
 
 
 Origin = Annotated[str, AfterValidator(_origin)]

@@ -268,9 +268,9 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _show(metrics: AgentMetrics, *, engine: AgentEngine, link_up: asyncio.Event) -> None:
     while True:
-        metrics.set_requests_in_flight(engine.requests_in_flight)
         metrics.set_gauges(
             AgentGauges(
+                requests_in_flight=engine.requests_in_flight,
                 spool_records=engine.outbox.waiting,
                 link_connected=link_up.is_set(),
                 table_version=engine.table.version if engine.table else 0,

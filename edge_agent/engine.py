@@ -252,7 +252,7 @@ class AgentEngine:
             origin=facts.origin,
             arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
-            fallbacks=draw.fallbacks if draw else (),
+            fallbacks=choice.queue[1:],
             fallouts=choice.candidates.fallouts,
             reason=choice.reason(facts, table_version=version),
             table_version=version,
@@ -288,13 +288,13 @@ class AgentEngine:
         if expected:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
-        draw, alone = choice.draw, len(choice.decided.candidates.arms) < 2
+        alone = len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = _Request(
             facts=facts,
             choice=choice,
             begun_ms=now_ms,
             table_version=self.table.version if self.table else 0,
-            queue=[draw.arm, *draw.fallbacks, *choice.candidates.late] if draw else [],
+            queue=list(choice.queue),
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
@@ -349,14 +349,14 @@ class AgentEngine:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
-        worst_case = request.facts.worst_case_nanos(arm)
+        facts, worst_case = request.facts, request.facts.worst_case_nanos(arm)
         if problem == NOT_SYNCED:
-            self.gate.need_sync(request.facts.request_id, amount_nanos=worst_case)
+            self.gate.need_sync(facts.request_id, amount_nanos=worst_case, key_tag=facts.key_tag)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals
         if not hopeful or problem not in LACKS_A_LEASE:
             return False
-        self.gate.need(request.facts.request_id, amount_nanos=worst_case)
+        self.gate.need(facts.request_id, amount_nanos=worst_case)
         return True
 
     def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
@@ -371,8 +371,9 @@ class AgentEngine:
         return self.gate.is_needed(request_id)
 
     def can_fall_back(self, request_id: str) -> bool:
-        """Whether another arm may answer a request that waits."""
-        return len(self._requests[request_id].queue) > 1
+        """Whether another arm may answer a request that waits, without being late for sure."""
+        request = self._requests[request_id]
+        return any(arm in request.choice.candidates.arms for arm in request.queue[1:])
 
     def give_up_waiting(self, request_id: str) -> None:
         """Neither came in time: the next candidate answers."""
@@ -410,8 +411,10 @@ class AgentEngine:
         request = self._requests[request_id]
         key_tag = request.facts.key_tag
         failed = [Fallout(tried.arm, tried.error) for tried in request.attempts if tried.error]
+        # A late arm was asked after all: what counts is what came of that.
+        last_words = {each.arm: each for each in (*request.fallouts, *failed)}
         return refusal_for(
-            (*request.fallouts, *failed),
+            tuple(last_words.values()),
             budget=self.config.budget_name,
             why=self.gate.refused_because,
             worst_case_nanos=self._cheapest_nanos(request),

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from edge_agent.books import (
@@ -124,8 +125,8 @@ class Gate:
         self.refusals = 0
         self._silent = False
         self._needs: dict[str, int] = {}
-        self._syncs: dict[str, int] = {}
-        self._syncs_nanos = 0
+        self._syncs: dict[str, tuple[str, int]] = {}
+        self._syncs_nanos: Counter[str] = Counter()  # by the API key, which may have a budget
         self._unheard: set[str] = set()
         self._asked_for_need = self._asking = False
         self._asked_ms = -float(LEASE_REQUEST_GAP_MS)
@@ -419,7 +420,7 @@ class Gate:
             self._unheard.add(request_id)
         self._needs[request_id] = amount_nanos
 
-    def need_sync(self, request_id: str, *, amount_nanos: int) -> None:
+    def need_sync(self, request_id: str, *, amount_nanos: int, key_tag: str = "") -> None:
         """A request waits for a watermark: there is money for it, and nobody has to be asked.
 
         The next sync lets all of them through that wait for one.
@@ -427,12 +428,14 @@ class Gate:
         self._needs.pop(request_id, None)
         self._unheard.discard(request_id)
         self._no_sync(request_id)
-        self._syncs[request_id] = amount_nanos
-        self._syncs_nanos += amount_nanos
-        self._leases.make_room_together(self._syncs_nanos)
+        self._syncs[request_id] = key_tag, amount_nanos
+        self._syncs_nanos[key_tag] += amount_nanos
+        self._leases.make_room_together(self._syncs_nanos.total())
+        self._keys.make_room_together(key_tag, self._syncs_nanos[key_tag])
 
     def _no_sync(self, request_id: str) -> None:
-        self._syncs_nanos -= self._syncs.pop(request_id, 0)
+        key_tag, amount_nanos = self._syncs.pop(request_id, ("", 0))
+        self._syncs_nanos[key_tag] -= amount_nanos
 
     def is_needed(self, request_id: str) -> bool:
         """Whether a request waits for a lease, or for a watermark on one."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import orjson
 
 
 def parsed(raw: bytes, *, otherwise: json.JSONDecoder) -> Any:
-    """A value from UTF-8.
+    """A value from UTF-8; a byte-order mark before it is passed over.
+
+    A whole number beyond 64 bits becomes the nearest double, as for most readers of JSON.
 
     Parameters
     ----------
@@ -24,6 +27,7 @@ def parsed(raw: bytes, *, otherwise: json.JSONDecoder) -> Any:
     RecursionError
         If it is nested too deeply.
     """
+    raw = raw.removeprefix(BOM_UTF8)
     try:
         return orjson.loads(raw)
     except ValueError:

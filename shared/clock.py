@@ -1,6 +1,6 @@
 """Time, ids and randomness as things that are passed in.
 
-Only `app.py` and tests create them; everything else receives them.
+Only the daemons, the commands and tests create them; everything else receives them.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class SystemIds:
     """Secrets from the system's random source, and ids from a generator that it has seeded.
 
     Asking the system for every id would let another thread take Python's global lock each time.
+    Two instances never make the same ids; a process that forked would, and none of these does.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """A demand model in ONNX format, run by onnxruntime on one thread.
 
-Opens no file: whoever may (the programs' `app.py`, the lab) reads the bytes and passes them in.
+Opens no file: whoever may (the coordinator's daemon, the lab) reads the bytes and passes them in.
 """
 
 from typing import Any, Final

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -272,7 +271,7 @@ def _is_choice(value: object, *, said: str, among: int) -> bool:
 def _json_object(data: bytes, *, what: str) -> dict[str, Any]:
     """A JSON object, or the error that it is none."""
     try:
-        found = parsed(data.removeprefix(BOM_UTF8), otherwise=_DECODER)
+        found = parsed(data, otherwise=_DECODER)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -44,6 +44,7 @@ _TTFT_MS: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_00
 class AgentGauges:
     """The agent's condition at one moment. Amounts in nano-dollars."""
 
+    requests_in_flight: int
     spool_records: int
     link_connected: bool
     table_version: int
@@ -199,7 +200,9 @@ class AgentMetrics:
     def _register_gauges(self, registry: CollectorRegistry) -> None:
         """Register what rises and falls."""
         self._in_flight = Gauge(
-            "tidegate_requests_in_flight", "Chat requests being answered.", registry=registry
+            "tidegate_requests_in_flight",
+            "Requests being answered, and judges being asked.",
+            registry=registry,
         )
         self._spool = Gauge(
             "tidegate_spool_records", "Records that wait to be acknowledged.", registry=registry
@@ -273,12 +276,9 @@ class AgentMetrics:
             # An overrun's correction may lower a cost; a counter can only rise.
             self._spend.of[arm, tag] += max(0, attempt.cost_nanos)
 
-    def set_requests_in_flight(self, requests: int) -> None:
-        """Show how many chat requests are being answered."""
-        self._in_flight.set(requests)
-
     def set_gauges(self, gauges: AgentGauges) -> None:
         """Show the agent's condition."""
+        self._in_flight.set(gauges.requests_in_flight)
         self._spool.set(gauges.spool_records)
         self._link.set(gauges.link_connected)
         self._table.set(gauges.table_version)

@@ -12,6 +12,10 @@ from shared.errors import LimitError
 DONE: Final = b"[DONE]"
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # in ASCII
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# Not the standard, but many clients take these for the ends of lines (Python's `str.splitlines`).
+_LINE_ENDS: Final = {
+    mark.encode(): f"\\u{ord(mark):04x}".encode() for mark in ("\x85", "\u2028", "\u2029")
+}
 
 
 class EventParser:
@@ -86,12 +90,21 @@ def as_json(data: object) -> bytes:
 
 def event(data: Mapping[str, Any]) -> bytes:
     """One event that carries a JSON object."""
-    return b"data: " + as_json(data) + b"\n\n"
+    return b"data: " + _in_a_line(data) + b"\n\n"
 
 
 def comment(data: Mapping[str, Any]) -> bytes:
     """A line that clients pass over and people can read."""
-    return b": " + as_json(data) + b"\n\n"
+    return b": " + _in_a_line(data) + b"\n\n"
+
+
+def _in_a_line(data: Mapping[str, Any]) -> bytes:
+    """JSON that is one line by anybody's rules."""
+    text = as_json(data)
+    if not text.isascii():
+        for mark, escaped in _LINE_ENDS.items():
+            text = text.replace(mark, escaped)
+    return text
 
 
 LAST_EVENT: Final = b"data: " + DONE + b"\n\n"

@@ -230,6 +230,15 @@ class KeyBudgetBook:
         if raised > row.watermark_nanos:
             self._put(replace(row, watermark_nanos=raised))
 
+    def make_room_together(self, tag: str, amount_nanos: int) -> None:
+        """Raise the watermark so that requests of this much in all fit, as far as there is room."""
+        budget, row = self._budgets.get(tag), self._rows.get(tag)
+        if budget is None or row is None or tag in self._opening:
+            return
+        wanted = min(budget.amount_nanos, self._used(tag) + amount_nanos)
+        if wanted > row.watermark_nanos:
+            self._put(replace(row, watermark_nanos=wanted))
+
     def settle(self, settled: Settlement) -> None:
         """End a reservation at its cost; in its own window only."""
         if self._is_current(settled.key_tag, window=settled.key_window):

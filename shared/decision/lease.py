@@ -299,11 +299,11 @@ class LeaseBook:
         Each of them fits one lease; here they may fill several.
         """
         for row in self._active():
-            room = self._room(row)
-            wanted = self._used(row) + min(amount_nanos, room)
-            if wanted > row.watermark_nanos:
+            here = min(amount_nanos, self._room(row))
+            wanted = self._used(row) + here
+            if here and wanted > row.watermark_nanos:  # not up to what an overrun has taken
                 self._put(changed(row, watermark_nanos=wanted))
-            amount_nanos -= room
+            amount_nanos -= here
 
     def available_nanos(self) -> int:
         """What active leases can still take."""
@@ -445,7 +445,7 @@ class LeaseBook:
         for row in self._active():
             kept_ms = boot_ms - self._granted_boot_ms[row.number]
             useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
-            if useless and not self._reserved[row.number]:
+            if useless and not self._holds(row.number):
                 self.recall(row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
@@ -465,7 +465,7 @@ class LeaseBook:
         return [
             self._close(row, final_nanos=row.settled_nanos, clean=True, reason=row.close_reason)
             for row in self._in_closing()
-            if self._reserved[row.number] == 0
+            if not self._holds(row.number)
         ]
 
     def forget_closed(self) -> tuple[int, ...]:
@@ -524,6 +524,10 @@ class LeaseBook:
 
     def _used(self, row: LeaseRow) -> int:
         return row.settled_nanos + self._reserved[row.number]
+
+    def _holds(self, number: int) -> bool:
+        """Whether a reservation is open on a lease; a call without a price holds nothing of it."""
+        return any(row.lease_number == number for row in self._reservations.values())
 
     def _room(self, row: LeaseRow) -> int:
         return max(0, row.amount_nanos - self._used(row))

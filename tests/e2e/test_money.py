@@ -135,7 +135,8 @@ def test_many_clients_cannot_overspend(new_fleet: Callable[[], Fleet], provider:
 
     with ThreadPoolExecutor(32) as pool:
         statuses = [status for each in pool.map(spend, range(32)) for status in each]
-    assert {200, 429} >= set(statuses)
+    # 503: for a moment it is the disk that is behind, not the money.
+    assert {200, 429, 503} >= set(statuses)
     assert 200 in statuses
 
     def spent() -> bool:

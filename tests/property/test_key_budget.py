@@ -100,6 +100,14 @@ class Keys(RuleBasedStateMachine):
         self.billed[tag, row.key_window] += billed
         self.open[row.id] = row, billed
 
+    @rule(tag=st.sampled_from(["shop", "lab", "guest"]), times=st.integers(1, 6))
+    def wait_for_a_sync(self, tag: str, times: int) -> None:
+        """So many requests wait at once; those that came before have gone."""
+        for number in range(6):
+            self.gate.needs_no_more(f"w{number}")
+        for number in range(times):
+            self.gate.need_sync(f"w{number}", amount_nanos=20_000, key_tag=tag)
+
     @precondition(lambda self: self.open)
     @rule(end=st.sampled_from(["reported", "unknown", "released", "overrun"]))
     def settle(self, end: str) -> None:

@@ -11,7 +11,7 @@ from shared.decision.lease import LeaseBook, LeaseRow, ReservationRow
 from shared.decision.types import SettleKind
 from tests.fakes.samples import granted
 
-amounts = st.integers(1, 60)
+amounts = st.integers(0, 60)
 
 
 class Disk:
@@ -121,6 +121,11 @@ class Leases(RuleBasedStateMachine):
             kind = SettleKind.RELEASED
         settled = self.book.settle(name, kind=kind, cost_nanos=billed)
         assert billed <= settled.cost_nanos <= settled.reserved_nanos
+        self.commit()
+
+    @rule(together=st.integers(0, 300))
+    def wait_for_a_sync(self, together: int) -> None:
+        self.book.make_room_together(together)
         self.commit()
 
     @rule()

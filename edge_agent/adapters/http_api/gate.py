@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ _KEY: Final = "tidegate_key"
 _GUARDED: Final = "/v1/"
 _NAME_CHARS_SHOWN: Final = 100
 _ID_HEADER: Final = b"x-tidegate-request-id"
+_HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,10 @@ def _refuse_strange_host(host: str, *, allowed: Collection[str]) -> None:
 @lru_cache(maxsize=64)
 def _is_nobodys_name(host: str) -> bool:
     """Whether it is an address or localhost, which no DNS server has a say in."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    name = name.lower().removesuffix(".")
+    parts = _HOST.fullmatch(host)
+    if parts is None:
+        return False
+    name = parts[1].strip("[]").lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -86,3 +86,11 @@ def test_a_backup_of_no_books_says_where_it_looked(nowhere: Path) -> None:
         call("backup", "copy.db")
     assert f"there are no books at {nowhere / 'tidegate.db'}" in str(caught.value)
     assert [] == list(nowhere.iterdir())
+
+
+def test_a_token_is_valid_for_a_hundred_years_at_most(nowhere: Path) -> None:
+    """More is a slip, and no date; nothing is begun for it."""
+    refused = call("token", "create", "--config", "none.toml", "--valid-for-days", "36501")
+    assert 2 == refused.exit_code
+    assert "--valid-for-days" in refused.output
+    assert [] == list(nowhere.iterdir())

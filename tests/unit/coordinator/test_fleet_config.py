@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import (
     ConfigChange,
     FleetConfig,
@@ -17,6 +18,7 @@ from coordinator.fleet_config import (
     parse_fleet,
 )
 from coordinator.fleet_values import FIELDS_UNBOUNDED
+from coordinator.records import ConfigRow, StoreSnapshot
 from edge_agent.openai_request.body import FIELDS as CHAT_FIELDS
 from shared.decision.money import Price, WorstCase
 from shared.decision.types import REQUEST_FIELDS, ArmKind, OnAbort
@@ -387,6 +389,19 @@ def test_too_many_arms_are_refused() -> None:
     """The number of arms has a limit."""
     more = "".join(f'[arms.a{index}]\nkind = "local"\n' for index in range(ARMS_MAX))
     assert f"1 to {ARMS_MAX}" in problems(FLEET + more)["arms"]
+
+
+def test_a_stored_configuration_goes_on_with_a_field_that_is_refused_by_now() -> None:
+    """Or a coordinator could not start after an update, and no other file be applied to it."""
+    toml = changed(('"seed"', '"functions"'))
+    with pytest.raises(FleetConfigError, match="'functions' is no request field"):
+        read(toml)
+    stored = StoreSnapshot(config=ConfigRow(1, toml, "ada", NOW))
+    restarted = CoordinatorEngine(stored).config
+    assert restarted is not None
+    cloud = restarted.arms["large"].arm.cloud
+    assert cloud is not None
+    assert "functions" in cloud.fields
 
 
 def test_a_stored_configuration_can_be_read_after_its_prices_ended() -> None:

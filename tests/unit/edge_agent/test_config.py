@@ -233,3 +233,19 @@ def test_an_origin_is_named_as_browsers_name_it(origin: str) -> None:
     assert "should be an origin" in problems(cors_origins=[origin])["cors_origins[0]"]
     good = ("https://app.example:8443", "http://localhost:3000", "*")
     assert good == load(None, {"cors_origins": list(good)}).cors_origins
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("http://Host.Docker.Internal:7480", "http://host.docker.internal:7480"),
+        ("HTTPS://App.example:443", "https://app.example"),
+        ("http://edge:80", "http://edge"),
+        ("http://edge:443", "http://edge:443"),
+        ("https://edge:80", "https://edge:80"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_an_origin_may_be_written_in_more_words_than_browsers_use(written: str, named: str) -> None:
+    """They say it in lower case, and leave out the port that goes without saying."""
+    assert (named,) == load(None, {"cors_origins": [written]}).cors_origins

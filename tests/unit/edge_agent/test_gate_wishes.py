@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.gate import HOARD_MS_MAX, Gate
+from shared.decision.key_budget import KeyBudget
 from shared.decision.lease import LeaseWish
 from tests.fakes.samples import WORST_CASE_NANOS, facts, granted
 from tests.unit.edge_agent.test_gate import ARM, gate_of, open_gate, sized, watermark_of
@@ -325,6 +326,24 @@ def test_one_sync_lets_all_through_that_wait_for_one() -> None:
         gate.needs_no_more(f"r{number}")
     gate.need_sync("r40", amount_nanos=WORST_CASE_NANOS)
     assert [raised.watermark_nanos] == [lease.watermark_nanos for lease in gate.leases()]
+
+
+def test_one_sync_does_for_all_that_wait_with_the_same_key() -> None:
+    """Its budget's watermark is raised for their sum, and no further than the budget."""
+    gate = gate_of(key_budgets=[KeyBudget("shop", 50 * WORST_CASE_NANOS, 3_600_000)])
+    gate.on_demand = True
+    gate.expire(boot_ms=0, unix_ms=0)
+    gate.synced(gate.raised_watermarks())
+    lend(gate, 1, amount=100 * WORST_CASE_NANOS)
+    for number in range(40):
+        gate.need_sync(f"r{number}", amount_nanos=WORST_CASE_NANOS, key_tag="shop")
+    gate.need_sync("other", amount_nanos=WORST_CASE_NANOS)
+    gate.synced(gate.raised_watermarks())
+    assert 40 * WORST_CASE_NANOS == gate.allowance("shop").room_nanos
+    for number in range(40, 60):
+        gate.need_sync(f"r{number}", amount_nanos=WORST_CASE_NANOS, key_tag="shop")
+    gate.synced(gate.raised_watermarks())
+    assert 50 * WORST_CASE_NANOS == gate.allowance("shop").room_nanos
 
 
 def test_a_request_may_go_on_to_wait_for_another_thing() -> None:

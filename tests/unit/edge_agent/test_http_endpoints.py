@@ -336,6 +336,7 @@ async def test_without_keys_a_page_whose_name_was_rebound_reads_nothing() -> Non
     hosts = (
         *("rebound.example:7480", "known.example", "localhost.rebound.example", "x" * 2_000),
         *("127.0.0.1.nip.example", "user@localhost", "localhost@rebound.example"),
+        *("[::1]rebound.example", "[::1]:7480:80", "::1", "["),
     )
     async with served_agent(cors_origins=["http://known.example:7480"]) as bench:
         for host in hosts:

@@ -45,9 +45,20 @@ def test_half_a_surrogate_pair_goes_out_in_ascii_and_in_no_other_way(text: str) 
         written({"a": text}, otherwise=WRITER)
 
 
-def test_numbers_beyond_64_bits_are_written_exactly() -> None:
-    """As in a schema's bounds."""
+def test_numbers_beyond_64_bits_are_written_exactly_and_read_as_doubles() -> None:
+    """As in a schema's bounds; the largest and the smallest of 64 bits are still read exactly."""
     assert f'{{"maximum":{2**64}}}'.encode() == written({"maximum": 2**64}, otherwise=WRITER)
+    found = parsed(f"[{2**64 - 1},{-(2**63)},{2**64}]".encode(), otherwise=READER)
+    assert [2**64 - 1, -(2**63), float(2**64)] == found
+    assert [int, int, float] == list(map(type, found))
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """Some editors and servers put one before what they write; a second one is no JSON."""
+    assert [1] == parsed(b"\xef\xbb\xbf[1]", otherwise=READER)
+    assert [float("inf")] == parsed(b"\xef\xbb\xbf[Infinity]", otherwise=READER)
+    with pytest.raises(ValueError, match="char 0"):
+        parsed(b"\xef\xbb\xbf\xef\xbb\xbf[1]", otherwise=READER)
 
 
 def test_a_number_that_is_none_is_written_as_null() -> None:

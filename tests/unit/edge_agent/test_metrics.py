@@ -112,9 +112,9 @@ def test_gauges_show_the_condition_in_base_units() -> None:
     """Money in dollars, the link as 1 or 0."""
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry)
-    metrics.set_requests_in_flight(2)
     metrics.set_gauges(
         AgentGauges(
+            requests_in_flight=2,
             spool_records=3,
             link_connected=True,
             table_version=7,
@@ -177,10 +177,10 @@ def test_a_keys_budget_is_shown_in_parts() -> None:
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry, tags=["shop"])
     budget = KeyBudgetStatus("shop", 4 * 10**9, 10**9, 5 * 10**8, 0)
-    metrics.set_gauges(AgentGauges(0, True, 0, 0, 0, key_budgets=(budget,)))
+    metrics.set_gauges(AgentGauges(0, 0, True, 0, 0, 0, key_budgets=(budget,)))
     for part, dollars in (("limit", 4.0), ("settled", 1.0), ("reserved", 0.5)):
         labels = {"tag": "shop", "part": part}
         assert dollars == registry.get_sample_value("tidegate_key_budget_dollars", labels)
-    metrics.set_gauges(AgentGauges(0, True, 0, 0, 0))
+    metrics.set_gauges(AgentGauges(0, 0, True, 0, 0, 0))
     labels = {"tag": "shop", "part": "limit"}
     assert registry.get_sample_value("tidegate_key_budget_dollars", labels) is None, "it has gone"

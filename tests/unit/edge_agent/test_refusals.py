@@ -15,6 +15,8 @@ from shared.decision.types import CAPABILITIES, Fallout
         (["no_lease", "lease_too_small"], 429, "budget_exceeded"),
         (["spend_paused"], 429, "budget_exceeded"),
         (["no_lease", "model_broken"], 503, "no_candidate"),
+        (["watermark_not_synced"], 503, "no_candidate"),
+        (["watermark_not_synced", "lease_too_small"], 503, "no_candidate"),
         (["context_length_exceeded", "context_length_exceeded"], 400, "context_length_exceeded"),
         (["field:logit_bias", "field:user"], 400, "unsupported_field"),
         (["http_503"], 503, "no_candidate"),

@@ -112,6 +112,42 @@ def test_a_late_arm_answers_when_the_gate_refuses_the_one_in_time() -> None:
     assert (Fallout("tiny", "deadline"), Fallout("cloud", "no_lease")) == outcome.fallouts
 
 
+def test_a_late_arm_without_money_is_no_reason_to_speak_of_time() -> None:
+    """It was asked in the end: the client is told that the budget is spent, and not to hurry."""
+    engine = an_engine(
+        cloud_arm("quick"),
+        cloud_arm("slow"),
+        rows=(
+            TableArm("quick", PPM, latency_p50_ms=100),
+            TableArm("slow", 0, latency_p50_ms=900),
+        ),
+    )
+    begin(engine, deadline_ms=500, conditions={"quick": ArmCondition(), "slow": ArmCondition()})
+    engine.gate.recalled(0, boot_ms=0, reason="window ended")
+    assert (None, []) == engine.next_attempt("r1", boot_ms=0)
+    refused = engine.refusal("r1", unix_ms=0)
+    assert (429, "budget_exceeded") == (refused.status, refused.code)
+    assert {Fallout("quick", "no_lease"), Fallout("slow", "no_lease")} == set(refused.fallouts)
+
+
+def test_only_an_arm_in_time_is_worth_giving_up_a_wait_for() -> None:
+    """A late one answers after all others, and no sooner for that."""
+    rows = (TableArm("cloud", PPM, latency_p50_ms=100), TableArm("tiny", 0, latency_p50_ms=900))
+    engine = an_engine(rows=rows)
+    begin(engine, "r1", deadline_ms=500)
+    begin(engine, "r2", deadline_ms=1_000)
+    assert (False, True) == (engine.can_fall_back("r1"), engine.can_fall_back("r2"))
+
+
+def test_route_tells_of_late_arms_as_the_last_fallbacks() -> None:
+    """As the request would ask them."""
+    rows = (TableArm("cloud", PPM, latency_p50_ms=100), TableArm("tiny", 0, latency_p50_ms=900))
+    asked = facts(deadline_ms=500)
+    decision = an_engine(rows=rows).route(asked, conditions=READY, now_ms=0.0, uniform=0.0)
+    assert ("cloud", ("tiny",)) == (decision.arm, decision.fallbacks)
+    assert (Fallout("tiny", "deadline"),) == decision.fallouts
+
+
 @pytest.mark.parametrize(
     ("uniform", "arm", "propensity_ppm"), [(0.0, "cloud", 900_000), (0.95, "tiny", 100_000)]
 )

@@ -51,6 +51,11 @@ def held_row(amount: int, *, window: int, tag: str = "shop") -> ReservationRow:
     return ReservationRow(name, name, "a", 1, amount, "x", 0, key_tag=tag, key_window=window)
 
 
+def watermarks(book: KeyBudgetBook) -> list[int]:
+    """What was raised and is not synced."""
+    return [row.watermark_nanos for row in book.unsynced()]
+
+
 def hold(book: KeyBudgetBook, amount: int) -> ReservationRow:
     """Reserve what is not refused."""
     assert book.refusal("shop", amount) is None
@@ -364,3 +369,20 @@ def test_a_cut_budget_refuses_what_it_no_longer_covers() -> None:
     book = book_of(row, amount=0)
     assert KeyBudgetRefusal.EXCEEDED is book.refusal("shop", 1)
     assert [(0, 60)] == [(each.amount_nanos, each.settled_nanos) for each in book.status()]
+
+
+def test_room_for_many_is_made_at_once_and_within_the_budget() -> None:
+    """What is there already stays; a window that is not open yet, and no budget, have none."""
+    book = opened(amount=1_000)
+    book.make_room_together("shop", 250)
+    assert [] == watermarks(book), "the first quarter is open"
+    for together, watermark in ((300, 300), (280, 300), (5_000, 1_000)):
+        book.make_room_together("shop", together)
+        assert [watermark] == watermarks(book)
+    unopened = book_of(amount=1_000)
+    for tag in ("shop", "other"):
+        unopened.make_room_together(tag, 500)
+    assert [] == watermarks(unopened)
+    unopened.open_windows(unix_ms=NOON)
+    unopened.make_room_together("shop", 500)
+    assert [250] == watermarks(unopened)

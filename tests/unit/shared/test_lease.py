@@ -375,6 +375,30 @@ def test_room_that_is_there_already_changes_nothing() -> None:
     assert book.take_changes() is NO_CHANGES
 
 
+def test_no_room_is_made_on_a_lease_that_an_overrun_has_spent() -> None:
+    """Its watermark stays within it, so that not even a call without a price goes onto it."""
+    book = book_with(10)
+    reserve(book, "r1", 6)
+    book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=15)
+    book.make_room_together(20)
+    sync(book)
+    assert [10] == [lease.watermark_nanos for lease in book.status()]
+    assert isinstance(reserve(book, "r2", 0), LeaseRefusal)
+
+
+def test_a_lease_waits_for_a_call_without_a_price_as_for_any_other() -> None:
+    """What holds nothing of it is open all the same, and settles on it."""
+    book = book_with(10)
+    reserve(book, "free", 0)
+    book.retire(11, boot_ms=1)
+    assert 10 == book.available_nanos()
+    book.recall(1, boot_ms=1, reason="expired")
+    assert [] == book.finish_closing()
+    settled = book.settle("free", kind=SettleKind.REPORTED, cost_nanos=0)
+    assert (1, 0) == (settled.lease_number, settled.cost_nanos)
+    assert [0] == [close.final_nanos for close in book.finish_closing()]
+
+
 def test_room_can_be_made_for_a_request_that_is_larger_than_all_before() -> None:
     """A worst case that fits the lease fits after one sync."""
     book = book_with(100, chunks=10)
