@@ -11,10 +11,11 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from shared.errors import ConfigError, invariant
 
@@ -63,6 +64,45 @@ class HttpServer:
         cut = set(self._server.server_state.tasks)
         if cut:
             await asyncio.wait(cut, timeout=CANCEL_WAIT_S)
+
+
+class _Gathering:
+    """A transport that sends in one piece what is written in one turn of the event loop.
+
+    uvicorn writes a response's head and body, and each event of a stream, one after the other.
+    Every write is a call of the system and wakes the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send this at the end of the turn."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Close after what was written has gone."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # chosen at run time
+    """uvicorn's, on a transport that gathers."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(_Gathering(transport))
 
 
 class _QuietServer(uvicorn.Server):
@@ -118,6 +158,7 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http=_Protocol,
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(grace_s) + LAST_WORDS_S,
