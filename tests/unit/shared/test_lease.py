@@ -301,6 +301,13 @@ def test_a_watermark_ends_with_its_lease() -> None:
     assert 100 == lease_of(book.take_changes()).watermark_nanos
 
 
+def test_the_first_watermark_ends_with_its_lease_too() -> None:
+    """Although two requests as they were lately are more than was lent."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1", chunks=4)
+    book.grant(granted(1, amount=100), boot_ms=0, worst_case_nanos=80)
+    assert 100 == lease_of(book.take_changes()).watermark_nanos
+
+
 def test_a_step_of_a_watermark_is_a_whole_number_of_nanos() -> None:
     """Rounded up, so that the last step reaches the end."""
     book = book_with(10, chunks=4)
