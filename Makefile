@@ -15,6 +15,8 @@ PY := $(BIN)/python
 PROTOS := $(wildcard proto/shared/pb/v1/*.proto)
 
 export CLOUD_VENV COMPAT_VENV
+# These start processes by the dozen, each of which is to find its modules compiled.
+demo up test chaos bench: export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test chaos mutants lint format bench proto clean
