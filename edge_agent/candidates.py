@@ -240,10 +240,6 @@ class _Dearest:
     def __init__(self, arms: Sequence[Arm]) -> None:
         clouds = [arm.cloud for arm in arms if arm.cloud is not None]
         prices, bounds = [c.price for c in clouds], [c.worst_case for c in clouds]
-        self._max_tokens = max((arm.max_tokens_default for arm in arms), default=0)
-        if len(clouds) == 1:
-            self._price, self._bound = prices[0], bounds[0]
-            return
         self._price = Price(
             max((price.input_nanos_per_mtok for price in prices), default=0),
             max((price.output_nanos_per_mtok for price in prices), default=0),
@@ -254,6 +250,7 @@ class _Dearest:
             max((bound.message_overhead_tokens for bound in bounds), default=0),
             max((bound.request_overhead_tokens for bound in bounds), default=0),
         )
+        self._max_tokens = max((arm.max_tokens_default for arm in arms), default=0)
 
     def worst_case_nanos(self, facts: RequestFacts) -> int:
         limit = facts.max_tokens if facts.max_tokens is not None else self._max_tokens

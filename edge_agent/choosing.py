@@ -126,23 +126,6 @@ class Chooser:
         RequestRefused
             404 if it pins an arm that the fleet does not have, 503 if `observe_arm` is none.
         """
-        if not self._observe_arm or facts.pinned_arm:
-            return self._decide(
-                facts,
-                config=config,
-                table=table,
-                conditions=conditions,
-                now_ms=now_ms,
-                uniform=uniform,
-            )
-        if config.arm(self._observe_arm) is None:
-            raise RequestRefused(
-                503,
-                "observe_arm_unknown",
-                f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
-                "has no such arm for this device: name one of "
-                + ", ".join(arm.id for arm in config.arms),
-            )
         decide = partial(
             self._decide,
             config=config,
@@ -151,6 +134,16 @@ class Chooser:
             now_ms=now_ms,
             uniform=uniform,
         )
+        if not self._observe_arm or facts.pinned_arm:
+            return decide(facts)
+        if config.arm(self._observe_arm) is None:
+            raise RequestRefused(
+                503,
+                "observe_arm_unknown",
+                f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
+                "has no such arm for this device: name one of "
+                + ", ".join(arm.id for arm in config.arms),
+            )
         return replace(decide(replace(facts, pinned_arm=self._observe_arm)), observed=decide(facts))
 
     def _decide(

@@ -459,36 +459,35 @@ class AgentEngine:
             effects += self._end_attempt(request, end)
         facts = request.facts
         in_time = not facts.deadline_ms or latency_ms <= facts.deadline_ms
-        outcome = Outcome(  # by the order of its fields: by their names takes three times as long
-            request_id,
-            facts.task_class,
-            facts.arrived_unix_ms,
-            status,
-            arm,
-            draw.arm if draw else "",  # drawn_arm
-            draw.propensity_ppm if draw else 0,
-            request.table_version,
-            reason[:ERROR_CHARS_MAX],
-            request.forced,
-            tuple(request.attempts),
-            (*request.fallouts, *request.choice.observed_fallouts),
-            end.prompt_tokens if end else 0,
-            end.completion_tokens if end else 0,
-            ttft_ms,
-            latency_ms,
-            facts.deadline_ms,
-            answered and in_time,  # hit
-            facts.tag,
-            request.choice.between,  # candidates
-            request.choice.observation,  # observed
-            self.grading.grading_ppm(facts),
+        outcome = Outcome(
+            request_id=request_id,
+            task_class=facts.task_class,
+            arrived_unix_ms=facts.arrived_unix_ms,
+            status=status,
+            arm=arm,
+            drawn_arm=draw.arm if draw else "",
+            propensity_ppm=draw.propensity_ppm if draw else 0,
+            table_version=request.table_version,
+            reason=reason[:ERROR_CHARS_MAX],
+            forced=request.forced,
+            attempts=tuple(request.attempts),
+            fallouts=(*request.fallouts, *request.choice.observed_fallouts),
+            prompt_tokens=end.prompt_tokens if end else 0,
+            completion_tokens=end.completion_tokens if end else 0,
+            ttft_ms=ttft_ms,
+            latency_ms=latency_ms,
+            deadline_ms=facts.deadline_ms,
+            hit=answered and in_time,
+            tag=facts.tag,
+            candidates=request.choice.between,
+            observed=request.choice.observation,
+            grading_ppm=self.grading.grading_ppm(facts),
         )
         if draw is not None and arm == draw.arm and request.choice.observed is None:
             ended_ms = request.begun_ms + latency_ms
             self._chooser.answered(facts, request.choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
-        if request.corrections or request.overrun_arms:
-            effects += self._corrected(request)
+        effects += self._corrected(request)
         grades = [
             request.asked_again,
             self.grading.grade(facts, outcome, text=text if answered else None),

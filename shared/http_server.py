@@ -24,6 +24,7 @@ KEEP_ALIVE_S: Final = 30
 LAST_WORDS_S: Final = 1
 """How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
+GATHERED_BYTES_MAX: Final = 64 * 1024
 
 
 class HttpServer:
@@ -70,19 +71,24 @@ class _Gathering:
     """A transport that sends in one piece what is written in one turn of the event loop.
 
     uvicorn writes a response's head and body, and each event of a stream, one after the other.
-    Every write is a call of the system and wakes the client.
+    Every write is a call of the system and wakes the client. What comes to more than the limit goes
+    at once, so that the transport can say that its client reads too slowly.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
+        self._bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Send this at the end of the turn."""
+        """Send this at the end of the turn, or now if it is much."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
+        self._bytes += len(data)
+        if self._bytes > GATHERED_BYTES_MAX:
+            self._flush()
 
     def close(self) -> None:
         """Close after what was written has gone."""
@@ -90,7 +96,7 @@ class _Gathering:
         self._transport.close()
 
     def _flush(self) -> None:
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces, self._bytes = self._pieces, [], 0
         if pieces and not self._transport.is_closing():
             self._transport.write(b"".join(pieces))
 

@@ -81,7 +81,6 @@ class RankedRow:
         )
         self._order = [arm.arm for arm in ranked]
         self._total = sum(arm.weight_ppm for arm in row.arms)
-        self._only = Draw(ranked[0].arm, PPM, ()) if len(ranked) == 1 else None
 
     def draw(self, candidates: Collection[str], uniform: float) -> Draw | None:
         """Draw one candidate from the weights, renormalised over the candidates.
@@ -98,8 +97,6 @@ class RankedRow:
         Draw or None
             None if the row names no candidate.
         """
-        if self._only is not None:
-            return self._only if candidates else None
         weights, order, total = self._weights, self._order, self._total
         if len(candidates) < len(weights):
             weights = [pair for pair in weights if pair[0] in candidates]

@@ -35,8 +35,9 @@ def test_survivors_without_a_reason_fail_and_entries_that_are_killed_are_named(
     found = json.loads(done.stdout)
     assert 1 == done.returncode
     assert {"RankedRow.draw"} == {each["function"] for each in found["unexplained"]}
-    shortcuts = {"- if len(candidates) < len(weights):", "- if self._only is not None:"}
-    assert shortcuts == {each["diff"].splitlines()[0] for each in found["unexplained"]}
+    assert {"- if len(candidates) < len(weights):"} == {
+        each["diff"].splitlines()[0] for each in found["unexplained"]
+    }
     assert [killed] == [each["diff"] for each in found["outdated"]]
     counts = found["modules"]["shared/decision/table.py"]
     assert counts["mutants"] == counts["killed"] + counts["survived"] + counts["timeout"]

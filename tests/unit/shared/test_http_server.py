@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from shared.http_server import _Gathering
+from shared.http_server import GATHERED_BYTES_MAX, _Gathering
 
 
 class Wire:
@@ -47,6 +47,20 @@ async def test_what_is_written_in_one_turn_goes_out_in_one_piece() -> None:
     assert [b"head body end", b"more"] == wire.sent
     await asyncio.sleep(0)
     assert 2 == len(wire.sent)
+
+
+async def test_much_goes_out_at_once() -> None:
+    """Or a client that reads too slowly would be found out only when all is in memory."""
+    wire, transport = gathering()
+    half = b"x" * (GATHERED_BYTES_MAX // 2)
+    for _ in range(2):
+        transport.write(half)
+    assert [] == wire.sent, "that is just the limit"
+    transport.write(b"y")
+    assert [half + half + b"y"] == wire.sent
+    transport.write(b"the rest")
+    await asyncio.sleep(0)
+    assert [b"the rest"] == wire.sent[1:]
 
 
 async def test_closing_sends_what_was_written_before() -> None:
