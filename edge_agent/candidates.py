@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from edge_agent.requests import NO_ORIGIN, TaskOrigin
@@ -89,7 +89,7 @@ class RequestFacts:
         )
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class ArmCondition:
     """What the device knows of an arm now.
 

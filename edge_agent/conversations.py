@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 from shared.decision.money import PPM
 from shared.decision.types import Candidate
 from shared.limits import CONVERSATION_IDLE_MS_MAX, CONVERSATIONS_MAX
+from shared.rows import quick_dataclass
 
 KEEP_SHARE_PPM_MIN: Final = 50_000
 """An arm is worth keeping while the table plays it at least this often: a draw of exploration
 (0.5 % by default) is not repeated, nor one of a plan that has moved away."""
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Kept:
     """A draw that a conversation goes on with.
 

@@ -6,7 +6,6 @@ Pure. What is said leaves the device as a number; the texts do not (promise P7).
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.candidates import EMBEDDINGS, RequestFacts
@@ -15,6 +14,7 @@ from shared.decision.grading import WeakSignal
 from shared.decision.money import PPM
 from shared.decision.reward import reward_ppm
 from shared.decision.types import DeviceConfig, Feedback, Outcome, RequestStatus
+from shared.rows import quick_dataclass
 
 GRADER_SOURCE: Final = "grader:"
 JUDGE_SOURCE: Final = "judge:"
@@ -23,7 +23,7 @@ ABANDON_SOURCE: Final = "signal:abandon"
 ANSWERS_REMEMBERED_MAX: Final = 10_000
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class _Answered:
     """An answer that a client may ask for again."""
 

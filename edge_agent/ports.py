@@ -14,9 +14,10 @@ from typing import Any, Final
 from edge_agent.books import BookEffect, BooksSnapshot
 from shared.decision.types import Arm, DeviceState, Feedback, Outcome, SettleKind, SpoolRecord
 from shared.errors import TidegateError
+from shared.rows import quick_dataclass
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Usage:
     """Tokens as the backend counted them.
 
@@ -34,7 +35,7 @@ class Usage:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Timing:
     """How long an answer took, measured where it was made.
 
@@ -50,7 +51,7 @@ class Timing:
     run_ms: float
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class ChatCall:
     """One attempt of one arm, ready to be sent.
 
@@ -70,7 +71,7 @@ class ChatCall:
     stream: bool
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Chunk:
     """One `chat.completion.chunk` object in OpenAI's form, to be relayed at once.
 
@@ -81,7 +82,7 @@ class Chunk:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Finished:
     """The end of an answer.
 

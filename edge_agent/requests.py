@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.decision.types import Fallout
 from shared.errors import TidegateError
+from shared.rows import quick_dataclass
 
 if TYPE_CHECKING:
     # Only named in a signature, so that the pure engine does not come to depend on it.
@@ -39,7 +40,7 @@ class TaskSource(StrEnum):
     DEFAULT = "default"
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class TaskOrigin:
     """How a request came to its task class.
 
@@ -59,7 +60,7 @@ class TaskOrigin:
 NO_ORIGIN: Final = TaskOrigin()
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class ClientRequest:
     """One validated request.
 
@@ -110,7 +111,7 @@ class ClientRequest:
     prompt: str | None = None
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class AnswerHead:
     """What is known when the first byte of an answer goes out; becomes headers."""
 

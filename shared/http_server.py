@@ -11,11 +11,11 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import ConfigError, invariant
 
@@ -25,6 +25,7 @@ LAST_WORDS_S: Final = 1
 """How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
 GATHERED_BYTES_MAX: Final = 64 * 1024
+_CLIENT_GONE: Final = "tidegate.client_gone"
 
 
 class HttpServer:
@@ -104,11 +105,36 @@ class _Gathering:
         return getattr(self._transport, name)
 
 
-class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # chosen at run time
-    """uvicorn's, on a transport that gathers."""
+def client_gone(scope: Scope) -> asyncio.Future[None]:
+    """A future that is done when the client of this request has gone.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(_Gathering(transport))
+    Known as soon as the connection is lost: nobody has to wait in `receive` for it.
+    """
+    gone: asyncio.Future[None] = scope["state"][_CLIENT_GONE]
+    return gone
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, on a transport that gathers, and with word for requests whose client goes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        gathering = _Gathering(cast("asyncio.Transport", transport))  # uvloop's is no subclass
+        super().connection_made(cast("asyncio.Transport", gathering))
+        self._gone: asyncio.Future[None] = self.loop.create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"][_CLIENT_GONE] = self._gone
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.pipeline:  # a large body may have stopped the reading, which tells of the loss
+            self.flow.resume_reading()
 
 
 class _QuietServer(uvicorn.Server):

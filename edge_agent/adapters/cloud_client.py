@@ -410,8 +410,10 @@ class _Attempt:
         if response.content.at_eof() and response.content.exception() is None:
             return b""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                read = await response.content.readany()
+            read = response.content.read_nowait()
+            if not read:
+                async with asyncio.timeout_at(self._deadline):
+                    read = await response.content.readany()
         except TimeoutError as error:
             problem = f"nothing came for {self._wait_s:g} s"
             raise self._failed("timeout", problem) from error

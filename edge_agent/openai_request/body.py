@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_agent.openai_request.checks import (
@@ -24,6 +23,7 @@ from edge_agent.openai_request.checks import (
 from edge_agent.openai_request.json_text import measured, parse_object
 from edge_agent.openai_request.messages import ID_CHARS, MESSAGES, NAME_CHARS
 from shared.limits import MAX_TOKENS_MAX, N_MAX, NAME_CHARS_MAX
+from shared.rows import quick_dataclass
 
 TOOLS_MAX: Final = 128
 STOPS_MAX: Final = 4
@@ -37,7 +37,7 @@ GRAMMAR_CHARS_MAX: Final = 64 * 1024
 _SEED_MAX: Final = 2**63 - 1
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class CheckedBody:
     """A chat request's body, checked field by field.
 

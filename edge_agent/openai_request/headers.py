@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,6 +18,7 @@ from shared.limits import (
     NAME_CHARS_MAX,
     TAG_CHARS_MAX,
 )
+from shared.rows import quick_dataclass
 
 TASK: Final = "x-tidegate-task"
 DEADLINE: Final = "x-tidegate-deadline-ms"
@@ -40,7 +40,7 @@ _DEADLINE_FORM: Final = f"a whole number of milliseconds from 1 to {DEADLINE_MS_
 _AMOUNT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class SteeringHeaders:
     """What the client's headers say; a header that is not there leaves its default."""
 

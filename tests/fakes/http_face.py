@@ -216,15 +216,18 @@ class Bench:
 
 
 async def connect(
-    server: HttpServer, body: object
+    server: HttpServer, body: object, *, times: int = 1
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A raw connection over which a chat request was sent."""
+    """A raw connection over which a chat request was sent, or several in one go."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     content = json.dumps(body).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-        + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-        + content
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        * times
     )
     return reader, writer
 

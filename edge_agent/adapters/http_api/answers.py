@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.adapters.http_api.bodies import asked_with_key, read_chat, read_json
-from edge_agent.adapters.http_api.delivery import client_watch, send_stream, send_whole
+from edge_agent.adapters.http_api.delivery import send_stream, send_whole
 from edge_agent.adapters.http_api.gate import Arrival, arrival
 from edge_agent.adapters.http_api.texts import TextAnswer, abandon
 from edge_agent.openai_request import (
@@ -33,6 +33,7 @@ from edge_agent.requests import (
     RequestRefused,
     part_id,
 )
+from shared.http_server import client_gone
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 
 
@@ -80,11 +81,11 @@ class Chat(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = await read_chat(scope, receive)
-        with client_watch(receive) as gone:
-            answer = await self._facade.answer(request, gone)
-            if request.stream:
-                await send_stream(answer, send=send, gone=gone)
-                return
+        gone = client_gone(scope)
+        answer = await self._facade.answer(request, gone)
+        if request.stream:
+            await send_stream(answer, send=send, gone=gone)
+        else:
             await send_whole(answer, answer.response, send=send)
 
 
@@ -108,12 +109,12 @@ class Completions(_Endpoint):
                 zip(asked.chats, asked.prompts, strict=True), start=1
             )
         ]
-        with client_watch(receive) as gone:
-            answers = await _together([self._facade.answer(each, gone) for each in requests])
-            answer = TextAnswer(answers, asked=asked, request_id=noted.request_id)
-            if asked.chats[0].stream:
-                await send_stream(answer, send=send, gone=gone)
-                return
+        gone = client_gone(scope)
+        answers = await _together([self._facade.answer(each, gone) for each in requests])
+        answer = TextAnswer(answers, asked=asked, request_id=noted.request_id)
+        if asked.chats[0].stream:
+            await send_stream(answer, send=send, gone=gone)
+        else:
             await send_whole(answer, answer.response, send=send)
 
 
@@ -169,12 +170,11 @@ class Embeddings(_Endpoint):
             kind=RequestKind.EMBEDDINGS,
         )
         request = asked_with_key(scope, request)
-        with client_watch(receive) as gone:
-            answer = await self._facade.answer(request, gone)
-            content = answer.response or {}
-            if asked.as_base64:
-                content = {**content, "data": [_as_base64(each) for each in content["data"]]}
-            await send_whole(answer, content, send=send)
+        answer = await self._facade.answer(request, client_gone(scope))
+        content = answer.response or {}
+        if asked.as_base64:
+            content = {**content, "data": [_as_base64(each) for each in content["data"]]}
+        await send_whole(answer, content, send=send)
 
 
 def _as_base64(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import structlog
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Send
 
 from edge_agent.adapters.http_api.errors import error_object, header_safe
 from edge_agent.adapters.http_api.gate import log_defect
@@ -31,21 +30,6 @@ HEADERS_OUT: Final = (
 """What a page in a browser may read beside the body."""
 
 _log = structlog.get_logger(__name__)
-
-
-@contextmanager
-def client_watch(receive: Receive) -> Iterator[asyncio.Future[None]]:
-    """A future that is done when the client disconnects."""
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            continue
-
-    gone = asyncio.create_task(watch())
-    try:
-        yield gone
-    finally:
-        gone.cancel()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from edge_agent.refusals import internal_error
 from edge_agent.requests import RequestRefused
 from shared.clock import Clock, IdSource
 from shared.errors import TidegateError
+from shared.rows import quick_dataclass
 
 _log = structlog.get_logger(__name__)
 _STATE: Final = "tidegate"
@@ -29,7 +29,7 @@ _ID_HEADER: Final = b"x-tidegate-request-id"
 _HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
 
-@dataclass(frozen=True)
+@quick_dataclass(frozen=True)
 class Arrival:
     """When a request came, its id, and its headers by their lower-case names."""
 

@@ -256,6 +256,43 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
         await noticed.wait()
 
 
+async def test_a_client_that_leaves_after_a_large_body_is_noticed(bench: Bench) -> None:
+    """Such a body stops the reading for a while, and with it the word that the client has gone."""
+    asked, noticed = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        asked.set()
+        await asyncio.wait({gone})
+        noticed.set()
+        return FixedAnswer(request, response=RESPONSE)
+
+    bench.agent.play = chat
+    large = {**BODY, "messages": [{"role": "user", "content": "x" * 200_000}]}
+    _, writer = await connect(bench.server, large)
+    await asked.wait()
+    writer.close()
+    async with asyncio.timeout(5):
+        await noticed.wait()
+
+
+async def test_a_pipelined_request_is_told_too_that_its_client_has_gone(bench: Bench) -> None:
+    """The first of two on one connection, which uvicorn's own word does not reach."""
+    asked, noticed = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        asked.set()
+        await asyncio.wait({gone})
+        noticed.set()
+        return FixedAnswer(request, response=RESPONSE)
+
+    bench.agent.play = chat
+    _, writer = await connect(bench.server, BODY, times=2)
+    await asked.wait()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await noticed.wait()
+
+
 async def test_a_client_that_does_not_read_is_given_up(bench: Bench) -> None:
     """A stream that nobody takes does not hold its arm for ever."""
     closed = asyncio.Event()
@@ -595,15 +632,14 @@ async def test_an_api_key_guards_the_api_and_nothing_else() -> None:
 
 async def test_a_key_says_whose_request_it_is() -> None:
     """Its tag and task class; a header goes over the class, and the tag may only be refined."""
-    agent = FakeAgent()
-    transport = httpx2.ASGITransport(app_of(agent, api_keys=KEYS))
     sent: list[tuple[str, dict[str, str]]] = [
         ("one", {}),
         ("one", {"x-tidegate-task": "code", "idempotency-key": "i"}),
         ("two", {}),
         ("two", {"x-tidegate-tag": "x"}),
     ]
-    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
+    async with served_agent(api_keys=KEYS) as bench:
+        agent, http = bench.agent, bench.http
         for key, more in sent:
             headers = {"authorization": f"Bearer {key}", **more}
             reply = await http.post("/v1/chat/completions", json=BODY, headers=headers)
