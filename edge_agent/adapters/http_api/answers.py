@@ -61,7 +61,15 @@ class InFlight:
 
 
 class _Endpoint(ABC):
-    """Reads a request, has it answered, and delivers the answer whole or in chunks."""
+    """Reads a request, has it answered, and delivers the answer whole or in chunks.
+
+    Attributes
+    ----------
+    prompt_field : str
+        What a client of this endpoint calls the messages that a request is answered from.
+    """
+
+    prompt_field = "messages"
 
     def __init__(self, facade: AgentFacade, in_flight: InFlight) -> None:
         self._facade = facade
@@ -69,7 +77,12 @@ class _Endpoint(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._in_flight.one_more():
-            await self._serve(scope, receive, send)
+            try:
+                await self._serve(scope, receive, send)
+            except RequestRefused as refused:
+                if refused.param == _Endpoint.prompt_field:
+                    refused.param = self.prompt_field
+                raise
 
     @abstractmethod
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +104,8 @@ class Chat(_Endpoint):
 
 class Completions(_Endpoint):
     """`POST /v1/completions`: each prompt is answered as a chat request of its own."""
+
+    prompt_field = "prompt"
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = parse_completion(await read_json(scope, receive))
@@ -157,6 +172,8 @@ async def _together(answering: list[Awaitable[Answer]]) -> list[Answer]:
 
 class Embeddings(_Endpoint):
     """`POST /v1/embeddings`."""
+
+    prompt_field = "input"
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = parse_embeddings(await read_json(scope, receive))

@@ -96,13 +96,13 @@ class Scheduler(Generic[SamplerT]):
             raise ArmFailed(
                 "context_length_exceeded",
                 f"the prompt has {len(prompt)} tokens and {self._model.arm} has a context of "
-                f"{limit} tokens for prompt and answer: shorten the messages, or choose an arm "
-                "with a longer context",
+                f"{limit} tokens for prompt and answer: shorten it, or choose an arm with a "
+                "longer context",
             )
         if not prompt:
             raise ArmFailed(
                 "invalid_request",
-                "`messages` come to an empty prompt: send some text",
+                "the prompt is empty: send some text",
                 client_error=True,
                 param="messages",
             )

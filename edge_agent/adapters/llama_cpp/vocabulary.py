@@ -73,7 +73,7 @@ class Vocabulary:
             raise ArmFailed(
                 "context_length_exceeded",
                 f"the prompt has {len(data)} bytes, far more than the {tokens_max} tokens of "
-                f"{self._arm}: shorten the messages, or choose an arm with a longer context",
+                f"{self._arm}: shorten it, or choose an arm with a longer context",
             )
         size = len(data) + 2
         found = (api.llama_token * size)()

@@ -272,6 +272,16 @@ async def test_embeddings_that_are_refused_have_the_envelope(bench: Bench) -> No
     assert "ambiguous_model" == error_of(reply)["code"]
 
 
+@pytest.mark.parametrize("field", ["prompt", "input"])
+async def test_a_refusal_names_the_prompt_as_its_endpoint_does(bench: Bench, field: str) -> None:
+    """A completion has no `messages`, nor have embeddings."""
+    empty = RequestRefused(400, "invalid_request", "the prompt is empty", param="messages")
+    bench.agent.play = failing(empty)
+    path = "/v1/completions" if field == "prompt" else "/v1/embeddings"
+    reply = await bench.post({"model": "auto", field: "a"}, path=path, authorization="Bearer none")
+    assert field == error_of(reply)["param"]
+
+
 async def test_a_page_of_the_origin_may_call(bench: Bench) -> None:
     """The browser's question is answered without a key; the call itself needs it."""
     asked = await bench.http.options(

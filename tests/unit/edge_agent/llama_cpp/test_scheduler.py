@@ -259,7 +259,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 def test_an_empty_prompt_is_the_clients_error() -> None:
     """There is nothing to continue."""
     bench = Bench()
-    with pytest.raises(ArmFailed, match="empty prompt") as caught:
+    with pytest.raises(ArmFailed, match="prompt is empty") as caught:
         bench.add(0, "")
     assert (True, "messages") == (caught.value.client_error, caught.value.param)
 
