@@ -254,25 +254,37 @@ class Group:
 
     def statements(self) -> list[Statement]:
         """What writes the net change."""
-        reserved = self._standing.reserved
-        gone = [key for key, row in self._reservations.items() if row is None and key in reserved]
-        replaced = [
-            key for key, row in self._reservations.items() if row is not None and key in reserved
-        ]
+        found: list[Statement] = []
+        if self._reservations:
+            found += self._reserved()
+        if self._leases:
+            found += self._leased()
+        if self._key_budgets:
+            rows = [*self._key_budgets.values()]
+            found += _put(_REPLACE, f"key_budget ({KEY_BUDGET_COLUMNS})", rows)
+        if self._trim or self._compacted:
+            found += self._trimmed()
+        if self._appends:
+            found += _put("INSERT", _SPOOL_COLUMNS, self._appends)
+        if self._meta:
+            found += _put(_REPLACE, "meta (key, value)", [*self._meta.items()])
+        if self._documents:
+            found += _put(_REPLACE, "document (key, record)", [*self._documents.items()])
+        return found
+
+    def _reserved(self) -> Iterator[Statement]:
+        """What takes out the reservations that are gone or other, and puts in what is there."""
+        in_the_way = [key for key in self._reservations if key in self._standing.reserved]
         made = [row for row in self._reservations.values() if row is not None]
-        leases = [row for row in self._leases.values() if row]
-        closed = [number for number, row in self._leases.items() if not row]
-        return [
-            *_delete("reservation", "id", gone + replaced),
-            *_put("INSERT", f"reservation ({RESERVATION_COLUMNS})", made),
-            *_delete("lease", "number", closed),
-            *_put(_REPLACE, f"lease ({LEASE_COLUMNS})", leases),
-            *_put(_REPLACE, f"key_budget ({KEY_BUDGET_COLUMNS})", [*self._key_budgets.values()]),
-            *self._trimmed(),
-            *_put("INSERT", _SPOOL_COLUMNS, self._appends),
-            *_put(_REPLACE, "meta (key, value)", [*self._meta.items()]),
-            *_put(_REPLACE, "document (key, record)", [*self._documents.items()]),
-        ]
+        yield from _delete("reservation", "id", in_the_way)
+        yield from _put("INSERT", f"reservation ({RESERVATION_COLUMNS})", made)
+
+    def _leased(self) -> Iterator[Statement]:
+        """What takes out the leases that are gone, and puts in what the others have become."""
+        gone = [number for number, row in self._leases.items() if row is None]
+        rows = [row for row in self._leases.values() if row is not None]
+        yield from _delete("lease", "number", gone)
+        yield from _put(_REPLACE, f"lease ({LEASE_COLUMNS})", rows)
 
     def _trimmed(self) -> Iterator[Statement]:
         """What takes records out of the spool, and what stands for them."""
