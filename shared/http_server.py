@@ -21,6 +21,10 @@ from shared.errors import ConfigError, invariant
 
 BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 30
+HEAD_WAIT_S: Final = 30.0
+"""How long a client may take for the head of a request, or to begin with one."""
+TICKS_PER_S: Final = 10
+"""uvicorn's own, at each of which it looks after its connections."""
 LAST_WORDS_S: Final = 1
 """How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
@@ -115,12 +119,17 @@ def client_gone(scope: Scope) -> asyncio.Future[None]:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, on a transport that gathers, and with word for requests whose client goes."""
+    """uvicorn's, on a transport that gathers, and with word for requests whose client goes.
+
+    A client that opens a connection and then says nothing, or half a head, is given up: uvicorn
+    would keep the connection for ever.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         gathering = _Gathering(cast("asyncio.Transport", transport))  # uvloop's is no subclass
         super().connection_made(cast("asyncio.Transport", gathering))
         self._gone: asyncio.Future[None] = self.loop.create_future()
+        self._head_awaited_since_s: float | None = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -130,15 +139,27 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][_CLIENT_GONE] = self._gone
+        if self._head_awaited_since_s is None:
+            self._head_awaited_since_s = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._head_awaited_since_s = None
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         if not self.pipeline:  # a large body may have stopped the reading, which tells of the loss
             self.flow.resume_reading()
 
+    def close_if_late(self, *, now_s: float) -> None:
+        """Give the client up if it has taken too long for the head of a request."""
+        since_s = self._head_awaited_since_s
+        if since_s is not None and now_s - since_s > HEAD_WAIT_S:
+            self.transport.close()
+
 
 class _QuietServer(uvicorn.Server):
-    """Leaves signals to the agent, and tells when it listens."""
+    """Leaves signals to the agent, tells when it listens, and closes what leads to nothing."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -151,6 +172,13 @@ class _QuietServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.listening.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_S == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                cast("_Protocol", connection).close_if_late(now_s=now_s)
+        return await super().on_tick(counter)
 
 
 @asynccontextmanager

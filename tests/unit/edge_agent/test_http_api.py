@@ -25,6 +25,7 @@ from edge_agent.requests import (
     TaskOrigin,
     TaskSource,
 )
+from shared import http_server
 from shared.decision.types import Fallout
 from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
 from shared.http_server import serve
@@ -452,6 +453,39 @@ async def test_a_body_that_never_ends_is_given_up(
     head = await reader.readuntil(b"\r\n\r\n")
     writer.close()
     assert head.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_client_that_never_ends_a_head_is_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has asked before; whoever waits for an answer is left alone."""
+    monkeypatch.setattr(http_server, "HEAD_WAIT_S", 2.0)
+    go_on = asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        await go_on.wait()
+        return await whole(request, gone)
+
+    async def said(content: bytes) -> bytes:
+        """All that comes back until the agent closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+        writer.write(content)
+        reply = await reader.read()
+        writer.close()
+        return reply
+
+    bench.agent.play = chat
+    answered = asyncio.create_task(bench.post(BODY))
+    begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: l"
+    asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with asyncio.timeout(60):
+        *unasked, after_one = await asyncio.gather(
+            said(b""), said(b"P"), said(begun), said(asked + begun)
+        )
+    assert unasked == [b""] * 3
+    assert after_one.startswith(b"HTTP/1.1 200 ")
+    go_on.set()
+    assert (await answered).status_code == 200
 
 
 async def test_a_client_that_leaves_while_it_sends_is_only_noted(bench: Bench) -> None:
