@@ -337,12 +337,15 @@ def test_only_fields_that_matter_are_asked_of_an_arm() -> None:
         "logprobs": False,
         "logit_bias": {},
         "response_format": {"type": "text"},
+        "service_tier": "auto",
+        "verbosity": "medium",
         "max_tokens": 5,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     assert fields_of(checked(**neutral)) == frozenset()
     meant = {"temperature": 0.2, "n": 2, "seed": 1, "stop": "x", "tools": [TOOL]}
+    meant |= {"service_tier": "flex", "verbosity": "low"}
     assert fields_of(checked(**meant)) == frozenset(meant)
 
 
