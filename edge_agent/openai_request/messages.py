@@ -119,7 +119,8 @@ _FIELDS_OF_ROLE: Final[dict[str, dict[str, Check]]] = {
         # Part of every answer of the API, so clients send it back; no model reads it.
         "annotations": array(free_object, low=0, high=PARTS_MAX, of="annotations"),
     },
-    "tool": {"role": text(), "content": _content("tool"), "tool_call_id": ID_CHARS},
+    # Its name is in no specification and in many examples: OpenAI takes it, some templates read it.
+    "tool": {**_COMMON, "content": _content("tool"), "tool_call_id": ID_CHARS},
     "function": {**_COMMON, "content": _content("function")},
 }
 _ROLE: Final = one_of(*_FIELDS_OF_ROLE)

@@ -242,7 +242,7 @@ def test_every_kind_of_message_passes() -> None:
         {"role": "system", "content": [{"type": "text", "text": "be kind"}]},
         {"role": "user", "name": "ann", "content": [{"type": "text", "text": "?"}, IMAGE, SOUND]},
         {"role": "assistant", "tool_calls": [CALL]},
-        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+        {"role": "tool", "tool_call_id": "c1", "name": "add", "content": "42"},
         {"role": "assistant", "content": "42"},
         {"role": "user", "content": ""},
     ]
