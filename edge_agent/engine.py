@@ -96,6 +96,8 @@ class AttemptEnd:
         How long the endpoint wants to be left alone; 0 if it did not say.
     problem : str
         The error in words, for the client alone.
+    param : str or None
+        The field of the request that it is about.
     """
 
     latency_ms: int
@@ -105,6 +107,7 @@ class AttemptEnd:
     error: str = ""
     retry_after_s: int = 0
     problem: str = ""
+    param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ class _Request:
     attempts: list[Attempt] = field(default_factory=list)
     retry_after_s: int = 0
     problem: str = ""
+    param: str | None = None
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)
@@ -391,7 +395,7 @@ class AgentEngine:
         if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
-        request.problem = end.problem
+        request.problem, request.param = end.problem, end.param
         return self._end_attempt(request, end)
 
     def knows(self, request_id: str) -> bool:
@@ -420,6 +424,7 @@ class AgentEngine:
             worst_case_nanos=self._cheapest_nanos(request),
             retry_after_s=request.retry_after_s,
             problem=request.problem,
+            param=request.param,
             key_tag=key_tag,
             key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )
