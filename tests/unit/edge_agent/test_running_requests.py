@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from edge_agent.attempts import AttemptPlan
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta, PutReservation
-from edge_agent.engine import AgentEngine, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.ports import (
     NOTHING_SENT,
     ArmFailed,
