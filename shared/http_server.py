@@ -32,6 +32,8 @@ LAST_WORDS_S: Final = 1
 """How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
 GATHERED_BYTES_MAX: Final = 64 * 1024
+PIPELINED_MAX: Final = 8
+"""Requests that may wait behind another on one connection before no more is read from it."""
 _CLIENT_GONE: Final = "tidegate.client_gone"
 _OFFERS: Final = frozenset({b"upgrade", b"http2-settings"})
 
@@ -199,7 +201,8 @@ class _Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
-        if not self.pipeline:  # a large body may have stopped the reading, which tells of the loss
+        # A large body or a request behind another has stopped the reading, which tells of the loss.
+        if len(self.pipeline) < PIPELINED_MAX:
             self.flow.resume_reading()
 
     def close_if_late(self, *, now_s: float) -> None:

@@ -152,7 +152,7 @@ async def test_an_offer_of_http_2_is_passed_over(framing: bytes, body: bytes) ->
 
 async def test_many_offers_at_once_are_passed_over() -> None:
     """On one connection, in one piece."""
-    many = 1_500
+    many = 1_500  # far more than may wait, so the reading stops and goes on
     asked = (HEAD + HTTP2 + b"Content-Length: 0\r\n\r\n") * many
     async with serve(echo, host="127.0.0.1", port=0, grace_s=1) as server, asyncio.timeout(60):
         assert many + 1 == (await said(server, asked + LAST)).count(b"HTTP/1.1 200 OK")
