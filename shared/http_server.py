@@ -144,10 +144,15 @@ class _Protocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse("Invalid HTTP request received.")
             return
         if self._head_awaited_since_s is not None and self._head_bytes > HEAD_BYTES_MAX:
-            self.send_400_response(f"The request's head is longer than {HEAD_BYTES_MAX} bytes.")
+            self._refuse(f"The request's head is longer than {HEAD_BYTES_MAX} bytes.")
+
+    def _refuse(self, problem: str) -> None:
+        """Tell the client and the log, and close the connection."""
+        self.logger.warning(problem)
+        self.send_400_response(problem)
 
     def _parse(self, data: bytes) -> None:
         """Have the parser read this; a head that offers another protocol is read without that."""

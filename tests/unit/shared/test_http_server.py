@@ -159,11 +159,14 @@ async def test_many_offers_at_once_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("target", [b"x:1", b"http://x/"])
-async def test_who_takes_this_for_a_proxy_is_refused(target: bytes) -> None:
-    """A tunnel would be another protocol too."""
+async def test_who_takes_this_for_a_proxy_is_refused(
+    target: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tunnel would be another protocol too; the log tells of what is no HTTP."""
     async with serve(echo, host="127.0.0.1", port=0, grace_s=1) as server, asyncio.timeout(60):
         reply = await said(server, b"CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n" % target)
     assert reply.startswith(b"HTTP/1.1 400 ")
+    assert "Invalid HTTP request" in caplog.text
 
 
 async def test_a_head_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
