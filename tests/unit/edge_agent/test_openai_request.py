@@ -250,7 +250,10 @@ def test_every_kind_of_message_passes() -> None:
 
 
 def test_an_answer_of_the_api_can_be_sent_back() -> None:
-    """Clients put the assistant's message into the next request just as they got it."""
+    """Clients put the assistant's message into the next request just as they got it.
+
+    What a reasoning model has thought is among it; no model is to read that again.
+    """
     answer: dict[str, Any] = {
         "role": "assistant",
         "content": "42",
@@ -259,6 +262,9 @@ def test_an_answer_of_the_api_can_be_sent_back() -> None:
         "audio": None,
         "function_call": None,
         "tool_calls": None,
+        "reasoning": "6 x 7",
+        "reasoning_content": "6 x 7",
+        "reasoning_details": [{"type": "reasoning.text", "text": "6 x 7"}],
     }
     assert checked(messages=[*ASK, answer])["messages"][1] == {"role": "assistant", "content": "42"}
 
