@@ -33,7 +33,7 @@ from edge_agent.requests import (
     RequestRefused,
     part_id,
 )
-from shared.http_server import client_gone
+from shared.http_protocol import client_gone
 from shared.limits import REQUESTS_IN_FLIGHT_MAX
 
 

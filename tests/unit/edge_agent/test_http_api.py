@@ -25,7 +25,7 @@ from edge_agent.requests import (
     TaskOrigin,
     TaskSource,
 )
-from shared import http_server
+from shared import http_protocol
 from shared.decision.types import Fallout
 from shared.errors import BooksFullError, ConfigError, ConflictError, NotFoundError
 from shared.http_server import serve
@@ -478,7 +478,7 @@ async def test_a_client_that_never_ends_a_head_is_given_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it has asked before; whoever waits for an answer is left alone."""
-    monkeypatch.setattr(http_server, "HEAD_WAIT_S", 2.0)
+    monkeypatch.setattr(http_protocol, "HEAD_WAIT_S", 2.0)
     go_on = asyncio.Event()
 
     async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:

@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from shared import http_server
-from shared.http_server import GATHERED_BYTES_MAX, HEAD_BYTES_MAX, HttpServer, _Gathering, serve
+from shared import http_protocol, http_server
+from shared.http_protocol import GATHERED_BYTES_MAX, HEAD_BYTES_MAX, Gathering
+from shared.http_server import HttpServer, serve
 
 
 class Wire:
@@ -36,7 +37,7 @@ class Wire:
 def gathering() -> tuple[Wire, Any]:
     """A wire, and what gathers in front of it."""
     wire = Wire()
-    return wire, _Gathering(cast("asyncio.Transport", wire))
+    return wire, Gathering(cast("asyncio.Transport", wire))
 
 
 async def test_what_is_written_in_one_turn_goes_out_in_one_piece() -> None:
@@ -171,7 +172,7 @@ async def test_who_takes_this_for_a_proxy_is_refused(
 
 async def test_a_head_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has shown no key yet must not fill the memory."""
-    monkeypatch.setattr(http_server, "HEAD_WAIT_S", math.inf)
+    monkeypatch.setattr(http_protocol, "HEAD_WAIT_S", math.inf)
     endless = HEAD + b"x: " + b"y" * (32 * HEAD_BYTES_MAX)  # far more than is read at once
     async with serve(echo, host="127.0.0.1", port=0, grace_s=1) as server, asyncio.timeout(60):
         try:
