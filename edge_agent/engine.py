@@ -13,7 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
+from edge_agent.books import (
+    BOOKS_BROKEN,
+    BOOKS_FULL,
+    BookEffect,
+    BooksSnapshot,
+    MetaKey,
+    PutConfig,
+    PutMeta,
+    PutTable,
+)
 from edge_agent.candidates import (
     CONTEXT_REASON,
     EMBEDDINGS,
@@ -59,7 +68,6 @@ from shared.limits import ATTEMPTS_MAX, ERROR_CHARS_MAX
 from shared.rows import quick_dataclass
 
 Effects = list[BookEffect]
-BOOKS_FULL = "books_full"
 
 
 @quick_dataclass(frozen=True)
@@ -388,7 +396,7 @@ class AgentEngine:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
         plan = _under_way(request)
-        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
+        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL, BOOKS_BROKEN):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
         request.problem = end.problem
