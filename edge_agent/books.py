@@ -22,6 +22,7 @@ BOOKS_FULL: Final = "books_full"
 BOOKS_BROKEN: Final = "books_broken"
 """And when the books have failed in another way: until the next start."""
 
+
 class MetaKey(StrEnum):
     """Small facts, one value each, kept as text."""
 

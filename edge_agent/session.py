@@ -220,9 +220,7 @@ class FleetSession:
         if self._sent_through - outbox.acked >= UNACKED_RECORDS_MAX:
             return ()
         async with self._bookkeeper.spool_held:
-            found = await self._bookkeeper.spool_after(
-                self._sent_through, limit=BATCH_RECORDS_MAX
-            )
+            found = await self._bookkeeper.spool_after(self._sent_through, limit=BATCH_RECORDS_MAX)
             records = outbox.identified(found)
             if not records:
                 return records

@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Engine, RootTransaction, Table
 from coordinator.adapters import sql_rows as rows
 from coordinator.adapters.sql_connection import (
     Mark,
+    WriterBusyError,
     check_epoch,
+    check_not_deposed,
     lock_file,
     make_engine,
     make_reader,
@@ -256,8 +258,12 @@ class SqlStore(Store):
         """A transaction that commits at its end, or rolls back when an error leaves it."""
         if self._connection is None:
             raise StoreError("the store is not open; call open() first")
-        with self._connection.begin() as transaction:
-            yield transaction
+        try:
+            with self._connection.begin() as transaction:
+                yield transaction
+        except WriterBusyError:
+            check_not_deposed(self._url, epoch=self._epoch)
+            raise
 
 
 def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:
