@@ -15,10 +15,11 @@ from typing import Any, Final
 import structlog
 
 from edge_agent.answer_text import AnswerText
+from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import spooled_in
 from edge_agent.candidates import COMPLETIONS
-from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import Kept
 from edge_agent.judging import Order
 from edge_agent.ports import (

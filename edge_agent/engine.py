@@ -11,8 +11,9 @@ for the next candidate, `finish` settles and spools. `choosing.py` has the filte
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from edge_agent.attempts import AttemptEnd, AttemptPlan, RunningRequest
 from edge_agent.books import (
     BOOKS_BROKEN,
     BOOKS_FULL,
@@ -45,8 +46,8 @@ from edge_agent.refusals import (
 )
 from edge_agent.requests import RequestRefused, RouteDecision
 from shared.decision.key_budget import KeyBudget
-from shared.decision.lease import NO_LEASE, NOT_SYNCED, Settlement
-from shared.decision.money import PPM, Price
+from shared.decision.lease import NO_LEASE, NOT_SYNCED
+from shared.decision.money import PPM
 from shared.decision.table import SelectionTable, TableRow
 from shared.decision.types import (
     Arm,
@@ -65,54 +66,8 @@ from shared.decision.types import (
 )
 from shared.errors import ConflictError, InvariantError, invariant
 from shared.limits import ATTEMPTS_MAX, ERROR_CHARS_MAX
-from shared.rows import quick_dataclass
 
 Effects = list[BookEffect]
-
-
-@quick_dataclass(frozen=True)
-class AttemptPlan:
-    """One attempt that has passed the gate: call this arm now.
-
-    Attributes
-    ----------
-    reservation_id : str
-        Empty for a local arm.
-    """
-
-    arm: Arm
-    max_tokens: int
-    reservation_id: str = ""
-    lease_number: int = 0
-    reserved_nanos: int = 0
-    price: Price | None = None
-
-
-@quick_dataclass(frozen=True)
-class AttemptEnd:
-    """How an attempt ended.
-
-    Attributes
-    ----------
-    settle : SettleKind
-        Of a paid attempt (rule S_2).
-    prompt_tokens, completion_tokens : int
-        As reported; they give the cost when `settle` is REPORTED.
-    error : str
-        Empty for an answer.
-    retry_after_s : int
-        How long the endpoint wants to be left alone; 0 if it did not say.
-    problem : str
-        The error in words, for the client alone.
-    """
-
-    latency_ms: int
-    settle: SettleKind = SettleKind.RELEASED
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    error: str = ""
-    retry_after_s: int = 0
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,45 +83,6 @@ class HelloFacts:
     table_version: int
     config_version: int
     copied: bool
-
-
-@dataclass
-class _Request:
-    facts: RequestFacts
-    choice: Choice
-    begun_ms: float
-    table_version: int
-    queue: list[str]
-    forced: bool
-    may_wait: bool = False
-    patient: bool = False
-    refusals_before: int = 0
-    gate_fallouts: list[Fallout] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
-    retry_after_s: int = 0
-    problem: str = ""
-    plan: AttemptPlan | None = None
-    settled_early: Settlement | None = None
-    corrections: list[tuple[Settlement, int]] = field(default_factory=list)
-    overrun_arms: set[str] = field(default_factory=set)
-    judged: bool = False
-    asked_again: Feedback | None = None
-    judge: Judge | None = None
-
-    @property
-    def fallouts(self) -> tuple[Fallout, ...]:
-        return (*self.choice.candidates.fallouts, *self.gate_fallouts)
-
-    @property
-    def spent_nanos(self) -> int:
-        """What its ended attempts have cost."""
-        return sum(attempt.cost_nanos for attempt in self.attempts)
-
-    @property
-    def reason(self) -> str:
-        failed = [f"{attempt.arm}={attempt.error}" for attempt in self.attempts if attempt.error]
-        failed += [f"{fallout.arm}={fallout.reason}" for fallout in self.gate_fallouts]
-        return self.choice.reason(self.facts, table_version=self.table_version, failed=failed)
 
 
 class AgentEngine:
@@ -217,7 +133,7 @@ class AgentEngine:
         self.grading = Grading(self.config)
         self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, RunningRequest] = {}
 
     def recover(self) -> Effects:
         """Close what an earlier process left open (rule L_4); to be synced before all else."""
@@ -297,7 +213,7 @@ class AgentEngine:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
-        self._requests[facts.request_id] = _Request(
+        self._requests[facts.request_id] = RunningRequest(
             facts=facts,
             choice=choice,
             begun_ms=now_ms,
@@ -353,7 +269,7 @@ class AgentEngine:
             request.gate_fallouts.append(Fallout(arm.id, problem))
         return None, effects
 
-    def _waits(self, request: _Request, *, arm: Arm, problem: str) -> bool:
+    def _waits(self, request: RunningRequest, *, arm: Arm, problem: str) -> bool:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
@@ -367,7 +283,7 @@ class AgentEngine:
         self.gate.need(facts.request_id, amount_nanos=worst_case)
         return True
 
-    def _beyond_cap(self, request: _Request, *, arm: Arm) -> bool:
+    def _beyond_cap(self, request: RunningRequest, *, arm: Arm) -> bool:
         """Whether one more attempt could take a request above what its client allows."""
         cap = request.facts.max_cost_nanos
         if cap is None:
@@ -387,7 +303,7 @@ class AgentEngine:
         """Neither came in time: the next candidate answers."""
         self._stop_waiting(self._requests[request_id], in_vain=True)
 
-    def _stop_waiting(self, request: _Request, *, in_vain: bool = False) -> None:
+    def _stop_waiting(self, request: RunningRequest, *, in_vain: bool = False) -> None:
         if self.gate.is_needed(request.facts.request_id):
             request.may_wait = False  # it has had its wait
             self.gate.needs_no_more(request.facts.request_id, in_vain=in_vain)
@@ -395,7 +311,7 @@ class AgentEngine:
     def attempt_failed(self, request_id: str, end: AttemptEnd, *, now_ms: float) -> Effects:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
-        plan = _under_way(request)
+        plan = request.under_way
         if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL, BOOKS_BROKEN):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
@@ -432,7 +348,7 @@ class AgentEngine:
             key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )
 
-    def _cheapest_nanos(self, request: _Request) -> int:
+    def _cheapest_nanos(self, request: RunningRequest) -> int:
         """The least worst case of the arms that the client's cap closes; 0 if it closes none."""
         capped = [each.arm for each in request.fallouts if each.reason == MAX_COST_REASON]
         arms = [arm for arm in map(self.config.arm, capped) if arm is not None]
@@ -505,7 +421,7 @@ class AgentEngine:
             effects += self.outbox.spool(grade) if grade is not None else []
         return outcome, effects
 
-    def _corrected(self, request: _Request) -> Effects:
+    def _corrected(self, request: RunningRequest) -> Effects:
         """What is to be said of costs after the record that told of them first."""
         effects: Effects = []
         for settled, known in request.corrections:
@@ -530,7 +446,7 @@ class AgentEngine:
         """Admit a judge's call: one attempt, through the gate like every paid one (rule S_1)."""
         invariant(facts.request_id not in self._requests, f"{facts.request_id} began twice")
         nothing = Candidates(TableRow(facts.task_class, ()), ())
-        self._requests[facts.request_id] = _Request(
+        self._requests[facts.request_id] = RunningRequest(
             facts=facts,
             choice=Choice(nothing, None),
             begun_ms=now_ms,
@@ -671,8 +587,8 @@ class AgentEngine:
             uniform=uniform,
         )
 
-    def _end_attempt(self, request: _Request, end: AttemptEnd) -> Effects:
-        plan = _under_way(request)
+    def _end_attempt(self, request: RunningRequest, end: AttemptEnd) -> Effects:
+        plan = request.under_way
         request.plan = None
         if plan.price is None:
             request.attempts.append(Attempt(plan.arm.id, end.latency_ms, error=end.error))
@@ -705,10 +621,3 @@ class AgentEngine:
             )
         )
         return effects
-
-
-def _under_way(request: _Request) -> AttemptPlan:
-    plan = request.plan
-    if plan is None:
-        raise InvariantError(f"{request.facts.request_id} has no attempt under way")
-    return plan

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import structlog
 
+from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BOOKS_FULL, spooled_in
 from edge_agent.candidates import RequestFacts
-from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.grading import JUDGE_SOURCE
 from edge_agent.openai_request import serialise
 from edge_agent.ports import NOTHING_SENT, ArmFailed, ChatBackend, ChatCall, Finished

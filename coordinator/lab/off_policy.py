@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from coordinator.policy.base import BoolArray, FloatArray, IntArray
 
@@ -194,7 +194,7 @@ def clustered_mean(scores: FloatArray, *, cluster: IntArray) -> Estimate:
     kurtosis = float((sums**4).mean()) / second**2
     freedom = float(np.clip(2.0 * count / max(kurtosis - 1.0, 1e-9), 1.0, count - 1.0))
     error = float(np.sqrt(second * count * count / (count - 1.0)))
-    half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2.0)) * error
+    half = float(scipy.special.stdtrit(freedom, 0.5 + CONFIDENCE / 2.0)) * error
     return Estimate(value=value, low=value - half, high=value + half, error=error, freedom=freedom)
 
 
@@ -260,7 +260,7 @@ def _with_pooled_spread(
     variance = (count * found.error**2 + PSEUDO_COUNT * pooled) / (count + PSEUDO_COUNT)
     freedom = max(1.0, min(found.freedom, count + PSEUDO_COUNT - 1.0))
     error_now = float(np.sqrt(variance))
-    half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2.0)) * error_now
+    half = float(scipy.special.stdtrit(freedom, 0.5 + CONFIDENCE / 2.0)) * error_now
     return Estimate(
         value=found.value,
         low=found.value - half,

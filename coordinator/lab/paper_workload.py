@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.special import ndtr
 
 from coordinator.forecast import make_forecaster
 from coordinator.policy import FluidSolution, solve_fluid_lp
@@ -103,7 +103,9 @@ class PaperScenario(_Table):
         """True probability of an answer within the deadline, shape (A,)."""
         delay = np.array([arm.delay_s for arm in self.arms])
         centre = np.log(delay) - 0.5 * self.latency_shape**2
-        return np.asarray(ndtr((math.log(self.deadline_s) - centre) / self.latency_shape))
+        return np.asarray(
+            scipy.special.ndtr((math.log(self.deadline_s) - centre) / self.latency_shape)
+        )
 
     @property
     def list_cost(self) -> FloatArray:
@@ -117,8 +119,10 @@ class PaperScenario(_Table):
         centre = self.list_cost
         sd = self.cost_variation * centre
         low, high = (0.0 - centre) / sd, (1.0 - centre) / sd
-        inside = centre * (ndtr(high) - ndtr(low)) + sd * (_density(low) - _density(high))
-        return np.asarray(inside + (1.0 - ndtr(high)))
+        inside = centre * (scipy.special.ndtr(high) - scipy.special.ndtr(low)) + sd * (
+            _density(low) - _density(high)
+        )
+        return np.asarray(inside + (1.0 - scipy.special.ndtr(high)))
 
     def resized(self, slots: int) -> PaperScenario:
         """The same scenario over another horizon, with the same budget per slot."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
+import scipy
 import typer
 from rich.table import Table
-from scipy.special import stdtrit
 
 from coordinator.lab.output import (
     Format,
@@ -143,7 +143,7 @@ def summarise(scores: Sequence[Score]) -> PolicySummary:
     mean, high = float(shares.mean()), float(shares.mean())
     if shares.size > 1:
         spread = float(shares.std(ddof=1)) / float(np.sqrt(shares.size))
-        high = mean + float(stdtrit(shares.size - 1, 0.975)) * spread
+        high = mean + float(scipy.special.stdtrit(shares.size - 1, 0.975)) * spread
     return PolicySummary(
         regret_share=mean,
         regret_share_ci95_high=high,

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.sparse import csr_array, vstack
 
 from coordinator.lab.labelled_texts import LabelledTexts, fold_of_each
 from shared.features import Bag, FeatureSettings, bag, tokenise
@@ -28,7 +27,8 @@ STEPS_MAX: Final = 80
 TEMPERATURE_RANGE: Final = (0.05, 20.0)
 
 Floats = NDArray[np.float64]
-Features = csr_array[np.float32]
+if TYPE_CHECKING:  # scipy's parts are loaded by whoever uses them, and no command's help does
+    Features = scipy.sparse.csr_array[np.float32]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def feature_rows(
     ends = np.cumsum([0, *(each.buckets.size for each in bags)])
     values = np.concatenate([each.weights for each in bags])
     indices = np.concatenate([each.buckets for each in bags])
-    found = csr_array((values, indices, ends), shape=(len(texts), settings.buckets))
+    found = scipy.sparse.csr_array((values, indices, ends), shape=(len(texts), settings.buckets))
     found.sum_duplicates()
     return found
 
@@ -130,7 +130,7 @@ def fit(views: Sequence[Features], target: NDArray[np.int64], *, classes: int) -
         The same rows, whole and thinned.
     target : int64 ndarray, shape (rows,)
     """
-    features = vstack(views, format="csr")
+    features = scipy.sparse.vstack(views, format="csr")
     target = np.tile(target, len(views))
     used = np.unique(features.indices)
     narrow = features[:, used]
@@ -155,7 +155,7 @@ def fit(views: Sequence[Features], target: NDArray[np.int64], *, classes: int) -
         return loss, np.concatenate((slope.sum(axis=0), weight_slope.ravel())).astype(np.float64)
 
     start = np.zeros(classes * (width + 1))
-    found = minimize(
+    found = scipy.optimize.minimize(
         loss_and_slope, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS_MAX}
     )
     weights = np.zeros((features.shape[1], classes))
@@ -170,7 +170,7 @@ def calibrated(scores: Floats, target: NDArray[np.int64]) -> float:
         return log_loss(softmax(scores / np.exp(log_temperature)), target)
 
     low, high = np.log(TEMPERATURE_RANGE)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded")
+    found = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded")
     return float(np.exp(found.x))
 
 

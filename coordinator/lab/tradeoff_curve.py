@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
+import scipy
 
 from coordinator.policy import FluidSolution, solve_fluid_lp
 from coordinator.policy.base import BoolArray, FloatArray, pick_best
@@ -204,7 +203,7 @@ def sla_minimum_nanos(inputs: PlanInputs) -> float | None:
     cost = inputs.cost_nanos[rows, columns]
     scale = max(float(cost.max(initial=0.0)), 1.0)
     variables = np.arange(rows.size)
-    matrix: Any = csr_array(
+    matrix: Any = scipy.sparse.csr_array(
         (
             np.concatenate([np.ones(rows.size), -inputs.hit[rows, columns]]),
             (
@@ -216,7 +215,7 @@ def sla_minimum_nanos(inputs: PlanInputs) -> float | None:
     )
     # The floor may be met only just: a hair of room keeps the solver from calling it infeasible.
     floor = max(inputs.sla_floor - _SLACK_TOLERANCE, 0.0)
-    solution = linprog(
+    solution = scipy.optimize.linprog(
         cost / scale, A_ub=matrix, b_ub=np.concatenate([share, [-floor]]), method="highs"
     )
     if solution.status != 0:

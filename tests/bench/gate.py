@@ -12,9 +12,10 @@ import uvloop
 
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.adapters.sqlite_books_writer import sync_file
+from edge_agent.attempts import AttemptEnd
 from edge_agent.books import DropReservation, PutReservation
 from edge_agent.candidates import ArmCondition
-from edge_agent.engine import AgentEngine, AttemptEnd
+from edge_agent.engine import AgentEngine
 from shared.decision.lease import ReservationRow
 from shared.decision.types import RequestStatus, SettleKind
 from tests.bench.figures import ROUNDS, Figure

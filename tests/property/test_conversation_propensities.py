@@ -10,9 +10,10 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.attempts import AttemptEnd
 from edge_agent.books import BooksSnapshot
 from edge_agent.candidates import ArmCondition
-from edge_agent.engine import AgentEngine, AttemptEnd
+from edge_agent.engine import AgentEngine
 from shared.decision.money import PPM
 from shared.decision.table import TableArm
 from shared.decision.types import Outcome, RequestStatus

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts
-from edge_agent.engine import AttemptEnd, AttemptPlan
 from shared.decision.types import Feedback, OnAbort, RequestStatus, SettleKind
 from shared.errors import BooksFullError
 from tests.fakes.samples import run_at_once

@@ -19,8 +19,9 @@ from coordinator.records import LedgerKind
 from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from coordinator.spool_progress import SpoolProgress
+from edge_agent.attempts import AttemptPlan
 from edge_agent.books import DropLease, MetaKey, PutMeta
-from edge_agent.engine import AgentEngine, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
 from shared.decision.lease import LeaseBook

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edge_agent.engine import AttemptPlan
+from edge_agent.attempts import AttemptPlan
 from shared.decision.types import SettleKind
 from tests.simulation.counts import Counts, counts
 from tests.simulation.dice import Dice

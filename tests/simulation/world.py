@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import coordinator.state
 import edge_agent.outbox
-from edge_agent.engine import AttemptPlan
+from edge_agent.attempts import AttemptPlan
 from shared.decision.types import Outcome, RequestStatus
 from shared.errors import InvariantError, TidegateError
 from tests.simulation.answering import Wanted

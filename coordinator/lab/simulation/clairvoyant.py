@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linprog
+import scipy
 
 from coordinator.lab.simulation.demand import Context
 from coordinator.lab.simulation.queueing import share_in_time, waits
@@ -245,7 +245,7 @@ class Yardstick:
             worker_ms = workers.utilisation * workers.devices * workers.parallel
             worker_ms *= self.scenario.window.slot
             limit[sla_row + 1 + at] = worker_ms * slots / (ms_scale * total)
-        solution = linprog(
+        solution = scipy.optimize.linprog(
             np.append(-regime.reward[rows, cols], self.scenario.sla.rho),
             A_ub=matrix,
             b_ub=limit,

@@ -24,9 +24,10 @@ from coordinator.messages import (
     TableSent,
     Welcomed,
 )
+from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.books import BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts
-from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
+from edge_agent.engine import AgentEngine
 from shared.decision.lease import LeaseGranted, LeaseWish
 from shared.decision.reward import reward_ppm
 from shared.decision.types import (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from coordinator.lab.simulation.clairvoyant import Clairvoyant, Yardstick
 from coordinator.lab.simulation.schema import Scenario
@@ -265,5 +265,5 @@ def _bound(values: FloatArray) -> float:
     """The upper end of the 95 % interval of the mean; the value itself for a single run."""
     if values.size < 2:
         return float(values.max())
-    width = float(stdtrit(values.size - 1, 0.975)) * float(values.std(ddof=1))
+    width = float(scipy.special.stdtrit(values.size - 1, 0.975)) * float(values.std(ddof=1))
     return float(values.mean()) + width / float(np.sqrt(values.size))

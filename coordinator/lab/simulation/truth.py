@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from scipy.special import betaincinv, ndtri
+import scipy
 
 from coordinator.lab.simulation.schema import Scenario
 from coordinator.policy.base import FloatArray
@@ -41,7 +41,7 @@ class Distribution:
 
 def lognormal(mean: float, *, sigma: float, low: float = 0.0, high: float = np.inf) -> Distribution:
     """A lognormal distribution around a mean (before clipping)."""
-    z = ndtri((np.arange(VALUES) + 0.5) / VALUES)
+    z = scipy.special.ndtri((np.arange(VALUES) + 0.5) / VALUES)
     return Distribution(np.clip(mean * np.exp(sigma * z - sigma**2 / 2), low, high))
 
 
@@ -55,7 +55,7 @@ def rewards(mean: float, *, kind: str, concentration: float) -> Distribution:
     at = (np.arange(VALUES) + 0.5) / VALUES
     if kind == "bernoulli" or mean in (0.0, 1.0):
         return Distribution((at > 1.0 - mean).astype(np.float64))
-    values = betaincinv(mean * concentration, (1.0 - mean) * concentration, at)
+    values = scipy.special.betaincinv(mean * concentration, (1.0 - mean) * concentration, at)
     return Distribution(np.asarray(values, dtype=np.float64))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.lab.simulation.schema import Scenario
-from edge_agent.engine import AttemptPlan
+from edge_agent.attempts import AttemptPlan
 
 SERVICE_MEMORY: Final = 0.1
 """Weight of the latest service time in what a device expects of the next."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from edge_agent.attempts import AttemptEnd
 from edge_agent.books import AppendSpool, BooksSnapshot
-from edge_agent.engine import AgentEngine, AttemptEnd
+from edge_agent.engine import AgentEngine
 from edge_agent.grading import ANSWERS_REMEMBERED_MAX, Grading
 from edge_agent.requests import RequestRefused
 from shared.decision.grading import NO_SIGNALS, Grader, GraderKind, Signals, WeakSignal

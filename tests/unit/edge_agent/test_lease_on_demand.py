@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from edge_agent import answering, service
+from edge_agent.attempts import AttemptEnd
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.candidates import ArmCondition
-from edge_agent.engine import AgentEngine, AttemptEnd
+from edge_agent.engine import AgentEngine
 from edge_agent.gate import HOARD_MS_MAX
 from edge_agent.ports import Usage
 from edge_agent.requests import RequestRefused

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from edge_agent.attempts import AttemptEnd
 from edge_agent.books import BooksSnapshot, PutReservation
 from edge_agent.candidates import ArmCondition
-from edge_agent.engine import AgentEngine, AttemptEnd
+from edge_agent.engine import AgentEngine
 from edge_agent.requests import RequestRefused
 from shared.decision.money import PPM
 from shared.decision.types import Candidate, Fallout, Observation, RequestStatus, SettleKind

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.books import AppendSpool, BookEffect, BooksSnapshot, PutReservation
 from edge_agent.candidates import ArmCondition
-from edge_agent.engine import AgentEngine, AttemptEnd, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.requests import RequestRefused
 from shared.decision.money import PPM, dollars
 from shared.decision.table import TableArm

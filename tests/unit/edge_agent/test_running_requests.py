@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from edge_agent.attempts import AttemptPlan
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta, PutReservation
-from edge_agent.engine import AgentEngine, AttemptPlan
+from edge_agent.engine import AgentEngine
 from edge_agent.ports import (
     NOTHING_SENT,
     ArmFailed,
@@ -641,7 +642,7 @@ async def test_with_broken_books_the_local_arm_answers() -> None:
     for number in (2, 3):
         answer = await agent.chat(ask(f"r{number}"))
         assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
-    assert "table;without:cloud=books_broken" == answer.head.reason
+        assert "table;without:cloud=books_broken" == answer.head.reason
     assert 1 == len(agent.cloud.calls)
     (problem,) = agent.service.readiness().problems
     assert "books_broken: paid arms are closed; restart the agent" == problem
