@@ -31,6 +31,7 @@ from coordinator.adapters.sql_errors import translated
 from coordinator.adapters.sql_load import (
     add_up,
     load_all,
+    load_audit,
     load_decisions,
     load_earlier,
     load_ledger,
@@ -44,6 +45,7 @@ from coordinator.adapters.sql_schema import METADATA
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_dated, prune_learned
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
+    AuditRow,
     BookedCounts,
     BookedFeedback,
     BookedOutcome,
@@ -179,6 +181,11 @@ class SqlStore(Store):
             return load_ledger(
                 transaction.connection, after_id=after_id, limit=limit, device_id=device_id
             )
+
+    def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """Who changed what, newest first."""
+        with translated("read the audit"), self._begin() as transaction:
+            return load_audit(transaction.connection, limit=limit)
 
     def decisions(
         self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.demo.processes import free_ports
-from edge_agent.books import BOOKS_FULL
-from edge_agent.books import MetaKey
+from edge_agent.books import BOOKS_FULL, MetaKey
 from edge_agent.config import BOOKS_FILE
 from tests.chaos.load import Load, draw
 from tests.chaos.proxy import HalfOpen
