@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.books import BookEffect, BooksSnapshot, DropLease, MetaKey, PutMeta
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
 from shared.decision.types import Feedback, LeaseClose, Outcome, SettleKind, SpoolSummary
@@ -184,6 +184,16 @@ async def test_books_that_cannot_be_read_any_more_close_the_paid_arms(tmp_path: 
         await desk.keeper.spool_after(0, limit=9)
     assert "books_broken" == desk.gate.books_problem
     await desk.books.close()
+
+
+async def test_a_close_survives_a_loss_of_power() -> None:
+    """It is synced in any case, and with it what was committed before (rule L_5)."""
+    desk = Desk()
+    await desk.spool()
+    await desk.keeper.commit([*desk.outbox.spool(BODY), DropLease(1)])
+    await desk.spool()
+    desk.books.disk.lose_power()
+    assert [1, 2] == desk.written
 
 
 async def test_a_spooled_fact_wakes_the_link() -> None:
