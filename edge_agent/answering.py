@@ -464,7 +464,12 @@ class RequestRun:
 
     def _end_of(self, failure: ArmFailed) -> AttemptEnd:
         end = self._end(failure.settle, usage=failure.usage, error=failure.reason)
-        return replace(end, retry_after_s=failure.retry_after_s, problem=str(failure))
+        return replace(
+            end,
+            retry_after_s=failure.retry_after_s,
+            problem=str(failure),
+            param=failure.param,
+        )
 
     def _end(self, settle: SettleKind, *, usage: Usage | None, error: str = "") -> AttemptEnd:
         now_ms = self._clock.monotonic_ms()

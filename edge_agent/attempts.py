@@ -47,6 +47,8 @@ class AttemptEnd:
         How long the endpoint wants to be left alone; 0 if it did not say.
     problem : str
         The error in words, for the client alone.
+    param : str or None
+        The field of the request that it is about.
     """
 
     latency_ms: int
@@ -56,6 +58,7 @@ class AttemptEnd:
     error: str = ""
     retry_after_s: int = 0
     problem: str = ""
+    param: str | None = None
 
 
 @dataclass
@@ -95,6 +98,7 @@ class RunningRequest:
     attempts: list[Attempt] = field(default_factory=list)
     retry_after_s: int = 0
     problem: str = ""
+    param: str | None = None
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
     corrections: list[tuple[Settlement, int]] = field(default_factory=list)

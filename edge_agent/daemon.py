@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ async def run_agent(settings: AgentConfig, *, read: Callable[[], AgentConfig]) -
         server = await stack.enter_async_context(_http_face(agent, api_keys=api_keys))
         collect_seldom()
         give_back()
-        log.info("agent_ready", listen=f"http://{settings.listen.host}:{server.port}/v1")
+        scheme = "https" if settings.tls.cert_file else "http"
+        taken = replace(settings.listen, port=server.port)
+        log.info("agent_ready", listen=f"{scheme}://{taken}/v1")
         await _until_stopped(stop, server.wait_ended(), agent.service.wait_failed(), *tasks)
         log.info("agent_stopping")
 

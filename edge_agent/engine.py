@@ -315,7 +315,7 @@ class AgentEngine:
         if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL, BOOKS_BROKEN):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
-        request.problem = end.problem
+        request.problem, request.param = end.problem, end.param
         return self._end_attempt(request, end)
 
     def knows(self, request_id: str) -> bool:
@@ -344,6 +344,7 @@ class AgentEngine:
             worst_case_nanos=self._cheapest_nanos(request),
             retry_after_s=request.retry_after_s,
             problem=request.problem,
+            param=request.param,
             key_tag=key_tag,
             key_ends_s=-(-(self.gate.key_budget_ends_unix_ms(key_tag) - unix_ms) // 1_000),
         )

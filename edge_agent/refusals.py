@@ -57,6 +57,7 @@ def refusal_for(
     worst_case_nanos: int = 0,
     retry_after_s: int = 0,
     problem: str = "",
+    param: str | None = None,
     key_tag: str = "",
     key_ends_s: int = 0,
 ) -> RequestRefused:
@@ -79,6 +80,8 @@ def refusal_for(
         How long an endpoint wants to be left alone; 0 if none said so.
     problem : str
         What the arm said that was tried last.
+    param : str or None
+        The field that it spoke of.
     key_tag : str
         Of the client's API key; empty without one.
     key_ends_s : int
@@ -87,7 +90,9 @@ def refusal_for(
     named = "; ".join(f"{fallout.arm}: {fallout.reason}" for fallout in fallouts)
     passing = {each.reason for each in fallouts if not each.reason.startswith(_OWN_FAULT)}
     if fallouts and not passing:
-        return _own_fault(fallouts, named=named, worst_case_nanos=worst_case_nanos, said=problem)
+        return _own_fault(
+            fallouts, named=named, worst_case_nanos=worst_case_nanos, said=problem, spoken_of=param
+        )
     if passing == {KEY_BUDGET_REASON}:
         return _key_budget(fallouts, named=named, tag=key_tag, ends_s=max(1, key_ends_s))
     if passing and passing <= BUDGET_REASONS:
@@ -120,7 +125,12 @@ def refusal_for(
 
 
 def _own_fault(
-    fallouts: Sequence[Fallout], *, named: str, worst_case_nanos: int, said: str
+    fallouts: Sequence[Fallout],
+    *,
+    named: str,
+    worst_case_nanos: int,
+    said: str,
+    spoken_of: str | None,
 ) -> RequestRefused:
     """The 400 for a request that no arm could ever answer as it is."""
     reasons = [fallout.reason for fallout in fallouts]
@@ -138,7 +148,7 @@ def _own_fault(
         code, param = CONTEXT_REASON, "messages"
         problem = f"the prompt is longer than the context of every arm ({named}); shorten it"
     elif UNSUPPORTED in reasons:
-        code, problem = "unsupported", f"{said} ({named})"
+        code, param, problem = "unsupported", spoken_of, f"{said} ({named})"
     elif kind == "field":
         code, param = "unsupported_field", what
         problem = (

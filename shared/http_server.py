@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,13 +24,18 @@ BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 30
 HEAD_WAIT_S: Final = 30.0
 """How long a client may take for the head of a request, or to begin with one."""
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""What is read of a head that does not end, before anybody has shown a key."""
 TICKS_PER_S: Final = 10
 """uvicorn's own, at each of which it looks after its connections."""
 LAST_WORDS_S: Final = 1
 """How long answers that were ended at the end of the grace may take to tell their clients."""
 CANCEL_WAIT_S: Final = 5.0
 GATHERED_BYTES_MAX: Final = 64 * 1024
+PIPELINED_MAX: Final = 8
+"""Requests that may wait behind another on one connection before no more is read from it."""
 _CLIENT_GONE: Final = "tidegate.client_gone"
+_OFFERS: Final = frozenset({b"upgrade", b"http2-settings"})
 
 
 class HttpServer:
@@ -121,8 +127,9 @@ def client_gone(scope: Scope) -> asyncio.Future[None]:
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, on a transport that gathers, and with word for requests whose client goes.
 
-    A client that opens a connection and then says nothing, or half a head, is given up: uvicorn
-    would keep the connection for ever.
+    A client that opens a connection and then says nothing, or half a head, or what is no request,
+    is given up: uvicorn would keep the connection for ever. An offer to go on in HTTP/2, which
+    Java's client makes with its first request, is passed over: uvicorn would lose the body.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +137,50 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", gathering))
         self._gone: asyncio.Future[None] = self.loop.create_future()
         self._head_awaited_since_s: float | None = self.loop.time()
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse("Invalid HTTP request received.")
+            return
+        if self._head_awaited_since_s is not None and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(f"The request's head is longer than {HEAD_BYTES_MAX} bytes.")
+
+    def _refuse(self, problem: str) -> None:
+        """Tell the client and the log, and close the connection."""
+        self.logger.warning(problem)
+        self.send_400_response(problem)
+
+    def _parse(self, data: bytes) -> None:
+        """Have the parser read this; a head that offers another protocol is read without that."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offered:
+                (taken_bytes,) = offered.args
+                data = self._head_without_offer() + data[taken_bytes:]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        """The head that the parser has just read, less what offers another protocol."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("this is no proxy")
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            kept = value
+            if name == b"connection":
+                words = [each.strip() for each in value.split(b",")]
+                kept = b", ".join(each for each in words if each.lower() not in _OFFERS)
+            if name not in _OFFERS:
+                lines.append(b"%s: %s" % (name, kept))
+        return b"\r\n".join([*lines, b"", b""])
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -139,16 +190,24 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][_CLIENT_GONE] = self._gone
+        self._unset_keepalive_if_required()  # here: what begins no request is no sign of life
+        self._head_bytes = 0
         if self._head_awaited_since_s is None:
             self._head_awaited_since_s = self.loop.time()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._unset_keepalive_if_required()
         self._head_awaited_since_s = None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
-        if not self.pipeline:  # a large body may have stopped the reading, which tells of the loss
+        # A large body or a request behind another has stopped the reading, which tells of the loss.
+        if len(self.pipeline) < PIPELINED_MAX:
             self.flow.resume_reading()
 
     def close_if_late(self, *, now_s: float) -> None:

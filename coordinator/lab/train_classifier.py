@@ -63,7 +63,7 @@ def command(
     The file's classes are the labels; `other` may be one of them. A text is what the agent would
     see: the head of the system message, if there is one, an empty line, and the last message of
     the user. The file that is written is the very model that was judged. Put its path into the
-    agent's file: [classifier] path = "...".
+    agent's file, as `path` of its table `classifier`.
     """
     rows = read_labelled(
         labelled, text_column=text_column, label_column=label_column, group_column=group_column

@@ -54,7 +54,7 @@ def pull_command(
         list[str] | None,
         typer.Argument(
             metavar="[ARM|SOURCE]...",
-            help="Arms of the configuration, or sources: hf://OWNER/REPOSITORY[@REVISION]/FILE, "
+            help="Arms of the configuration, or sources: hf://OWNER/REPOSITORY(@REVISION)/FILE, "
             "https://..., a path. None: every model of the configuration that has a source.",
         ),
     ] = None,

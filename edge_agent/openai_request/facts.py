@@ -33,12 +33,14 @@ _NEUTRAL: Final[dict[str, Any]] = {
     "parallel_tool_calls": True,
     "presence_penalty": 0,
     "response_format": {"type": "text"},
+    "service_tier": "auto",
     "stop": [],
     "store": False,
     "temperature": 1,
     "tool_choice": "auto",
     "top_logprobs": 0,
     "top_p": 1,
+    "verbosity": "medium",
 }
 _CAPABILITY_OF_PART: Final = {"image_url": "vision", "input_audio": "audio", "file": "file"}
 

@@ -105,6 +105,14 @@ def _tool_call(value: Any, path: str) -> dict[str, Any]:
 
 
 _COMMON: Final[dict[str, Check]] = {"role": text(), "name": NAME_CHARS}
+_SENT_BACK: Final[dict[str, Check]] = {
+    "annotations": array(free_object, low=0, high=PARTS_MAX, of="annotations"),
+    "reasoning": text(),
+    "reasoning_content": text(),
+    "reasoning_details": array(free_object, low=0, high=PARTS_MAX, of="reasoning details"),
+}
+"""Parts of answers that clients send back with the next turn: no model reads them again, some
+endpoints refuse them, and so they are left out."""
 _FIELDS_OF_ROLE: Final[dict[str, dict[str, Check]]] = {
     "developer": {**_COMMON, "content": _content("developer")},
     "system": {**_COMMON, "content": _content("system")},
@@ -116,10 +124,10 @@ _FIELDS_OF_ROLE: Final[dict[str, dict[str, Check]]] = {
         "tool_calls": array(_tool_call, low=0, high=TOOL_CALLS_MAX, of="tool calls"),
         "function_call": fields({"name": NAME_CHARS, "arguments": text()}, required=["name"]),
         "audio": fields({"id": ID_CHARS}, required=["id"]),
-        # Part of every answer of the API, so clients send it back; no model reads it.
-        "annotations": array(free_object, low=0, high=PARTS_MAX, of="annotations"),
+        **_SENT_BACK,
     },
-    "tool": {"role": text(), "content": _content("tool"), "tool_call_id": ID_CHARS},
+    # Its name is in no specification and in many examples: OpenAI takes it, some templates read it.
+    "tool": {**_COMMON, "content": _content("tool"), "tool_call_id": ID_CHARS},
     "function": {**_COMMON, "content": _content("function")},
 }
 _ROLE: Final = one_of(*_FIELDS_OF_ROLE)
@@ -158,7 +166,8 @@ def _message(value: Any, path: str) -> dict[str, Any]:
 
 def _tidy_assistant(message: dict[str, Any], path: str) -> None:
     """Leave out what is empty, and refuse an assistant that says nothing at all."""
-    message.pop("annotations", None)
+    for name in _SENT_BACK:
+        message.pop(name, None)
     if not message.get("tool_calls", True):
         del message["tool_calls"]
     if not any(name in message for name in _ASSISTANT_SAYS):

@@ -68,6 +68,15 @@ def test_an_answer(agent: Agent) -> None:
     assert "banana" == json.loads(said.text)["choices"][0]["message"]["content"]
 
 
+def test_an_offer_of_http_2_is_passed_over(agent: Agent) -> None:
+    """As Java's client makes it with a first request: it is answered, over HTTP/1.1."""
+    body = chat_body("copy: banana", model="local", temperature=0, max_tokens=12)
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAA")
+    options = tuple(part for header in offer for part in ("--header", header))
+    said = curl(f"{agent.url}/v1/chat/completions", body, options=options)
+    assert (200, "local") == (said.status, said.headers["x-tidegate-arm"])
+
+
 def test_a_stream_tells_its_usage_in_a_comment(agent: Agent) -> None:
     """Whoever did not ask for the usage chunk can read it all the same, and no event holds it."""
     body = chat_body("curl stream", model="cloud", max_tokens=6, stream=True)

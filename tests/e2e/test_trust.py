@@ -115,6 +115,7 @@ def test_tls_protects_every_connection(
         link=f'ca_file = "{ca_file}"\n',
         models=model_toml("tiny") + f'[[keys]]\nkey = "file:{key_file}"\ntag = "trusted"\n' + tls,
     )
+    wait_for(lambda: f'"listen": "{agent.url}/v1"' in agent.log(), what="the address in the log")
     wait_for(agent.may_spend, what="a lease over TLS")
     reply = agent.chat("over tls", headers={"authorization": "Bearer e2e-client-key"})
     assert (200, "cloud") == (reply.status, reply.arm)

@@ -73,6 +73,7 @@ class ChatTemplate:
                 "unsupported",
                 f"the chat template of {self._arm} refuses the messages ({error}): change their "
                 "roles or order, or choose another arm",
+                param="messages",
             ) from error
         # A template that writes the BOS token itself must not get a second one.
         return text, not (self._bos and text.startswith(self._bos))

@@ -90,7 +90,9 @@ def invalid(field: str, value: object, remedy: str) -> ArmFailed:
 def unsupported(field: str, why: str) -> ArmFailed:
     """The failure of a request that asks local models for too much; another arm may take it."""
     return ArmFailed(
-        "unsupported", f"`{field}`: {why}; leave it out, or choose an arm that supports it"
+        "unsupported",
+        f"`{field}`: {why}; leave it out, or choose an arm that supports it",
+        param=field,
     )
 
 

@@ -294,6 +294,25 @@ async def test_a_pipelined_request_is_told_too_that_its_client_has_gone(bench: B
         await noticed.wait()
 
 
+async def test_a_client_that_leaves_with_another_request_sent_is_noticed(bench: Bench) -> None:
+    """That request, which waits behind the first, stops the reading when it comes."""
+    asked, noticed = asyncio.Event(), asyncio.Event()
+
+    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
+        asked.set()
+        await asyncio.wait({gone})
+        noticed.set()
+        return FixedAnswer(request, response=RESPONSE)
+
+    bench.agent.play = chat
+    _, writer = await connect(bench.server, BODY)
+    await asked.wait()
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.close()
+    async with asyncio.timeout(5):
+        await noticed.wait()
+
+
 async def test_a_client_that_does_not_read_is_given_up(bench: Bench) -> None:
     """A stream that nobody takes does not hold its arm for ever."""
     closed = asyncio.Event()

@@ -242,7 +242,7 @@ def test_every_kind_of_message_passes() -> None:
         {"role": "system", "content": [{"type": "text", "text": "be kind"}]},
         {"role": "user", "name": "ann", "content": [{"type": "text", "text": "?"}, IMAGE, SOUND]},
         {"role": "assistant", "tool_calls": [CALL]},
-        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+        {"role": "tool", "tool_call_id": "c1", "name": "add", "content": "42"},
         {"role": "assistant", "content": "42"},
         {"role": "user", "content": ""},
     ]
@@ -250,7 +250,10 @@ def test_every_kind_of_message_passes() -> None:
 
 
 def test_an_answer_of_the_api_can_be_sent_back() -> None:
-    """Clients put the assistant's message into the next request just as they got it."""
+    """Clients put the assistant's message into the next request just as they got it.
+
+    What a reasoning model has thought is among it; no model is to read that again.
+    """
     answer: dict[str, Any] = {
         "role": "assistant",
         "content": "42",
@@ -259,6 +262,9 @@ def test_an_answer_of_the_api_can_be_sent_back() -> None:
         "audio": None,
         "function_call": None,
         "tool_calls": None,
+        "reasoning": "6 x 7",
+        "reasoning_content": "6 x 7",
+        "reasoning_details": [{"type": "reasoning.text", "text": "6 x 7"}],
     }
     assert checked(messages=[*ASK, answer])["messages"][1] == {"role": "assistant", "content": "42"}
 
@@ -337,12 +343,15 @@ def test_only_fields_that_matter_are_asked_of_an_arm() -> None:
         "logprobs": False,
         "logit_bias": {},
         "response_format": {"type": "text"},
+        "service_tier": "auto",
+        "verbosity": "medium",
         "max_tokens": 5,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     assert fields_of(checked(**neutral)) == frozenset()
     meant = {"temperature": 0.2, "n": 2, "seed": 1, "stop": "x", "tools": [TOOL]}
+    meant |= {"service_tier": "flex", "verbosity": "low"}
     assert fields_of(checked(**meant)) == frozenset(meant)
 
 

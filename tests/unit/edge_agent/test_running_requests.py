@@ -444,11 +444,13 @@ async def test_a_bare_prompt_goes_to_arms_that_continue_it(can: set[str], asked:
 async def test_a_request_that_only_this_arm_cannot_serve_goes_to_another() -> None:
     """If no other can either, the client gets the arm's own words, and no breaker opens."""
     agent = await an_agent()
-    agent.local.play = Play(words=(), failure=ArmFailed("unsupported", "`x` is not known here"))
+    failure = ArmFailed("unsupported", "`x` is not known here", param="x")
+    agent.local.play = Play(words=(), failure=failure)
     for number in range(4):
         with pytest.raises(RequestRefused, match="`x` is not known here") as caught:
             await agent.chat(ask(f"r{number}", model="tiny"))
-        assert (400, "unsupported") == (caught.value.status, caught.value.code)
+        told = caught.value
+        assert (400, "unsupported", "x") == (told.status, told.code, told.param)
 
 
 async def test_the_time_to_the_first_token_is_the_backend_s() -> None:

@@ -137,6 +137,7 @@ def test_what_only_local_models_lack_may_go_to_another_arm(
     failure = _failure("unsupported", **fields)
     assert not failure.client_error
     assert named in str(failure)
+    assert named == failure.param
 
 
 def test_fields_that_ask_for_nothing_are_accepted() -> None:
