@@ -22,6 +22,7 @@ from coordinator.records import (
     WindowRow,
 )
 from coordinator.spend import UNKNOWN, Label, SpendByDay
+from shared.decision.money import dollars
 from shared.errors import InvariantError, NotFoundError, invariant
 from shared.rows import changed, maker
 
@@ -326,7 +327,7 @@ class BudgetAccount:
             self._book(lease, LedgerKind.CLOSE, 0, unix_ms=at, note=note)
             if assume_unspent and rest:
                 window = self.window(lease.window_id)
-                said = f"{rest} nanos of {device_id}, lease {lease.number}: {note}"
+                said = f"${dollars(rest)} of {device_id}, lease {lease.number}: {note}"
                 alarms = "; ".join(filter(None, (window.alarms, said)))
                 self._put_window(changed(window, alarms=alarms))
         return total
@@ -435,6 +436,7 @@ class BudgetAccount:
 
 def _impossible(lease: LeaseRecord, *, final: int) -> str:
     return (
-        f"lease {lease.number} of {lease.device_id} was closed at {final} nanos, with "
-        f"{lease.booked_nanos} booked of {lease.amount_nanos}: the full lease is booked"
+        f"lease {lease.number} of {lease.device_id} was closed at ${dollars(final)}, with "
+        f"${dollars(lease.booked_nanos)} booked of ${dollars(lease.amount_nanos)}: the full lease "
+        "is booked"
     )

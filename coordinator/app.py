@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -113,9 +114,10 @@ def restore_command(
     settings = coordinator_config.load(config)
     offline.new_books(settings, named=config is not None)
     if not yes:
-        typer.confirm(
-            f"Everything booked after {source} was written is lost here. Go on?", abort=True
-        )
+        question = f"Everything booked after {source} was written is lost here. Go on?"
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"{question} Nobody can be asked here; pass --yes.")
+        typer.confirm(question, abort=True)
     offline.restore(settings, source)
     typer.echo("restored; start the coordinator, then: tidectl ledger recover")
 

@@ -25,6 +25,7 @@ from coordinator.records import (
 )
 from coordinator.spend import UNKNOWN, Label
 from coordinator.spool_progress import SpoolProgress
+from shared.decision.money import dollars
 from shared.decision.types import (
     Attempt,
     CostAdjustment,
@@ -105,8 +106,8 @@ class Booked:
         """A provider billed more than the worst case: its arm closes (rule S_4)."""
         self.overrun_arms.add(attempt.arm)
         self.alarms[f"{AlertKind.OVERRUN}:{attempt.arm}"] = (
-            f"arm {attempt.arm} billed {cost_nanos} nanos for request {request_id}, above its "
-            f"worst case of {attempt.reserved_nanos}: check its price and token bounds"
+            f"arm {attempt.arm} billed ${dollars(cost_nanos)} for request {request_id}, above its "
+            f"worst case of ${dollars(attempt.reserved_nanos)}: check its price and token bounds"
         )
 
     def is_news(self, record: SpoolRecord) -> bool:
@@ -300,8 +301,8 @@ class Booking:
         if attempt is None:
             booked.alarms[f"{AlertKind.OVERRUN}:{booked.device.id}/late"] = (
                 f"request {late.request_id} of device {booked.device.name} cost "
-                f"{late.delta_nanos} nanos more than was settled for it, and its outcome is not "
-                "in the books: find its arm and check its price and token bounds"
+                f"${dollars(late.delta_nanos)} more than was settled for it, and its outcome is "
+                "not in the books: find its arm and check its price and token bounds"
             )
         elif attempt.cost_nanos + late.delta_nanos > attempt.reserved_nanos:
             booked.overran(attempt, attempt.cost_nanos + late.delta_nanos, late.request_id)

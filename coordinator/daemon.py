@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from coordinator.adapters.grpc_server import start_grpc
+from coordinator.adapters.grpc_server import AddressTakenError, GrpcServer, start_grpc
 from coordinator.adapters.metrics import EngineCollector
 from coordinator.adapters.provider_keys import ReferredKeys
 from coordinator.adapters.sql_connection import WriterBusyError
@@ -73,7 +75,9 @@ async def run_coordinator(settings: CoordinatorConfig) -> None:
         stack.callback(store.close)
         if not await _become_writer(store, settings=settings, running=running, stop=stop):
             return
-        service = await _serve_fleet(store, settings=settings, running=running, stack=stack)
+        service = await _serve_fleet(
+            store, settings=settings, running=running, stop=stop, stack=stack
+        )
         running.phase = READY
         parts = (stop.wait(), service.wait_failed(), web.wait_ended())
         waiting = {asyncio.ensure_future(part) for part in parts}
@@ -113,7 +117,12 @@ async def _become_writer(
 
 
 async def _serve_fleet(
-    store: SqlStore, *, settings: CoordinatorConfig, running: Running, stack: AsyncExitStack
+    store: SqlStore,
+    *,
+    settings: CoordinatorConfig,
+    running: Running,
+    stop: asyncio.Event,
+    stack: AsyncExitStack,
 ) -> CoordinatorService:
     """Go on from what the store holds, and answer devices and operators."""
     clock, tls = SystemClock(), settings.tls
@@ -135,7 +144,8 @@ async def _serve_fleet(
     running.service = service
     await service.start()
     stack.push_async_callback(service.stop)
-    grpc_server = await start_grpc(
+    start = partial(
+        start_grpc,
         service,
         clock=clock,
         host=settings.listen.host,
@@ -147,11 +157,34 @@ async def _serve_fleet(
         keys=keys,
         keys_in_plaintext=settings.provider_keys_in_plaintext,
     )
+    grpc_server = await _listen(start, taken_over=taken_over, stop=stop)
     _renew_keys_on_hangup(service)
     stack.push_async_callback(grpc_server.stop, grace_s=0.5)
     address = f"{settings.listen.host}:{grpc_server.port}"
     log.info("coordinator_ready", listen=address, taken_over=taken_over)
     return service
+
+
+async def _listen(
+    start: Callable[[], Awaitable[GrpcServer]], *, taken_over: bool, stop: asyncio.Event
+) -> GrpcServer:
+    """Answer; who has taken over waits until the process before has let go of their address.
+
+    That one may live: it has only lost its session with the database, finds out at its next
+    commit that it is the writer no more, and ends.
+    """
+    waiting = False
+    while True:
+        try:
+            return await start()
+        except AddressTakenError as error:
+            if not taken_over or stop.is_set():
+                raise
+            if not waiting:
+                log.warning("standby_waits_for_its_address", problem=str(error))
+            waiting = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), STANDBY_CHECK_S)
 
 
 def _renew_keys_on_hangup(service: CoordinatorService) -> None:

@@ -27,6 +27,7 @@ from coordinator.records import (
 )
 from coordinator.recovering import Recovering
 from coordinator.sessions import Reaction
+from shared.decision.money import dollars
 from shared.decision.table import SelectionTable
 from shared.errors import ConfigError, ConflictError, NotFoundError
 
@@ -103,7 +104,7 @@ class Operating(Recovering):
         reaction = Reaction(
             effects=[
                 PutSetting(SettingKey.BUDGET_OVERRIDE, str(amount_nanos)),
-                AuditRow(unix_ms, actor, "budget set", f"{amount_nanos} nanos"),
+                AuditRow(unix_ms, actor, "budget set", f"${dollars(amount_nanos)}"),
             ]
         )
         self._retarget(reaction)
@@ -280,10 +281,12 @@ class Operating(Recovering):
             device_id, at=unix_ms, note=why, assume_unspent=assume_unspent
         )
         reaction = Reaction(effects=self.account.take_changes())
-        detail = f"{device.name}: {amount} nanos {how}" + (f"; {reason}" if reason else "")
+        detail = f"{device.name}: ${dollars(amount)} {how}" + (f"; {reason}" if reason else "")
         reaction.effects.append(AuditRow(unix_ms, actor, "budget write-off", detail))
         if assume_unspent and amount:
-            text = f"{amount} nanos of device {device.name} {why}; promise P1 does not cover them"
+            text = (
+                f"${dollars(amount)} of device {device.name} {why}; promise P1 does not cover them"
+            )
             self.alerts.raise_alarm(f"{AlertKind.UNSPENT}:{device_id}", text)
         if self.recovery is not None:
             self._put_recovery(reaction, self.recovery.without([device_id]))

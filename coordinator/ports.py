@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from coordinator.alerts import Alert
 from coordinator.records import (
+    AuditRow,
     BookedFeedback,
     BookedOutcome,
     EarlierFacts,
@@ -90,6 +91,10 @@ class Store(ABC):
     @abstractmethod
     def ledger(self, *, after_id: int, limit: int, device_id: str = "") -> Sequence[LedgerRow]:
         """Ledger rows with an id above `after_id`, rising."""
+
+    @abstractmethod
+    def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """Who changed what, newest first."""
 
     @abstractmethod
     def decisions(

@@ -390,6 +390,10 @@ class CoordinatorService:
             lambda: list(self._store.ledger(after_id=after_id, limit=limit, device_id=device_id))
         )
 
+    async def audit(self, *, limit: int) -> list[AuditRow]:
+        """Who changed what, newest first."""
+        return await self._read(lambda: list(self._store.audit(limit=limit)))
+
     async def spend(self, *, from_unix_ms: int) -> list[SpendRow]:
         """What was spent on the first day, from a time on, that has any; empty after the last."""
         return await self._read(lambda: list(self._store.spend(from_unix_ms=from_unix_ms)))

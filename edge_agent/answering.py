@@ -38,7 +38,7 @@ from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, 
 from shared.clock import Clock
 from shared.decision.money import dollars
 from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind, SpoolBody
-from shared.errors import BooksFullError
+from shared.errors import StoreError
 
 log = structlog.get_logger(__name__)
 _ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens", "input"})
@@ -179,7 +179,7 @@ class RequestRun:
                 plan, effects = await self._next_attempt()
                 self._plan = plan
                 if plan is None:
-                    await self._bookkeeper.commit_or_keep(effects)
+                    await self._bookkeeper.commit_if_possible(effects)
                     await self._refuse()
                     return
                 if await self._attempt(plan, reserved=effects):
@@ -213,7 +213,7 @@ class RequestRun:
             async with asyncio.timeout(self._wait_s()):
                 while self._engine.waits_for_lease(request_id):
                     if effects:  # at once: a row that is kept back would overwrite newer ones
-                        await self._bookkeeper.commit_or_keep(effects)
+                        await self._bookkeeper.commit_if_possible(effects)
                     else:
                         if self._engine.gate.sync_would_help:
                             self._lease_news.want_sync()
@@ -244,10 +244,10 @@ class RequestRun:
         self._called = False
         try:
             await self._bookkeeper.commit(reserved)
-        except BooksFullError:
+        except StoreError:
             if plan.arm.cloud is not None:  # a local answer needs nothing of the disk (rule O_3)
-                full = ArmFailed("books_full", "the reservation could not be written")
-                await self._failed(full)
+                problem = self._engine.gate.books_problem
+                await self._failed(ArmFailed(problem, "the reservation could not be written"))
                 return False
         if self._gone:  # there is nothing yet that could be drained (rule S_5)
             await self._cut_off()
@@ -402,7 +402,7 @@ class RequestRun:
         )
         self._plan = None
         self._tell_who_waits()
-        await self._bookkeeper.commit_or_keep(effects)
+        await self._bookkeeper.commit_if_possible(effects)
 
     async def _fail_for_good(self, failure: ArmFailed) -> None:
         end = self._end_of(failure)
@@ -454,7 +454,7 @@ class RequestRun:
         for body in spooled_in(effects):
             self._on_spooled(body)
         self._tell_who_waits()
-        await self._bookkeeper.commit_or_keep(effects)
+        await self._bookkeeper.commit_if_possible(effects)
         return outcome
 
     def _tell_who_waits(self) -> None:

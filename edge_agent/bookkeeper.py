@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 import structlog
 
-from edge_agent.books import AppendSpool, BookEffect, DropLease
+from edge_agent.books import BOOKS_BROKEN, BOOKS_FULL, AppendSpool, BookEffect, DropLease
 from edge_agent.gate import Gate
 from edge_agent.ports import Books
 from edge_agent.unwritten import merged
-from shared.errors import BooksFullError
+from shared.decision.types import SpoolRecord
+from shared.errors import BooksCorruptError, BooksFullError, StoreError
 
 log = structlog.get_logger(__name__)
-FULL: Final = "books_full"
-BROKEN: Final = "books_broken"
 
 
 class Bookkeeper:
@@ -75,11 +73,10 @@ class Bookkeeper:
         self._under_way.discard(number)
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
-            self._gate.books_problem = self._gate.books_problem or FULL  # broken ones stay so
+            self._gate.books_problem = self._gate.books_problem or BOOKS_FULL  # broken ones stay so
         elif error is not None:
             # The engine is ahead of the books for good: only a start from the books mends that.
-            self._gate.books_problem = BROKEN
-            log.error("books_broken", problem=str(error))
+            self._broken(error)
         elif _has(effects, AppendSpool):
             self.spooled.set()
 
@@ -95,6 +92,37 @@ class Bookkeeper:
         except BooksFullError:
             log.warning("books_effects_kept", effects=len(effects))
 
+    async def commit_if_possible(self, effects: Sequence[BookEffect]) -> None:
+        """Write effects, or keep them, or go on without books that are broken (promise P2).
+
+        Those have closed the paid arms, and are told of; what is reserved in them is settled in
+        full at the next start (rule L_4).
+        """
+        try:
+            await self.commit_or_keep(effects)
+        except StoreError:
+            if self._gate.books_problem != BOOKS_BROKEN:
+                raise
+
+    async def spool_after(self, sequence: int, *, limit: int) -> Sequence[SpoolRecord]:
+        """Records above a sequence, in order.
+
+        Raises
+        ------
+        BooksCorruptError
+            If the books turn out not to be what was written: the paid arms are closed then.
+        """
+        try:
+            return await self._books.spooled(after=sequence, limit=limit)
+        except BooksCorruptError as error:
+            self._broken(error)
+            raise
+
+    def _broken(self, error: Exception) -> None:
+        if self._gate.books_problem != BOOKS_BROKEN:  # once, not with every request
+            log.error("books_broken", problem=str(error))
+        self._gate.books_problem = BOOKS_BROKEN
+
     async def retry(self) -> None:
         """Try again to write what is kept; paid arms open when it works."""
         while self._unwritten and not self._under_way:
@@ -109,7 +137,7 @@ class Bookkeeper:
                 )
             except BooksFullError:
                 return
-        if self._gate.books_problem == FULL and not self._unwritten:
+        if self._gate.books_problem == BOOKS_FULL and not self._unwritten:
             self._gate.books_problem = ""
 
 

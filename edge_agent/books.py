@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from shared.decision.key_budget import KeyBudgetRow
 from shared.decision.lease import LeaseRow, ReservationRow
 from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceConfig, SpoolBody, SpoolRecord
 from shared.rows import quick_dataclass
+
+BOOKS_FULL: Final = "books_full"
+"""Why paid arms are closed while the disk has no room for what they cost (rule O_3)."""
+BOOKS_BROKEN: Final = "books_broken"
+"""And when the books have failed in another way: until the next start."""
 
 
 class MetaKey(StrEnum):

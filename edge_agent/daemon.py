@@ -208,7 +208,6 @@ def _session(
     link_up = agent.link_up
     return FleetSession(
         agent.engine,
-        books=agent.books,
         bookkeeper=agent.bookkeeper,
         service=agent.service,
         clock=agent.clock,

@@ -14,7 +14,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from edge_agent.attempts import AttemptEnd, AttemptPlan, RunningRequest
-from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutConfig, PutMeta, PutTable
+from edge_agent.books import (
+    BOOKS_BROKEN,
+    BOOKS_FULL,
+    BookEffect,
+    BooksSnapshot,
+    MetaKey,
+    PutConfig,
+    PutMeta,
+    PutTable,
+)
 from edge_agent.candidates import (
     CONTEXT_REASON,
     EMBEDDINGS,
@@ -59,7 +68,6 @@ from shared.errors import ConflictError, InvariantError, invariant
 from shared.limits import ATTEMPTS_MAX, ERROR_CHARS_MAX
 
 Effects = list[BookEffect]
-BOOKS_FULL = "books_full"
 
 
 @dataclass(frozen=True)
@@ -304,7 +312,7 @@ class AgentEngine:
         """Settle a failed attempt; `next_attempt` may follow."""
         request = self._requests[request_id]
         plan = request.under_way
-        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL):
+        if end.error not in (CONTEXT_REASON, UNSUPPORTED, BOOKS_FULL, BOOKS_BROKEN):
             self.health.failed(plan.arm.id, now_ms=now_ms)
         request.retry_after_s = max(request.retry_after_s, end.retry_after_s)
         request.problem, request.param = end.problem, end.param

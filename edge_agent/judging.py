@@ -18,7 +18,7 @@ import structlog
 
 from edge_agent.attempts import AttemptEnd, AttemptPlan
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import spooled_in
+from edge_agent.books import BOOKS_FULL, spooled_in
 from edge_agent.candidates import RequestFacts
 from edge_agent.engine import AgentEngine
 from edge_agent.grading import JUDGE_SOURCE
@@ -166,7 +166,7 @@ class JudgeRun:
         try:
             await self._bookkeeper.commit(reserved)
         except BooksFullError:
-            return self._ended(SettleKind.RELEASED, error="books_full"), None
+            return self._ended(SettleKind.RELEASED, error=BOOKS_FULL), None
         self._called = True
         call = ChatCall(request_id=self.call_id, arm=plan.arm, body=body, stream=False)
         finished: Finished | None = None

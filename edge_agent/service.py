@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from edge_agent.answering import LeaseNews, RequestRun, RunningAnswer
-from edge_agent.bookkeeper import FULL, Bookkeeper
-from edge_agent.books import BookEffect
+from edge_agent.bookkeeper import Bookkeeper
+from edge_agent.books import BOOKS_FULL, BookEffect
 from edge_agent.candidates import ArmCondition, RequestFacts, capabilities_of
 from edge_agent.device_limits import DeviceLimits
 from edge_agent.device_watch import DeviceWatch
@@ -101,7 +101,6 @@ class AgentService(AgentFacade):
         provider_keys: ProviderKeys | None = None,
     ) -> None:
         self._engine = engine
-        self._books = books
         self._bookkeeper = bookkeeper
         self._local = local
         self._cloud = cloud
@@ -261,7 +260,7 @@ class AgentService(AgentFacade):
         problems = [f"{s.arm}: {s.problem}" for s in statuses if s.problem]
         gate = self._engine.gate
         if gate.books_problem:
-            remedy = "free some disk" if gate.books_problem == FULL else "restart the agent"
+            remedy = "free some disk" if gate.books_problem == BOOKS_FULL else "restart the agent"
             problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
         unreadable = self._engine.outbox.unreadable
         if unreadable:
@@ -382,8 +381,7 @@ class AgentService(AgentFacade):
                 except BooksFullError:
                     return  # paid arms are closed now; the next round tries again
                 self._engine.gate.synced(raised)
-                if self._engine.gate.anybody_waits:
-                    self.lease_news.tell()
+                self._tell_who_waits()
 
     def _note_capabilities(self) -> None:
         """A model file may have been put into another's place."""
@@ -396,7 +394,7 @@ class AgentService(AgentFacade):
             after = outbox.overfull_after()
             if after is None:
                 return
-            records = await self._books.spooled(after=after, limit=COMPACT_RECORDS_MAX)
+            records = await self._bookkeeper.spool_after(after, limit=COMPACT_RECORDS_MAX)
             await self._bookkeeper.commit_or_keep(outbox.compact(outbox.identified(records)))
         log.warning("spool_compacted", records=len(records), after=after)
 
@@ -415,6 +413,12 @@ class AgentService(AgentFacade):
             if not self._untidy:  # once a trouble, not ten times a second
                 log.error("house_not_kept", problem=str(error))
             self._untidy = True
+        if self._engine.gate.books_problem:
+            self._tell_who_waits()  # neither a sync nor a lease will come
+
+    def _tell_who_waits(self) -> None:
+        if self._engine.gate.anybody_waits:
+            self.lease_news.tell()
 
     def _facts(self, request: ClientRequest) -> RequestFacts:
         name, origin = self._class_of(request)

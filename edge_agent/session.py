@@ -11,7 +11,6 @@ import structlog
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect, MetaKey, PutMeta
 from edge_agent.engine import AgentEngine, HelloFacts
-from edge_agent.ports import Books
 from edge_agent.provider_keys import ProviderKeys
 from edge_agent.service import AgentService
 from shared.clock import Clock
@@ -65,7 +64,6 @@ class FleetSession:
         self,
         engine: AgentEngine,
         *,
-        books: Books,
         bookkeeper: Bookkeeper,
         service: AgentService,
         clock: Clock,
@@ -78,7 +76,6 @@ class FleetSession:
     ) -> None:
         self._engine = engine
         self._keep_identity = keep_identity
-        self._books = books
         self._bookkeeper = bookkeeper
         self._service = service
         self._clock = clock
@@ -223,7 +220,7 @@ class FleetSession:
         if self._sent_through - outbox.acked >= UNACKED_RECORDS_MAX:
             return ()
         async with self._bookkeeper.spool_held:
-            found = await self._books.spooled(after=self._sent_through, limit=BATCH_RECORDS_MAX)
+            found = await self._bookkeeper.spool_after(self._sent_through, limit=BATCH_RECORDS_MAX)
             records = outbox.identified(found)
             if not records:
                 return records

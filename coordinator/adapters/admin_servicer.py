@@ -209,6 +209,17 @@ class AdminServicer(MoneyServicer):
                 decisions=[admin_views.decision(decision) for decision in decisions]
             )
 
+    async def ListAudit(
+        self, request: admin_pb2.ListAuditRequest, context: Context
+    ) -> admin_pb2.ListAuditReply:
+        """Who changed what, newest first."""
+        async with translated(context):
+            self._admit(context)
+            rows = await self._service.audit(limit=limit_of(request.limit))
+            return admin_pb2.ListAuditReply(
+                entries=[admin_pb2.AuditEntry(**vars(row)) for row in rows]
+            )
+
     async def CreateToken(
         self, request: admin_pb2.CreateTokenRequest, context: Context
     ) -> admin_pb2.CreateTokenReply:

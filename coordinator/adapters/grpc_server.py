@@ -25,6 +25,10 @@ SERVICES: Final = (
 )
 
 
+class AddressTakenError(ConfigError):
+    """Another process listens where this one should."""
+
+
 class GrpcServer:
     """A server that listens; leaving it drains the sessions."""
 
@@ -57,8 +61,10 @@ async def start_grpc(
 
     Raises
     ------
+    AddressTakenError
+        If the address cannot be bound.
     ConfigError
-        If the address cannot be bound or the certificate cannot be read.
+        If the certificate cannot be read.
     """
     server = grpc.aio.server(
         options=(
@@ -96,7 +102,7 @@ async def start_grpc(
         else:
             bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigError(
+        raise AddressTakenError(
             "listen", f"{address} cannot be bound: is another coordinator running? ({error})"
         ) from error
     await server.start()

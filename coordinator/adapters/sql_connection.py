@@ -221,7 +221,24 @@ def begin_recovery(connection: Connection, *, reason: str) -> None:
 
 def check_epoch(connection: Connection, *, epoch: int) -> None:
     """Refuse to write once another process has become the writer, and keep it so until commit."""
-    now = _read_epoch(connection)
+    _compare_epoch(_read_epoch(connection), epoch=epoch)
+
+
+def check_not_deposed(url: URL, *, epoch: int) -> None:
+    """Tell who holds the lock while our session is lost: the next writer, or still that session.
+
+    The server may take it for alive for a while; that passes.
+
+    Raises
+    ------
+    LostLeadershipError
+        If another process has become the writer.
+    """
+    with make_reader(url).connect() as reader:
+        _compare_epoch(_read_epoch(reader, kept=False), epoch=epoch)
+
+
+def _compare_epoch(now: int, *, epoch: int) -> None:
     if now != epoch:
         raise LostLeadershipError(
             f"another coordinator took over: the database is at epoch {now}, this process began "
@@ -229,8 +246,9 @@ def check_epoch(connection: Connection, *, epoch: int) -> None:
         )
 
 
-def _read_epoch(connection: Connection) -> int:
-    locked = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+def _read_epoch(connection: Connection, *, kept: bool = True) -> int:
+    """The epoch, which nobody raises before the end of the transaction if it is to be kept."""
+    locked = " FOR UPDATE" if kept and connection.dialect.name == "postgresql" else ""
     found = connection.exec_driver_sql(f"SELECT epoch FROM epoch{locked}")  # noqa: S608
     epoch: int | None = found.scalar()
     if epoch is None:

@@ -13,6 +13,7 @@ from coordinator.ports import DecisionRecord
 from coordinator.records import (
     MOVES,
     AdminTokenRow,
+    AuditRow,
     BookedCounts,
     BookedFeedback,
     BookedOutcome,
@@ -194,6 +195,16 @@ def load_ledger(
     if device_id:
         query = query.where(table.c.device_id == device_id)
     return [rows.ledger_row(row) for row in connection.execute(query).mappings()]
+
+
+def load_audit(connection: Connection, *, limit: int) -> Sequence[AuditRow]:
+    """Who changed what, newest first."""
+    table = schema.AUDIT
+    query = select(table).order_by(table.c.id.desc()).limit(limit)
+    return [
+        AuditRow(row.at_unix_ms, row.actor, row.action, row.detail)
+        for row in connection.execute(query)
+    ]
 
 
 def load_decisions(

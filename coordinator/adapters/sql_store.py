@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Engine, RootTransaction, Table
 from coordinator.adapters import sql_rows as rows
 from coordinator.adapters.sql_connection import (
     Mark,
+    WriterBusyError,
     check_epoch,
+    check_not_deposed,
     lock_file,
     make_engine,
     make_reader,
@@ -29,6 +31,7 @@ from coordinator.adapters.sql_errors import translated
 from coordinator.adapters.sql_load import (
     add_up,
     load_all,
+    load_audit,
     load_decisions,
     load_earlier,
     load_ledger,
@@ -42,6 +45,7 @@ from coordinator.adapters.sql_schema import METADATA
 from coordinator.adapters.sql_upkeep import add_everything_up, prune_dated, prune_learned
 from coordinator.ports import DecisionRecord, Progress, Store
 from coordinator.records import (
+    AuditRow,
     BookedCounts,
     BookedFeedback,
     BookedOutcome,
@@ -178,6 +182,11 @@ class SqlStore(Store):
                 transaction.connection, after_id=after_id, limit=limit, device_id=device_id
             )
 
+    def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        """Who changed what, newest first."""
+        with translated("read the audit"), self._begin() as transaction:
+            return load_audit(transaction.connection, limit=limit)
+
     def decisions(
         self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:
@@ -256,8 +265,12 @@ class SqlStore(Store):
         """A transaction that commits at its end, or rolls back when an error leaves it."""
         if self._connection is None:
             raise StoreError("the store is not open; call open() first")
-        with self._connection.begin() as transaction:
-            yield transaction
+        try:
+            with self._connection.begin() as transaction:
+                yield transaction
+        except WriterBusyError:
+            check_not_deposed(self._url, epoch=self._epoch)
+            raise
 
 
 def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:

@@ -14,6 +14,7 @@ import typer
 from coordinator.cli import (
     alarm,
     arm,
+    audit,
     decisions,
     device,
     fleet,
@@ -62,6 +63,7 @@ app.add_typer(arm.app, name="arm")
 app.add_typer(money.budget, name="budget")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(alarm.app, name="alarm")
+app.add_typer(audit.app, name="audit")
 app.add_typer(tables.app, name="table")
 app.add_typer(forecast, name="forecast")
 forecast.command("show")(fleet.forecast_show)

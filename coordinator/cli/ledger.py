@@ -74,6 +74,8 @@ def list_ledger(
         for row in rows
     ]
     console().print(table(columns, cells, right=["ID", "LEASE", "AMOUNT"]))
+    if not every and len(rows) == limit:
+        typer.echo(f"there may be more: --after {rows[-1].id}, or --all", err=True)
 
 
 @app.command("verify")

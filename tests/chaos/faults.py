@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.demo.processes import free_ports
-from edge_agent.bookkeeper import FULL
-from edge_agent.books import MetaKey
+from edge_agent.books import BOOKS_FULL, MetaKey
 from edge_agent.config import BOOKS_FILE
 from tests.chaos.load import Load, draw
 from tests.chaos.proxy import HalfOpen
@@ -319,7 +318,7 @@ def _victim(fault: Fault) -> str:
 
 def _books_are_full(agent: Agent) -> bool:
     problems: list[str] = agent.get("/health")["problems"]
-    return any(problem.startswith(FULL) for problem in problems)
+    return any(problem.startswith(BOOKS_FULL) for problem in problems)
 
 
 def _fill(path: Path) -> None:

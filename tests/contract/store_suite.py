@@ -512,6 +512,14 @@ class StoreSuite:
         assert [6] == [row.outcome.position for row in store.decisions(limit=9)]
         assert [ledger_row(1)] == list(store.ledger(after_id=0, limit=9))
 
+    def test_the_audit_is_read_newest_first(self, store: Store) -> None:
+        """Who changed what, as many rows as were asked for."""
+        audit = [AuditRow(at, "ann", "budget set", f"{at} nanos") for at in (10, 20, 20)]
+        store.commit(audit[:2])
+        store.commit(audit[2:])
+        assert audit[:0:-1] == list(store.audit(limit=2))
+        assert audit[::-1] == list(store.audit(limit=9))
+
     def test_old_audit_and_expired_join_tokens_go(self, bench: StoreBench, store: Store) -> None:
         """Used or not, the oldest first; what is as young as the limit stays."""
         audit = [AuditRow(at, "op", "did", "it") for at in (10, 20, 30, 40)]
@@ -521,6 +529,7 @@ class StoreSuite:
         assert 2 == store.prune(position=0, before_unix_ms=30, limit=1)
         assert tuple(tokens[1:]) == store.load().join_tokens
         assert 2 == store.prune(position=0, before_unix_ms=30, limit=9)
+        assert audit[:1:-1] == list(store.audit(limit=9))
         assert 0 == store.prune(position=0, before_unix_ms=30, limit=9)
         assert tuple(tokens[2:]) == self.reopened(bench, store).load().join_tokens
 

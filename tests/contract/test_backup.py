@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.adapters import sql_backup
 from coordinator.adapters.sql_backup import backup, restore
+from coordinator.adapters.sql_connection import begin_recovery
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.records import PutSetting, SettingKey
 from shared.errors import StoreError
@@ -118,6 +120,27 @@ def test_a_restore_that_is_cut_short_mixes_no_books(
     store.close()
     restore(url, out, mark_file=mark_file, progress=quiet)
     assert [] == list(tmp_path.glob("*.replaced*"))
+
+
+@pytest.mark.postgres
+def test_a_restore_that_is_cut_short_behind_the_rows_is_noticed_by_the_mark(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL has the old rows again, and nobody has told it that they are."""
+    mark_file, out = tmp_path / "epoch", tmp_path / "books.backup"
+    store = SqlStore(postgres, mark_file=mark_file)
+    store.open()
+    store.commit([WINDOW])
+    backup(postgres, out, progress=quiet)
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sql_backup, "begin_recovery", _cut_after([0], begin_recovery))
+        with pytest.raises(Cut):
+            restore(postgres, out, mark_file=mark_file, progress=quiet)
+    store = SqlStore(postgres, mark_file=mark_file)
+    store.open()
+    assert "restored from a backup" in store.load().settings[SettingKey.RECOVERY]
+    store.close()
 
 
 def _cut_after(left: list[int], operate: Callable[..., Any]) -> Callable[..., Any]:

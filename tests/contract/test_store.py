@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
-from coordinator.adapters.sql_connection import migrate
+from coordinator.adapters.sql_connection import WriterBusyError, make_engine, migrate, parse_url
 from coordinator.adapters.sql_schema import METADATA
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.ports import Store
@@ -382,6 +382,20 @@ class TestPostgresStore(SqlSuite):
         with pytest.raises(StoreError, match="another coordinator"):
             bench.store().open()
 
+    def test_a_lock_that_nobody_writes_by_is_waited_for(self, bench: SqlBench) -> None:
+        """It may be that of the session that was lost, which the server takes for alive."""
+        store = bench.store()
+        store.open()
+        bench.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        )
+        with make_engine(parse_url(bench.url)).connect():  # it has the lock, and no epoch
+            with pytest.raises(StoreError):
+                store.commit([ledger_row(1)])
+            with pytest.raises(WriterBusyError):
+                store.commit([ledger_row(1)])
+        store.commit([ledger_row(1)])
+
     def test_a_session_lost_to_a_rival_must_not_write(self, bench: SqlBench) -> None:
         """Whoever lost the lock with the session has lost the writer's role."""
         store, rival = bench.store(), bench.store()
@@ -391,6 +405,8 @@ class TestPostgresStore(SqlSuite):
         )
         rival.open()
         with pytest.raises(StoreError):
+            store.commit([ledger_row(1)])
+        with pytest.raises(LostLeadershipError):  # though the rival has the lock
             store.commit([ledger_row(1)])
         rival.close()
         with pytest.raises(LostLeadershipError):

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import httpx2 as httpx
+import psycopg
 import pytest
 
 from deploy.demo.processes import Child, Command, free_ports
@@ -52,6 +54,11 @@ def beside(fleet: Fleet, name: str, *, web_port: int = 0) -> Path:
     kept = [line for line in lines if not line.startswith(("web_listen", "state_dir"))]
     own = [f'web_listen = "127.0.0.1:{web_port}"', f'state_dir = "{state}"']
     return fleet.write(f"{name}.toml", "\n".join([*own, *kept, ""]))
+
+
+def database_url(fleet: Fleet) -> str:
+    """Where the fleet's books are."""
+    return str(tomllib.loads((fleet.folder / "coordinator.toml").read_text())["database_url"])
 
 
 def start_standby(fleet: Fleet) -> tuple[Child, str]:
@@ -113,6 +120,30 @@ def test_a_standby_takes_over_from_a_killed_coordinator(fleet: Fleet) -> None:
     ids = [row.id for row in fleet.ledger()]
     assert list(range(1, len(ids) + 1)) == ids
     assert took_s < TAKEOVER_S
+    fleet.tidectl("ledger", "verify")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("fleet", ["postgres"], indirect=True)
+def test_a_standby_takes_over_from_a_coordinator_that_lost_its_session(fleet: Fleet) -> None:
+    """The first lives and holds the address of both: it ends, and the standby has waited for it."""
+    child, url = start_standby(fleet)
+    wait_for(lambda: readiness(url) == (503, "standby"), what="the standby's page")
+    first = fleet.coordinator
+    assert first is not None
+    os.kill(
+        first.pid, signal.SIGSTOP
+    )  # else it might get its session back before the standby looks
+    with psycopg.connect(database_url(fleet), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        )
+    wait_for(lambda: "standby_waits_for_its_address" in child.log.read_text(), what="the takeover")
+    os.kill(first.pid, signal.SIGCONT)
+    assert first.wait(within_s=TAKEOVER_S)
+    wait_for(lambda: readiness(url) == (200, "ready"), within_s=TAKEOVER_S, what="the standby")
+    wait_for(lambda: answers(fleet), within_s=TAKEOVER_S, what="an answer")
+    assert "another coordinator took over" in first.log.read_text()
     fleet.tidectl("ledger", "verify")
 
 

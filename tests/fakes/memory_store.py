@@ -276,6 +276,9 @@ class MemoryStore(Store):
         rows = self._open_database().ledger
         return [row for row in rows[after_id:] if device_id in ("", row.device_id)][:limit]
 
+    def audit(self, *, limit: int) -> Sequence[AuditRow]:
+        return self._open_database().audit[::-1][:limit]
+
     def decisions(
         self, *, limit: int, device_id: str = "", request_id: str = "", after: int | None = None
     ) -> Sequence[DecisionRecord]:

@@ -45,8 +45,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation",
         description="Play the production engines and books under every fault, seed by seed.",
-        epilog="A run counts with 50 %% paid requests, 0.2 faults a request, 95 %% of the paid "
-        "candidates of its healthy window served, and 90 %% of what demand and budget allow spent.",
+        epilog="A run counts with 50 % paid requests, 0.2 faults a request, 95 % of the paid "
+        "candidates of its healthy window served, and 90 % of what demand and budget allow spent.",
     )
     parser.add_argument("--seeds", type=int, default=20, help="how many runs")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

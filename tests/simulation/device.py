@@ -158,7 +158,6 @@ class Device:
         self.answering = Answering(self)
         self.session = FleetSession(
             self.engine,
-            books=self.books,
             bookkeeper=self.keeper,
             service=_SERVICE,
             clock=self,

@@ -180,6 +180,11 @@ class AdminStub:
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
                 _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/tidegate.v1.Admin/ListAudit',
+                request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditReply.FromString,
+                _registered_method=True)
         self.ExportSpend = channel.unary_stream(
                 '/tidegate.v1.Admin/ExportSpend',
                 request_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ExportSpendRequest.SerializeToString,
@@ -365,6 +370,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudit(self, request, context):
+        """Who changed what, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportSpend(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -518,6 +530,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
                     response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditReply.SerializeToString,
             ),
             'ExportSpend': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportSpend,
@@ -1308,6 +1325,33 @@ class Admin:
             '/tidegate.v1.Admin/CreateToken',
             shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
             shared_dot_pb_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/ListAudit',
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+            shared_dot_pb_dot_v1_dot_admin__pb2.ListAuditReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -335,7 +335,10 @@ def test_a_late_word_below_what_is_booked_counts_as_the_full_lease(unspent: bool
     """Whoever says less than it has reported is not to be believed about the rest (rule L_5)."""
     account = written_off(unspent=unspent)
     alarm = close(account, 29)
-    assert "lease 1 of dev was closed at 29 nanos, with 30 booked of 100" in alarm
+    assert (
+        "lease 1 of dev was closed at $0.000000029, with $0.000000030 booked of $0.000000100"
+        in alarm
+    )
     assert alarm == ledger(account)[-1].note
     assert (30, 70, 0) == balances(account)
     assert LeaseEnd.CLOSED is lease(account).end
@@ -417,7 +420,7 @@ def test_every_lease_that_is_assumed_unspent_marks_its_window() -> None:
     account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 50, 1, 0))
     rows(account)
     assert 150 == account.write_off(DEVICE, at=4, note="ann", assume_unspent=True)
-    said = "100 nanos of dev, lease 1: ann; 50 nanos of dev, lease 2: ann"
+    said = "$0.000000100 of dev, lease 1: ann; $0.000000050 of dev, lease 2: ann"
     assert said == account.window(7).alarms
     assert [(LedgerKind.RELEASE, 100), (LedgerKind.CLOSE, 0)] == rows(account)[:2]
 

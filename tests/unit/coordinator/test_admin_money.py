@@ -16,6 +16,7 @@ from coordinator.registry import digest
 from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
 from coordinator.spend import DAY_MS
+from shared.decision.money import dollars
 from shared.decision.types import CostAdjustment, Feedback, Outcome, SpoolRecord
 from shared.pb.v1 import admin_pb2, admin_pb2_grpc
 from tests.fakes.memory_store import MemoryStore
@@ -110,9 +111,11 @@ async def test_a_write_off_needs_a_silent_device_and_a_reason(operator: Operator
 
     assert before.outstanding_nanos == reply.amount_nanos == reply.budget.unconfirmed_nanos
     assert 0 == reply.budget.unreported_nanos
-    audit = operator.store.database.audit[-1]
-    assert ("ann (bob)", "budget write-off") == (audit.actor, audit.action)
-    assert "stolen" in audit.detail
+    audit = (await operator.call("ListAudit", admin_pb2.ListAuditRequest(limit=1))).entries
+    assert [("ann (bob)", "budget write-off")] == [(row.actor, row.action) for row in audit]
+    assert f"pi-1: ${dollars(reply.amount_nanos)} written off; stolen" == audit[0].detail
+    code, _ = await refused(operator.call("ListAudit", admin_pb2.ListAuditRequest(), token="no"))
+    assert grpc.StatusCode.UNAUTHENTICATED == code
 
 
 async def test_a_rewind_needs_a_window_ahead_and_a_reason(operator: Operator) -> None:

@@ -94,3 +94,13 @@ def test_a_token_is_valid_for_a_hundred_years_at_most(nowhere: Path) -> None:
     assert 2 == refused.exit_code
     assert "--valid-for-days" in refused.output
     assert [] == list(nowhere.iterdir())
+
+
+def test_a_restore_that_nobody_agrees_to_is_refused(nowhere: Path) -> None:
+    """What was booked since the backup would be lost: a script has to say so."""
+    (nowhere / "coordinator.toml").write_text(
+        f'database_url = "sqlite:///{nowhere / "books.db"}"\n'
+    )
+    refused = call("restore", "--config", "coordinator.toml", "old.db")
+    assert 2 == refused.exit_code
+    assert "--yes" in refused.stderr

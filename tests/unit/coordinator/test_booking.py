@@ -316,7 +316,7 @@ def test_an_unclean_close_counts_until_a_clean_one() -> None:
 def test_usage_above_the_reservation_raises_an_alarm() -> None:
     """A wrong price or bound must not go unnoticed (rule S_4)."""
     booked = Desk().book(outcome("r1", 100, 101))
-    said = "arm cloud billed 101 nanos for request r1, above its worst case of 100"
+    said = "arm cloud billed $0.000000101 for request r1, above its worst case of $0.000000100"
     assert {"overrun:cloud": f"{said}: check its price and token bounds"} == booked.alarms
     assert {"cloud"} == booked.overrun_arms
 
@@ -362,7 +362,7 @@ def test_usage_that_comes_late_is_held_against_its_own_attempt(
     desk.earlier = EarlierFacts(outcomes=outcomes)
     booked = desk.book(CostAdjustment("r1", 1, 41, "usage came late"), first=booked.spool.acked + 1)
     assert {"wanted"} == booked.overrun_arms
-    said = "arm wanted billed 101 nanos for request r1, above its worst case of 100"
+    said = "arm wanted billed $0.000000101 for request r1, above its worst case of $0.000000100"
     assert {"overrun:wanted": f"{said}: check its price and token bounds"} == booked.alarms
 
 
@@ -380,7 +380,10 @@ def test_a_request_that_got_dearer_and_is_not_in_the_books_raises_an_alarm(
 def test_an_impossible_close_raises_an_alarm() -> None:
     """It says what was told and what was booked (rule L_5)."""
     booked = Desk().book(outcome("r1", 50), LeaseClose(1, 10, clean=True, reason="expired"))
-    said = "lease 1 of d1 was closed at 10 nanos, with 50 booked of 300: the full lease is booked"
+    said = (
+        "lease 1 of d1 was closed at $0.000000010, with $0.000000050 booked of $0.000000300: the "
+        "full lease is booked"
+    )
     assert {"close:d1": said} == booked.alarms
 
 

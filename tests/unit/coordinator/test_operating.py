@@ -10,6 +10,7 @@ from coordinator.alerts import Alert, AlertKind
 from coordinator.messages import LeaseSent, Message
 from coordinator.records import AuditRow, DeviceRow
 from coordinator.sessions import Reaction
+from shared.decision.money import dollars
 from shared.decision.types import CostAdjustment, LeaseClose, LeaseStatus, SettleKind
 from shared.errors import ConflictError, NotFoundError
 from tests.unit.coordinator.test_fleet_flow import BUDGET, FLEET, WORST, Fleet, paid
@@ -84,7 +85,7 @@ def test_a_late_cost_above_the_reservation_is_an_overrun(fleet: Told) -> None:
     assert [] == fleet.told()
     fleet.report(CostAdjustment("a", number, 7, "usage came late"))
     assert ["overrun:large"] == fleet.told()
-    assert f"billed {WORST + 7} nanos" in fleet.engine.alarms["overrun:large"]
+    assert f"billed ${dollars(WORST + 7)}" in fleet.engine.alarms["overrun:large"]
     assert frozenset({"large"}) == fleet.engine.disabled_arms
     assert WORST + 7 == fleet.window.settled_nanos
 
@@ -135,7 +136,7 @@ def test_money_assumed_unspent_is_an_alarm_until_it_is_cleared(fleet: Told) -> N
     fleet.does(reaction)
     assert ["unspent:dev"] == fleet.told()
     fleet.restart()
-    assert f"{amount} nanos" in fleet.engine.alarms["unspent:dev"]
+    assert f"${dollars(amount)} of device" in fleet.engine.alarms["unspent:dev"]
     fleet.does(fleet.engine.clear_alarm("unspent:dev", actor="ann", unix_ms=fleet.now))
     assert ["-unspent:dev"] == fleet.told()
     budget = money_views.budget(fleet.engine, now_unix_ms=fleet.now)

@@ -154,7 +154,7 @@ def test_what_is_assumed_unspent_marks_its_window() -> None:
     made = account()
     assert 260 == made.write_off("d1", at=2, note="ann", assume_unspent=True)
     window = made.window(7)
-    assert (960, "260 nanos of d1, lease 1: ann") == (window.free_nanos, window.alarms)
+    assert (960, "$0.000000260 of d1, lease 1: ann") == (window.free_nanos, window.alarms)
     made.settle("d1", 1, cost=30, request_id="late", at=3)
     assert 70 == made.window(7).settled_nanos
     assert [] == differences(*books(made))

@@ -11,11 +11,11 @@ import pytest
 
 from edge_agent.adapters.sqlite_books import SqliteBooks
 from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BookEffect, BooksSnapshot, MetaKey, PutMeta
+from edge_agent.books import BookEffect, BooksSnapshot, DropLease, MetaKey, PutMeta
 from edge_agent.gate import Gate
 from edge_agent.outbox import Outbox
 from shared.decision.types import Feedback, LeaseClose, Outcome, SettleKind, SpoolSummary
-from shared.errors import BooksFullError, StoreError
+from shared.errors import BooksCorruptError, BooksFullError, StoreError
 from shared.limits import UNWRITTEN_RECORDS_MAX
 from tests.fakes.memory_books import MemoryBooks
 from tests.unit.edge_agent.test_outbox import paid
@@ -171,6 +171,29 @@ async def test_broken_books_stay_broken_when_the_disk_has_room_again() -> None:
     desk.books.fail_with = None
     await desk.keeper.retry()
     assert "books_broken" == desk.gate.books_problem
+
+
+async def test_books_that_cannot_be_read_any_more_close_the_paid_arms(tmp_path: Path) -> None:
+    """What was spent by them cannot be told: writing may go well for long (rule O_3)."""
+    path = tmp_path / "books.db"
+    desk = Desk(SqliteBooks(path))
+    await desk.spool()
+    for file in (path, path.with_name("books.db-wal")):
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(BooksCorruptError):
+        await desk.keeper.spool_after(0, limit=9)
+    assert "books_broken" == desk.gate.books_problem
+    await desk.books.close()
+
+
+async def test_a_close_survives_a_loss_of_power() -> None:
+    """It is synced in any case, and with it what was committed before (rule L_5)."""
+    desk = Desk()
+    await desk.spool()
+    await desk.keeper.commit([*desk.outbox.spool(BODY), DropLease(1)])
+    await desk.spool()
+    desk.books.disk.lose_power()
+    assert [1, 2] == desk.written
 
 
 async def test_a_spooled_fact_wakes_the_link() -> None:

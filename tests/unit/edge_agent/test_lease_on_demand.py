@@ -18,6 +18,7 @@ from edge_agent.requests import RequestRefused
 from shared.decision.lease import LeaseWish
 from shared.decision.table import TableArm
 from shared.decision.types import Fallout, LeaseStatus, RequestStatus, SettleKind
+from shared.errors import BooksFullError, StoreError
 from tests.fakes.samples import WORST_CASE_NANOS, cloud_arm, granted, local_arm
 from tests.unit.edge_agent.test_request_flow import (
     an_engine,
@@ -301,6 +302,31 @@ async def test_a_running_request_goes_on_with_the_next_sync(on_demand: bool) -> 
     else:
         with pytest.raises(RequestRefused):
             await asking
+
+
+@pytest.mark.parametrize("problem", [BooksFullError("no space"), StoreError("a hole")])
+async def test_nobody_waits_for_books_that_take_nothing(
+    problem: StoreError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a sync nor a lease will come: the next arm answers at once (rule O_3)."""
+    monkeypatch.setattr(service, "HOUSE_KEEPING_S", 3_600.0)
+    monkeypatch.setattr(answering, "SYNC_WAIT_S", 3_600.0)
+    monkeypatch.setattr(answering, "LEASE_WAIT_S", 3_600.0)
+    agent = Agent()
+    agent.engine.gate.on_demand = True
+    await agent.service.start()
+    for_lease = asyncio.create_task(agent.chat(ask("r1", deadline_ms=7_200_000)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert agent.engine.gate.anybody_waits
+    lent = agent.engine.gate.granted(granted(), incarnation="i1", boot_ms=0)
+    await agent.books.commit(lent)  # not synced, and the first has not heard of it
+    agent.books.fail_with = problem
+    for_sync = asyncio.create_task(agent.chat(ask("r2", deadline_ms=7_200_000)))
+    for asking in (for_lease, for_sync):
+        assert "local" == words(await read(await asking))
+    assert not agent.engine.gate.anybody_waits
+    await agent.service.stop(grace_s=0.0)
 
 
 async def test_a_wait_for_a_sync_ends_with_the_deadline_if_another_arm_can_answer(

@@ -24,7 +24,6 @@ def session_of(agent: Agent) -> FleetSession:
     """The session of an agent."""
     return FleetSession(
         agent.engine,
-        books=agent.books,
         bookkeeper=agent.keeper,
         service=agent.service,
         clock=SystemClock(),

@@ -45,7 +45,7 @@ from shared.decision.types import (
     SettleKind,
     SpoolBody,
 )
-from shared.errors import BooksFullError
+from shared.errors import BooksFullError, StoreError
 from tests.fakes.memory_books import MemoryBooks
 from tests.fakes.samples import (
     WORST_CASE_NANOS,
@@ -631,6 +631,33 @@ async def test_with_a_full_disk_the_local_arm_answers() -> None:
     assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
     second = await agent.chat(ask("r2"))
     assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_with_broken_books_the_local_arm_answers() -> None:
+    """They close the paid arms until the next start, and no client goes without (promise P2)."""
+    agent = await an_agent()
+    agent.cloud.play.until = asyncio.Event()
+    paid = await agent.chat(ask())
+    agent.books.fail_with = StoreError("the disk has a hole")
+    agent.cloud.play.until.set()
+    assert "Hello" == words(await read(paid))
+    for number in (2, 3):
+        answer = await agent.chat(ask(f"r{number}"))
+        assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
+        assert "table;without:cloud=books_broken" == answer.head.reason
+    assert 1 == len(agent.cloud.calls)
+    (problem,) = agent.service.readiness().problems
+    assert "books_broken: paid arms are closed; restart the agent" == problem
+
+
+async def test_a_reservation_that_broken_books_refuse_is_not_acted_on() -> None:
+    """Nor is the arm taken for a bad one."""
+    agent = await an_agent()
+    agent.books.fail_with = StoreError("the disk has a hole")
+    answer = await agent.chat(ask())
+    assert ("tiny", "local") == (answer.head.arm, words(await read(answer)))
+    assert "fallback:cloud=books_broken" == answer.head.reason
+    assert [] == agent.cloud.calls
 
 
 async def test_what_a_refused_paid_arm_left_to_write_does_not_fail_the_local_one(

@@ -45,7 +45,6 @@ class Agent:
         service: Any = SimpleNamespace()
         self.session = FleetSession(
             self.engine,
-            books=self.books,
             bookkeeper=self.keeper,
             service=service,
             clock=SystemClock(),

@@ -70,6 +70,16 @@ TABLES = admin_pb2.TablesOfClass(
     pinned=admin_pb2.PinnedTable(device_class="pi", version=3, actor="ann"),
     earlier=[admin_pb2.TableVersion(version=5), admin_pb2.TableVersion(version=1)],
 )
+AUDIT = admin_pb2.ListAuditReply(
+    entries=[
+        admin_pb2.AuditEntry(
+            at_unix_ms=1_795_000_000_000,
+            actor="operator (ann)",
+            action="budget write-off",
+            detail="kitchen: $0.01 written off; lost at sea",
+        )
+    ]
+)
 DECISION = admin_pb2.Decision(
     device_id="d-1",
     device_class="pi",
@@ -114,6 +124,7 @@ def _cells(tidectl: Tidectl, *args: str) -> list[list[str]]:
         ("ListDecisions", admin_pb2.ListDecisionsReply(decisions=[DECISION]), ["decision", "list"]),
         ("PauseSpend", admin_pb2.SpendState(paused=True), ["pause-spend"]),
         ("ListLedger", admin_pb2.ListLedgerReply(), ["ledger", "list"]),
+        ("ListAudit", AUDIT, ["audit", "list"]),
     ],
 )
 def test_every_reply_comes_as_json_and_as_a_table_of_a_hundred_columns(
@@ -325,6 +336,15 @@ def test_ledger_lists_one_page(tidectl: Tidectl, coordinator: FakeCoordinator) -
     asked = coordinator.asked("ListLedger")
     assert (asked.device, asked.after_id, asked.limit) == ("d-1", 10, 5)
     assert cells[-1] == ["11", "-", "settle", "-", "-", "-$0.000000011", "-", "-"]
+
+
+def test_a_full_page_of_the_ledger_says_how_to_see_more(
+    tidectl: Tidectl, coordinator: FakeCoordinator
+) -> None:
+    """It begins with the oldest rows: else a short page would look like the whole."""
+    coordinator.replies["ListLedger"] = _ledger(11, 12)
+    assert "--after 12, or --all" in tidectl("ledger", "list", "--limit", "2").stderr
+    assert "--all" not in tidectl("ledger", "list", "--limit", "3").stderr
 
 
 def test_ledger_all_follows_the_pages(tidectl: Tidectl, coordinator: FakeCoordinator) -> None:
