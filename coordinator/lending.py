@@ -93,7 +93,8 @@ class Lending:
             reason = (
                 f"budget {config.budget.name}: ${dollars(window.free_nanos)} of "
                 f"${dollars(window.enforced_nanos)} are free until the window ends, and "
-                f"${dollars(max(worst_case_nanos, wish.needed_nanos))} were asked for"
+                f"${dollars(max(worst_case_nanos, wish.needed_nanos))} were asked for; wait "
+                "for the next window or raise the budget"
             )
             refused = LeaseRefused(config.budget.name, reason, RETRY_AFTER_MS, exhausted=True)
             return Reaction(sends=[(device.id, refused)])
@@ -142,7 +143,10 @@ class Lending:
             return "the budget window is over and the next has not begun", RETRY_AFTER_MS
         wait_ms = device.lends_from_unix_ms - unix_ms
         if wait_ms > 0:
-            reason = f"{device.unclean_closes} leases in a row were not closed cleanly"
+            reason = (
+                f"{device.unclean_closes} leases in a row were not closed cleanly: see why the "
+                "device's process dies"
+            )
             return reason, wait_ms
         return "", 0
 

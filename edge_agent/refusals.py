@@ -101,8 +101,8 @@ def refusal_for(
             429,
             "budget_exceeded",
             f"the budget {budget or 'of the fleet'!r} allows no paid call now "
-            f"({why or 'no lease with room for the worst case'}){keys}: {named}. Wait for the next "
-            "window, raise the budget, or ask for a local model",
+            f"({why or 'no lease with room for the worst case'}){keys}: {named}. Try again later, "
+            "or ask for a local model",
             retry_after_s=RETRY_AFTER_BUDGET_S,
             fallouts=fallouts,
         )

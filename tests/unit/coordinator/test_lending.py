@@ -179,7 +179,7 @@ def test_money_that_is_used_up_is_refused_as_such() -> None:
     """With what is left of how much, and what would have been too much of it."""
     reason = (
         "budget cloud: $0.100000000 of $0.100000000 are free until the window ends, and "
-        "$0.100000001 were asked for"
+        "$0.100000001 were asked for; wait for the next window or raise the budget"
     )
     refused = Lender().refusal(worst_case_nanos=100 * WORST + 1)
     assert LeaseRefused("cloud", reason, 2_000, exhausted=True) == refused
@@ -188,7 +188,7 @@ def test_money_that_is_used_up_is_refused_as_such() -> None:
 def test_a_device_that_did_not_close_its_leases_cleanly_waits() -> None:
     """Until the time that was booked with the last of them, whatever sessions begin (rule L_4)."""
     lender = Lender(device=replace(DEVICE, unclean_closes=2, lends_from_unix_ms=3_000))
-    reason = "2 leases in a row were not closed cleanly"
+    reason = "2 leases in a row were not closed cleanly: see why the device's process dies"
     assert LeaseRefused("cloud", reason, 2_000) == lender.refusal(unix_ms=1_000)
     lender.sessions["dev"] = replace(lender.sessions["dev"], incarnation="inc-10")
     assert 1 == lender.refusal(unix_ms=2_999).retry_after_ms
