@@ -142,7 +142,7 @@ def version() -> None:
 
 def main() -> None:
     """The console script."""
-    run_command(cli, name="tidegate-coordinator")
+    run_command(cli, name="tidegate-coordinator", extra="coordinator")
 
 
 if __name__ == "__main__":

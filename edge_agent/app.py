@@ -6,21 +6,33 @@ import asyncio
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import stamina.instrumentation
 import typer
 
 from edge_agent import config as agent_config
-from edge_agent.cli.on_demand import CommandsOnDemand
 from edge_agent.cli.options import ConfigFile
 from shared import logs
 from shared.console import HELP, run_command
+from shared.on_demand import CommandsOnDemand
 from shared.version import PROTOCOL_VERSION, SOFTWARE_VERSION
+
+
+class Commands(CommandsOnDemand):
+    """What the daemon can do without."""
+
+    places: ClassVar = {
+        "bench": "edge_agent.cli.bench:bench",
+        "doctor": "edge_agent.cli.doctor:doctor",
+        "init": "edge_agent.cli.init:init",
+        "models": "edge_agent.cli.models:app",
+    }
+
 
 cli = typer.Typer(
     name="tidegate-agent",
-    cls=CommandsOnDemand,
+    cls=Commands,
     help="Answer OpenAI requests on this device: with local models, and with paid ones when that "
     "pays off.",
     no_args_is_help=True,
@@ -92,7 +104,7 @@ def _event_loop(main: Any) -> None:
 
 def main() -> None:
     """The console script."""
-    run_command(cli, name="tidegate-agent")
+    run_command(cli, name="tidegate-agent", extra="edge")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,16 @@ HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 """A command's settings: help by its short name too."""
 
 
-def run_command(cli: Callable[..., Any], *, name: str) -> None:
+def run_command(cli: Callable[..., Any], *, name: str, extra: str) -> None:
     """Run a console script: errors that were foreseen become one line and exit code 1.
 
     `--version` is what people try first, and means the command `version`.
+
+    Parameters
+    ----------
+    extra : str
+        Of the package's extras, the one that brings what this program needs: its script is there in
+        every environment.
     """
     arguments = sys.argv[1:]
     try:
@@ -27,6 +33,11 @@ def run_command(cli: Callable[..., Any], *, name: str) -> None:
     except PermissionError as error:
         path, why = error.filename, error.strerror
         problem = f"{path}: {why}; run this as its owner, `sudo -u OWNER ...`"
+    except ModuleNotFoundError as error:
+        problem = (
+            f"this environment has no {error.name!r}: it was installed without what {name} needs; "
+            f"say pip install 'tidegate[{extra}]', or bootstrap an environment for it"
+        )
     else:
         return
     typer.echo(f"{name}: {problem}", err=True)

@@ -5,34 +5,42 @@ Each command lives in a module of its own; here they only get their names.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import typer
 
-from coordinator.lab import (
-    evaluate,
-    forecast,
-    replay,
-    reproduce,
-    simulate,
-    tradeoff,
-    train_classifier,
-)
 from shared.console import HELP, run_command
+from shared.on_demand import CommandsOnDemand
 from shared.version import SOFTWARE_VERSION
+
+
+class Commands(CommandsOnDemand):
+    """Each of them loads more than the others need."""
+
+    places: ClassVar = {
+        "evaluate": "coordinator.lab.evaluate:command",
+        "forecast": "coordinator.lab.forecast:command",
+        "plan": "coordinator.lab.tradeoff:command",
+        "replay": "coordinator.lab.replay:command",
+        "reproduce": "coordinator.lab.reproduce:command",
+        "simulate": "coordinator.lab.simulate:command",
+        "train-classifier": "coordinator.lab.train_classifier:command",
+    }
+
 
 cli = typer.Typer(
     name="tidegate-lab",
+    cls=Commands,
     help="Ask a trace before you spend money: nothing here needs a coordinator.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
-cli.command("evaluate")(evaluate.command)
-cli.command("forecast")(forecast.command)
-cli.command("plan")(tradeoff.command)
-cli.command("replay")(replay.command)
-cli.command("reproduce")(reproduce.command)
-cli.command("simulate")(simulate.command)
-cli.command("train-classifier")(train_classifier.command)
+
+
+@cli.callback()
+def lab() -> None:
+    """Keeps `version` a command, though it is the only one that is there at once."""
 
 
 @cli.command()
@@ -43,7 +51,7 @@ def version() -> None:
 
 def main() -> None:
     """The console script."""
-    run_command(cli, name="tidegate-lab")
+    run_command(cli, name="tidegate-lab", extra="lab")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ def pull_command(
     """
     settings = load(config)
     library, pulled = _library(settings), []
+    models = settings.placed_models
+    if models and not what and all(_is_here(model) for model in models):
+        if output is OutputFormat.JSON:
+            show_json({"pulled": []})
+        else:
+            typer.echo("nothing is missing: no model of the configuration has a `source`")
+        return
     for arm, wanted in _wanted(settings, what or [], sha256=sha256):
         with showing(output) as progress, _going_on(wanted):
             done = pull(
@@ -162,6 +169,11 @@ def remove_command(
         show_json({"removed": str(path), "freed_bytes": freed})
         return
     typer.echo(f"removed {path}: {size_text(freed)} are free again")
+
+
+def _is_here(model: ModelConfig) -> bool:
+    """Whether the operator has put the model's file there, as its configuration says."""
+    return not model.source and Path(model.path).exists()
 
 
 def _library(settings: AgentConfig) -> ModelLibrary:

@@ -28,6 +28,14 @@ def failing(error: Exception) -> Any:
             PermissionError(13, "Permission denied", "books.db"),
             "some-tool: books.db: Permission denied; run this as its owner, `sudo -u OWNER ...`\n",
         ),
+        (
+            ModuleNotFoundError("No module named 'psutil'", name="psutil"),
+            (
+                "some-tool: this environment has no 'psutil': it was installed without what "
+                "some-tool needs; say pip install 'tidegate[edge]', or bootstrap an environment "
+                "for it\n"
+            ),
+        ),
     ],
 )
 def test_what_was_foreseen_is_one_line(
@@ -35,7 +43,7 @@ def test_what_was_foreseen_is_one_line(
 ) -> None:
     """And the exit status 1; no traceback."""
     with pytest.raises(SystemExit) as ended:
-        run_command(failing(error), name="some-tool")
+        run_command(failing(error), name="some-tool", extra="edge")
     assert 1 == ended.value.code
     assert says == capsys.readouterr().err
 
@@ -43,7 +51,7 @@ def test_what_was_foreseen_is_one_line(
 def test_a_defect_keeps_its_traceback() -> None:
     """It is for whoever mends it."""
     with pytest.raises(ZeroDivisionError):
-        run_command(failing(ZeroDivisionError()), name="some-tool")
+        run_command(failing(ZeroDivisionError()), name="some-tool", extra="edge")
 
 
 @pytest.mark.parametrize(
@@ -55,5 +63,5 @@ def test_the_version_is_told_as_everywhere(
     """`--version` alone is the command `version`."""
     monkeypatch.setattr(sys, "argv", ["some-tool", *given])
     seen: list[Any] = []
-    run_command(lambda **said: seen.append(said), name="some-tool")
+    run_command(lambda **said: seen.append(said), name="some-tool", extra="edge")
     assert [{"args": taken, "prog_name": "some-tool"}] == seen

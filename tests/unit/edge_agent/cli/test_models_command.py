@@ -95,6 +95,16 @@ def test_a_pull_without_arguments_fetches_what_is_missing(agent: Agent, hub: Hub
     assert [] == hub.asked
 
 
+def test_a_pull_finds_nothing_missing_where_files_were_put_by_hand(agent: Agent) -> None:
+    """As `init` with a path leaves it: that is no mistake."""
+    (agent.folder / "mine.gguf").write_bytes(TINY_BYTES)
+    agent.configure(f'arm = "mine"\npath = "{agent.folder / "mine.gguf"}"')
+    done = agent("pull")
+    assert 0 == done.exit_code, done.output
+    assert "nothing is missing" in done.stdout
+    assert [] == agent.json("pull")["pulled"]
+
+
 def test_a_pull_of_a_source_goes_into_the_library(agent: Agent, hub: HubServer) -> None:
     """It says how to use what has come, and how to pin it."""
     done = agent("pull", f"{hub.cdn_url}/owner/repo/other.gguf")

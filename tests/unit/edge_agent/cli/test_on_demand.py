@@ -8,8 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.app import cli
-from edge_agent.cli.on_demand import PLACES
+from edge_agent.app import Commands, cli
 
 
 def test_the_daemon_loads_nothing_that_only_commands_need() -> None:
@@ -33,7 +32,7 @@ def test_help_tells_of_every_command() -> None:
     """Those that are loaded later as well, with their first line."""
     result = CliRunner().invoke(cli, ["--help"])
     assert 0 == result.exit_code
-    for text in ("run", "example", "schema", "version", *PLACES, "Measure how fast"):
+    for text in ("run", "example", "schema", "version", *Commands.places, "Measure how fast"):
         assert text in result.output
 
 
