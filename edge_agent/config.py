@@ -43,6 +43,7 @@ from shared.units import Address
 
 BUDGET_WINDOW_MIN: Final = timedelta(seconds=10)
 BOOKS_FILE: Final = "books.db"
+JOIN_KEY: Final = "coordinator.join_token"
 _ORIGIN: Final = re.compile(r"https?://[^/?#@\s]+", re.IGNORECASE)
 
 
@@ -398,7 +399,7 @@ def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ..
     for index, each in enumerate(config.keys):
         problems += secret_problem(f"keys[{index}].key", each.key)
     if config.coordinator.join_token:
-        problems += secret_problem("coordinator.join_token", config.coordinator.join_token)
+        problems += secret_problem(JOIN_KEY, config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):
         if model.source and not Path(model.path).exists():
             remedy = f"is not here yet: tidegate-agent models pull {model.arm}{option}"

@@ -293,6 +293,10 @@ class CloudClient(ChatBackend, EmbeddingBackend):
     """
 
     @abstractmethod
+    def key_problem(self, arm: Arm) -> str:
+        """Why a paid arm cannot be called for want of its key; empty if it can."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Close every connection."""
 

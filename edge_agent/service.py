@@ -47,6 +47,7 @@ from edge_agent.requests import (
 )
 from shared.clock import Clock
 from shared.decision.types import (
+    Arm,
     ArmKind,
     CloudSettings,
     DeviceState,
@@ -256,13 +257,57 @@ class AgentService(AgentFacade):
         return await self._feedback.give(request_id, score=score, source=source, key_tag=key_tag)
 
     def readiness(self) -> Readiness:
-        statuses = self._local.status()
-        problems = [f"{s.arm}: {s.problem}" for s in statuses if s.problem]
-        gate = self._engine.gate
+        engine, classifier = self._engine, self._classifier
+        config, table, conditions = engine.config, engine.table, self.conditions()
+        keyless = {arm.id: why for arm in config.arms if (why := self._why_keyless(arm))}
+        usable = [
+            arm.id
+            for arm in config.arms
+            if arm.enabled and arm.id not in keyless and _usable(conditions.get(arm.id))
+        ]
+        problems = [f"{each.arm}: {each.problem}" for each in self._local.status() if each.problem]
+        problems += [f"{arm}: {problem}" for arm, problem in keyless.items()]
+        problems += [
+            f"{arm}: the fleet has no arm of this name for this device, so nothing is asked of it"
+            for arm in self.local_arms()
+            if config.arm(arm) is None
+        ]
+        problems += self._books_problems()
+        problems += [
+            f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
+            for closed in self.watch.limits.fallouts
+        ]
+        problems += [
+            f"task class {name}: its grader cannot be used here: {why}"
+            for name, why in engine.grading.problems.items()
+        ]
+        if classifier is not None and classifier.problem:
+            problems.append(f"requests without a task class are `other`: {classifier.problem}")
+        return Readiness(
+            ready=bool(usable) and not self._stopping,
+            problems=tuple(problems),
+            details={
+                "arms": usable,
+                "classifier_classes": list(classifier.classes) if classifier else [],
+                "table_version": table.version if table else 0,
+                "config_version": config.version,
+                "requests_in_flight": engine.requests_in_flight,
+                "spool_waiting": engine.outbox.waiting,
+                "lease_available_nanos": engine.gate.available_nanos,
+            },
+        )
+
+    def _why_keyless(self, arm: Arm) -> str:
+        if arm.cloud is not None and self._key_problem(arm.cloud):
+            return "its key has not come from the coordinator yet"
+        return self._cloud.key_problem(arm)
+
+    def _books_problems(self) -> list[str]:
+        """Why money is not spent, and what is wrong with the books."""
+        gate, unreadable, problems = self._engine.gate, self._engine.outbox.unreadable, []
         if gate.books_problem:
             remedy = "free some disk" if gate.books_problem == BOOKS_FULL else "restart the agent"
             problems.append(f"{gate.books_problem}: paid arms are closed; {remedy}")
-        unreadable = self._engine.outbox.unreadable
         if unreadable:
             problems.append(
                 f"{len(unreadable)} records of the books cannot be read, the last one is "
@@ -274,37 +319,7 @@ class AgentService(AgentFacade):
             problems.append(f"quarantined: {gate.quarantined}")
         if gate.spend_paused:
             problems.append("spending is paused: paid arms are closed")
-        problems += [
-            f"{arm}: its key has not come from the coordinator yet"
-            for arm, condition in self.conditions().items()
-            if condition.problem == NO_KEY
-        ]
-        problems += [
-            f"{closed.arm} arms are closed by a limit of this device: {closed.reason}"
-            for closed in self.watch.limits.fallouts
-        ]
-        problems += [
-            f"task class {name}: its grader cannot be used here: {why}"
-            for name, why in self._engine.grading.problems.items()
-        ]
-        classifier = self._classifier
-        if classifier is not None and classifier.problem:
-            problems.append(f"requests without a task class are `other`: {classifier.problem}")
-        table = self._engine.table
-        usable = [arm for arm, condition in self.conditions().items() if _usable(condition)]
-        return Readiness(
-            ready=bool(usable) and not self._stopping,
-            problems=tuple(problems),
-            details={
-                "arms": usable,
-                "classifier_classes": list(classifier.classes) if classifier else [],
-                "table_version": table.version if table else 0,
-                "config_version": self._engine.config.version,
-                "requests_in_flight": self._engine.requests_in_flight,
-                "spool_waiting": self._engine.outbox.waiting,
-                "lease_available_nanos": gate.available_nanos,
-            },
-        )
+        return problems
 
     def conditions(self) -> dict[str, ArmCondition]:
         """What can be said of every arm now, from memory."""

@@ -127,6 +127,14 @@ class OpenAiCloud(CloudClient):
             raise InvariantError(f"arm {arm.id} is no cloud arm")
         return _Attempt(arm, body, stream=stream, settings=settings, secret=self._secret(arm))
 
+    def key_problem(self, arm: Arm) -> str:
+        """What a call of this arm would fail with before it is made."""
+        try:
+            self._secret(arm)
+        except ArmFailed as error:
+            return str(error)
+        return ""
+
     async def close(self) -> None:
         """Close every connection."""
         session, self._session = self._session, None

@@ -8,10 +8,11 @@ from pathlib import Path
 from edge_agent.adapters.classifier import SHIPPED_MODEL, OnnxClassifier
 from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.http_api import ApiKey
+from edge_agent.adapters.identity_file import IdentityFile
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.adapters.llama_cpp.supervisor import LlamaWorker
 from edge_agent.candidates import OTHER_CLASS
-from edge_agent.config import AgentConfig, check
+from edge_agent.config import JOIN_KEY, AgentConfig, check
 from edge_agent.ports import LocalModel
 from shared.clock import Clock
 from shared.decision.key_budget import KeyBudget
@@ -73,6 +74,8 @@ def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
 def problems_of(settings: AgentConfig, *, file: Path | None) -> tuple[Problem, ...]:
     """What this machine lacks of what the configuration names, else what is no good of it."""
     missing = check(settings, file=file)
+    if IdentityFile(settings.books_path).read() is not None:  # the join token has done its work
+        missing = tuple(each for each in missing if each.key != JOIN_KEY)
     return missing or (*_unusable_models(settings), *_unusable_parts(settings))
 
 
@@ -154,5 +157,5 @@ def link_target(settings: AgentConfig) -> LinkTarget:
         ca_file=Path(link.ca_file) if link.ca_file else None,
         device_name=settings.name,
         device_class=link.device_class,
-        join_token=lambda: read_secret(link.join_token, key="coordinator.join_token"),
+        join_token=lambda: read_secret(link.join_token, key=JOIN_KEY),
     )

@@ -955,3 +955,5 @@ async def test_a_missing_key_is_said_before_anything_is_sent(
     assert "arm gpt" in str(failed)
     assert "lines" not in str(failed).replace("spaces, line breaks", "")
     assert upstream.connections == 0
+    assert str(failed) == client.key_problem(call_of("http://x", api_key_ref=reference).arm)
+    assert "" == client.key_problem(call_of("http://x", api_key_ref="").arm)

@@ -9,7 +9,7 @@ from edge_agent.adapters.coordinator_link import LinkTarget
 from edge_agent.adapters.doctor.finding import Finding, fail, ok, warn
 from edge_agent.adapters.doctor.machine import clock_in_step
 from edge_agent.adapters.greeting import Greeting, NotGreeted, greet
-from edge_agent.config import AgentConfig
+from edge_agent.config import JOIN_KEY, AgentConfig
 from shared.clock import Clock
 from shared.errors import ConfigError
 from shared.settings import secret_problem
@@ -63,7 +63,7 @@ def _may_join(says: str, settings: AgentConfig) -> Finding:
     remedy = "make one with `tidectl token create --kind join`, and name it in the configuration"
     if not ref:
         return fail("coordinator", f"{says}, and coordinator.join_token is not set", remedy)
-    for problem in secret_problem("coordinator.join_token", ref):
+    for problem in secret_problem(JOIN_KEY, ref):
         return fail("coordinator", f"{says}: {problem.key}: {problem.problem}", remedy)
     return ok("coordinator", says)
 

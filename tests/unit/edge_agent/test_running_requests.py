@@ -96,6 +96,7 @@ class Stage:
     calls: list[ChatCall] = field(default_factory=list)
     embed_calls: list[EmbedCall] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    key_problem: str = ""
 
     async def perform(self, call: ChatCall) -> AsyncIterator[ChatEvent]:
         play = self.play
@@ -134,6 +135,9 @@ class StagedCloud(CloudClient):
 
     async def embed(self, call: EmbedCall) -> Embedded:
         return self._stage.embed(call)
+
+    def key_problem(self, arm: Arm) -> str:
+        return self._stage.key_problem if arm.cloud is not None else ""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -631,6 +635,21 @@ async def test_with_a_full_disk_the_local_arm_answers() -> None:
     assert "books_full: paid arms are closed; free some disk" in agent.service.readiness().problems
     second = await agent.chat(ask("r2"))
     assert second.head.reason == "table;without:cloud=books_full"
+
+
+async def test_who_asks_for_health_hears_why_nobody_can_answer() -> None:
+    """A paid arm's key is not there, and the fleet knows this device's model by no such name."""
+    agent = await an_agent()
+    agent.engine.configured(device_config(cloud_arm(), local_arm("other"), version=2))
+    assert agent.service.readiness().ready
+    agent.cloud.key_problem = "the key of arm cloud: the environment variable KEY is not set"
+    found = agent.service.readiness()
+    assert not found.ready
+    assert [] == found.details["arms"]
+    assert (
+        "cloud: the key of arm cloud: the environment variable KEY is not set",
+        "tiny: the fleet has no arm of this name for this device, so nothing is asked of it",
+    ) == found.problems
 
 
 async def test_with_broken_books_the_local_arm_answers() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from edge_agent.adapters.identity_file import IdentityFile
 from edge_agent.cli.parts import new_classifier, problems_of, tried_classifier
 from edge_agent.config import AgentConfig, load
+from edge_agent.session import Credential
 from shared.errors import ConfigError
 from tests.fakes.task_models import small_onnx
 
@@ -73,3 +75,12 @@ def test_what_is_there_and_no_good_is_named_before_the_start(
     assert ["models[0].path", "keys[1].key"] == list(found)
     assert "junk.gguf is no GGUF file" in found["models[0].path"]
     assert "is the secret of 'shop' too" in found["keys[1].key"]
+
+
+def test_a_device_that_has_joined_needs_its_join_token_no_more(tmp_path: Path) -> None:
+    """It was good once; the environment of a later start need not have it."""
+    link = {"address": "127.0.0.1:7481", "join_token": "env:NO_SUCH_TOKEN"}
+    settings = load(None, {"state_dir": str(tmp_path), "coordinator": link})
+    assert ["coordinator.join_token"] == [each.key for each in problems_of(settings, file=None)]
+    IdentityFile(settings.books_path).keep(Credential("dev-1", "secret"))
+    assert () == problems_of(settings, file=None)
