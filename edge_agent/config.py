@@ -386,19 +386,23 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return load_settings(AgentConfig, path=path, overrides=overrides)
 
 
-def check(config: AgentConfig, *, file: Path | None = None) -> tuple[Problem, ...]:
+def check(
+    config: AgentConfig, *, file: Path | None = None, joined: bool = False
+) -> tuple[Problem, ...]:
     """What this machine lacks of what the configuration names; nothing is changed.
 
     Parameters
     ----------
     file : Path, optional
         Where the configuration came from, for the commands that remedies name.
+    joined : bool
+        The device has joined its fleet: the join token has done its work.
     """
     option = f" --config {file}" if file is not None else ""
     problems: list[Problem] = []
     for index, each in enumerate(config.keys):
         problems += secret_problem(f"keys[{index}].key", each.key)
-    if config.coordinator.join_token:
+    if config.coordinator.join_token and not joined:
         problems += secret_problem(JOIN_KEY, config.coordinator.join_token)
     for index, model in enumerate(config.placed_models):
         if model.source and not Path(model.path).exists():

@@ -73,9 +73,8 @@ def tried_classifier(settings: AgentConfig) -> OnnxClassifier | None:
 
 def problems_of(settings: AgentConfig, *, file: Path | None) -> tuple[Problem, ...]:
     """What this machine lacks of what the configuration names, else what is no good of it."""
-    missing = check(settings, file=file)
-    if IdentityFile(settings.books_path).read() is not None:  # the join token has done its work
-        missing = tuple(each for each in missing if each.key != JOIN_KEY)
+    joined = IdentityFile(settings.books_path).read() is not None
+    missing = check(settings, file=file, joined=joined)
     return missing or (*_unusable_models(settings), *_unusable_parts(settings))
 
 

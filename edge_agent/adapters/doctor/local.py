@@ -15,6 +15,7 @@ from typing import Final
 
 from edge_agent.adapters.classifier import OnnxClassifier
 from edge_agent.adapters.doctor.finding import Finding, fail, ok, warn
+from edge_agent.adapters.identity_file import IdentityFile
 from edge_agent.adapters.llama_cpp.gguf_header import ModelFileError, read_shape
 from edge_agent.adapters.model_library import LibraryError, ModelLibrary
 from edge_agent.adapters.model_library.library import size_text
@@ -42,7 +43,9 @@ class BooksSeen:
 
 def configuration(settings: AgentConfig) -> Iterator[Finding]:
     """What the configuration names and this machine lacks."""
-    problems = [each for each in check(settings) if not each.key.startswith("models[")]
+    joined = IdentityFile(settings.books_path).read() is not None
+    missing = check(settings, joined=joined)
+    problems = [each for each in missing if not each.key.startswith("models[")]
     for problem in problems:
         yield fail("configuration", f"{problem.key}: {problem.problem}", "correct or supply it")
     if not problems:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from edge_agent.adapters.doctor.finding import Verdict
+from edge_agent.adapters.doctor.local import configuration
 from edge_agent.adapters.identity_file import IdentityFile
 from edge_agent.cli.parts import new_classifier, problems_of, tried_classifier
 from edge_agent.config import AgentConfig, load
@@ -82,5 +84,7 @@ def test_a_device_that_has_joined_needs_its_join_token_no_more(tmp_path: Path) -
     link = {"address": "127.0.0.1:7481", "join_token": "env:NO_SUCH_TOKEN"}
     settings = load(None, {"state_dir": str(tmp_path), "coordinator": link})
     assert ["coordinator.join_token"] == [each.key for each in problems_of(settings, file=None)]
+    assert [Verdict.FAIL] == [each.verdict for each in configuration(settings)]
     IdentityFile(settings.books_path).keep(Credential("dev-1", "secret"))
     assert () == problems_of(settings, file=None)
+    assert [Verdict.OK] == [each.verdict for each in configuration(settings)]
