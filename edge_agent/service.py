@@ -266,7 +266,7 @@ class AgentService(AgentFacade):
             if arm.enabled and arm.id not in keyless and _usable(conditions.get(arm.id))
         ]
         problems = [f"{each.arm}: {each.problem}" for each in self._local.status() if each.problem]
-        problems += [f"{arm}: {problem}" for arm, problem in keyless.items()]
+        problems += keyless.values()
         problems += [
             f"{arm}: the fleet has no arm of this name for this device, so nothing is asked of it"
             for arm in self.local_arms()
@@ -299,7 +299,7 @@ class AgentService(AgentFacade):
 
     def _why_keyless(self, arm: Arm) -> str:
         if arm.cloud is not None and self._key_problem(arm.cloud):
-            return "its key has not come from the coordinator yet"
+            return f"{arm.id}: its key has not come from the coordinator yet"
         return self._cloud.key_problem(arm)
 
     def _books_problems(self) -> list[str]:

@@ -647,7 +647,7 @@ async def test_who_asks_for_health_hears_why_nobody_can_answer() -> None:
     assert not found.ready
     assert [] == found.details["arms"]
     assert (
-        "cloud: the key of arm cloud: the environment variable KEY is not set",
+        "the key of arm cloud: the environment variable KEY is not set",
         "tiny: the fleet has no arm of this name for this device, so nothing is asked of it",
     ) == found.problems
 
