@@ -16,8 +16,8 @@ import structlog
 
 from edge_agent.answer_text import AnswerText
 from edge_agent.attempts import AttemptEnd, AttemptPlan
-from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BOOKS_BROKEN, BOOKS_FULL, spooled_in
+from edge_agent.bookkeeper import Bookkeeper, problem_of
+from edge_agent.books import spooled_in
 from edge_agent.candidates import COMPLETIONS
 from edge_agent.engine import AgentEngine
 from edge_agent.idempotency import Kept
@@ -38,7 +38,7 @@ from edge_agent.requests import Answer, AnswerHead, ClientRequest, RequestKind, 
 from shared.clock import Clock
 from shared.decision.money import dollars
 from shared.decision.types import OnAbort, Outcome, RequestStatus, SettleKind, SpoolBody
-from shared.errors import BooksFullError, StoreError
+from shared.errors import StoreError
 
 log = structlog.get_logger(__name__)
 _ALWAYS_SENT: Final = frozenset({"model", "messages", "max_tokens", "input"})
@@ -246,8 +246,8 @@ class RequestRun:
             await self._bookkeeper.commit(reserved)
         except StoreError as error:
             if plan.arm.cloud is not None:  # a local answer needs nothing of the disk (rule O_3)
-                reason = BOOKS_FULL if isinstance(error, BooksFullError) else BOOKS_BROKEN
-                await self._failed(ArmFailed(reason, "the reservation could not be written"))
+                why = "the reservation could not be written"
+                await self._failed(ArmFailed(problem_of(error), why))
                 return False
         if self._gone:  # there is nothing yet that could be drained (rule S_5)
             await self._cut_off()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -12,10 +13,15 @@ from edge_agent.books import BOOKS_BROKEN, BOOKS_FULL, AppendSpool, BookEffect, 
 from edge_agent.gate import Gate
 from edge_agent.ports import Books
 from edge_agent.unwritten import merged
-from shared.decision.types import SpoolRecord
+from shared.decision.types import Feedback, Outcome, SpoolRecord
 from shared.errors import BooksCorruptError, BooksFullError, StoreError
 
 log = structlog.get_logger(__name__)
+
+
+def problem_of(error: StoreError) -> str:
+    """Why a paid arm is closed by what has become of a commit."""
+    return BOOKS_FULL if isinstance(error, BooksFullError) else BOOKS_BROKEN
 
 
 class Bookkeeper:
@@ -112,8 +118,24 @@ class Bookkeeper:
         BooksCorruptError
             If the books turn out not to be what was written: the paid arms are closed then.
         """
-        try:
+        with self._noticing():
             return await self._books.spooled(after=sequence, limit=limit)
+
+    async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
+        """The outcome of a request and its first grade, as far as still kept.
+
+        Raises
+        ------
+        BooksCorruptError
+            As `spool_after` does.
+        """
+        with self._noticing():
+            return await self._books.find(request_id)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
         except BooksCorruptError as error:
             self._broken(error)
             raise

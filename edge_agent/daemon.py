@@ -139,7 +139,6 @@ def _put_together(
     keys, local = ProviderKeys(), ReloadableModels(new_worker(settings, clock=clock))
     service = AgentService(
         engine,
-        books=books,
         bookkeeper=bookkeeper,
         local=local,
         cloud=OpenAiCloud(environ=os.environ, keys=keys),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from edge_agent.bookkeeper import Bookkeeper
 from edge_agent.books import BookEffect
 from edge_agent.engine import AgentEngine
-from edge_agent.ports import Books
 from edge_agent.requests import part_id
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
@@ -33,13 +32,11 @@ class ClientFeedback:
         self,
         engine: AgentEngine,
         *,
-        books: Books,
         bookkeeper: Bookkeeper,
         clock: Clock,
         on_spooled: Callable[[SpoolBody], None],
     ) -> None:
         self._engine = engine
-        self._books = books
         self._bookkeeper = bookkeeper
         self._clock = clock
         self._on_spooled = on_spooled
@@ -47,7 +44,7 @@ class ClientFeedback:
 
     async def is_graded(self, request_id: str) -> bool:
         """Whether a request has a full grade."""
-        _, grade = await self._books.find(request_id)
+        _, grade = await self._bookkeeper.find(request_id)
         return grade is not None
 
     async def give(self, request_id: str, *, score: float, source: str, key_tag: str) -> bool:
@@ -63,12 +60,12 @@ class ClientFeedback:
 
     async def _finished(self, request_id: str) -> list[Graded]:
         """A request, or each of the prompts of a completion, whose own id is in no book."""
-        outcome, grade = await self._books.find(request_id)
+        outcome, grade = await self._bookkeeper.find(request_id)
         if outcome is not None:
             return [(outcome, grade)]
         found: list[Graded] = []
         for number in range(1, PROMPTS_MAX + 1):
-            outcome, grade = await self._books.find(part_id(request_id, number))
+            outcome, grade = await self._bookkeeper.find(part_id(request_id, number))
             if outcome is None:
                 break
             found.append((outcome, grade))

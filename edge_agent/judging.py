@@ -17,8 +17,8 @@ from typing import Any, Final
 import structlog
 
 from edge_agent.attempts import AttemptEnd, AttemptPlan
-from edge_agent.bookkeeper import Bookkeeper
-from edge_agent.books import BOOKS_FULL, spooled_in
+from edge_agent.bookkeeper import Bookkeeper, problem_of
+from edge_agent.books import spooled_in
 from edge_agent.candidates import RequestFacts
 from edge_agent.engine import AgentEngine
 from edge_agent.grading import JUDGE_SOURCE
@@ -27,7 +27,7 @@ from edge_agent.ports import NOTHING_SENT, ArmFailed, ChatBackend, ChatCall, Fin
 from shared.clock import Clock
 from shared.decision.reward import reward_ppm
 from shared.decision.types import Feedback, Judge, Outcome, SettleKind, SpoolBody
-from shared.errors import BooksFullError
+from shared.errors import StoreError
 from shared.limits import REQUEST_ID_CHARS_MAX
 
 log = structlog.get_logger(__name__)
@@ -132,7 +132,7 @@ class JudgeRun:
             reason = self._engine.refusal(self.call_id, unix_ms=self._clock.unix_ms())
             log.info("judge_refused", request_id=self._order.outcome.request_id, why=str(reason))
             effects += self._engine.finish_judging(self.call_id, end=None, grade=None)
-            await self._bookkeeper.commit_or_keep(effects)
+            await self._bookkeeper.commit_if_possible(effects)
             return
         self._started_ms = self._clock.monotonic_ms()
         end: AttemptEnd | None = None
@@ -165,8 +165,8 @@ class JudgeRun:
     ) -> tuple[AttemptEnd, float | None]:
         try:
             await self._bookkeeper.commit(reserved)
-        except BooksFullError:
-            return self._ended(SettleKind.RELEASED, error=BOOKS_FULL), None
+        except StoreError as error:
+            return self._ended(SettleKind.RELEASED, error=problem_of(error)), None
         self._called = True
         call = ChatCall(request_id=self.call_id, arm=plan.arm, body=body, stream=False)
         finished: Finished | None = None
@@ -190,18 +190,20 @@ class JudgeRun:
         return self._ended(SettleKind.REPORTED, usage=finished.usage), score
 
     async def _finish(self, end: AttemptEnd, *, score: float | None) -> None:
-        if score is None:
-            await self._book(end, grade=None)
-            return
+        grade: Feedback | None = None
         async with self._grading:
-            known = await self._graded_already(self._order.outcome.request_id)
-            await self._book(end, grade=None if known else self._grade(score))
+            try:
+                request_id = self._order.outcome.request_id
+                if score is not None and not await self._graded_already(request_id):
+                    grade = self._grade(score)
+            finally:  # what it cost is settled whether or not the books can still be read
+                await self._book(end, grade=grade)
 
     async def _book(self, end: AttemptEnd, *, grade: Feedback | None) -> None:
         effects = self._engine.finish_judging(self.call_id, end=end, grade=grade)
         for body in spooled_in(effects):
             self._on_spooled(body)
-        await self._bookkeeper.commit_or_keep(effects)
+        await self._bookkeeper.commit_if_possible(effects)
 
     def _grade(self, score: float) -> Feedback:
         outcome = self._order.outcome

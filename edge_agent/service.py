@@ -22,7 +22,6 @@ from edge_agent.idempotency import IdempotentAnswers, Kept, KeptAnswer
 from edge_agent.judging import JudgeRun, Order
 from edge_agent.openai_request import facts_of, prompt_text
 from edge_agent.ports import (
-    Books,
     Classifier,
     CloudClient,
     DeviceSensors,
@@ -47,7 +46,6 @@ from edge_agent.requests import (
 )
 from shared.clock import Clock
 from shared.decision.types import (
-    Arm,
     ArmKind,
     CloudSettings,
     DeviceState,
@@ -89,7 +87,6 @@ class AgentService(AgentFacade):
         self,
         engine: AgentEngine,
         *,
-        books: Books,
         bookkeeper: Bookkeeper,
         local: LocalModels,
         cloud: CloudClient,
@@ -119,7 +116,7 @@ class AgentService(AgentFacade):
         self._tidy = asyncio.Lock()
         self._untidy = False
         self._feedback = ClientFeedback(
-            engine, books=books, bookkeeper=bookkeeper, clock=clock, on_spooled=on_spooled
+            engine, bookkeeper=bookkeeper, clock=clock, on_spooled=on_spooled
         )
 
     async def start(self) -> None:
@@ -259,7 +256,9 @@ class AgentService(AgentFacade):
     def readiness(self) -> Readiness:
         engine, classifier = self._engine, self._classifier
         config, table, conditions = engine.config, engine.table, self.conditions()
-        keyless = {arm.id: why for arm in config.arms if (why := self._why_keyless(arm))}
+        keyless = {
+            arm.id: problem for arm in config.arms if (problem := self._cloud.key_problem(arm))
+        }
         usable = [
             arm.id
             for arm in config.arms
@@ -296,11 +295,6 @@ class AgentService(AgentFacade):
                 "lease_available_nanos": engine.gate.available_nanos,
             },
         )
-
-    def _why_keyless(self, arm: Arm) -> str:
-        if arm.cloud is not None and self._key_problem(arm.cloud):
-            return f"{arm.id}: its key has not come from the coordinator yet"
-        return self._cloud.key_problem(arm)
 
     def _books_problems(self) -> list[str]:
         """Why money is not spent, and what is wrong with the books."""

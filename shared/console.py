@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -12,6 +12,7 @@ from shared.errors import TidegateError
 
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 """A command's settings: help by its short name too."""
+_OURS: Final = frozenset({"coordinator", "edge_agent", "shared"})
 
 
 def run_command(cli: Callable[..., Any], *, name: str, extra: str) -> None:
@@ -34,6 +35,8 @@ def run_command(cli: Callable[..., Any], *, name: str, extra: str) -> None:
         path, why = error.filename, error.strerror
         problem = f"{path}: {why}; run this as its owner, `sudo -u OWNER ...`"
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _OURS:
+            raise  # a defect
         problem = (
             f"this environment has no {error.name!r}: it was installed without what {name} needs; "
             f"say pip install 'tidegate[{extra}]', or bootstrap an environment for it"

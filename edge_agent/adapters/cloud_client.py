@@ -149,7 +149,8 @@ class OpenAiCloud(CloudClient):
             key = self._keys.get(name)
             if key is None:
                 raise ArmFailed(
-                    "no_provider_key", f"the key {name!r} has not come from the coordinator"
+                    "no_provider_key",
+                    f"the key of arm {arm.id}, {name!r}, has not come from the coordinator yet",
                 )
             return key
         try:
@@ -418,7 +419,7 @@ class _Attempt:
         if response.content.at_eof() and response.content.exception() is None:
             return b""
         try:
-            read = response.content.read_nowait()
+            read = response.content.read_nowait()  # most answers are here whole: no timer for them
             if not read:
                 async with asyncio.timeout_at(self._deadline):
                     read = await response.content.readany()

@@ -72,13 +72,6 @@ def pull_command(
     """
     settings = load(config)
     library, pulled = _library(settings), []
-    models = settings.placed_models
-    if models and not what and all(_is_here(model) for model in models):
-        if output is OutputFormat.JSON:
-            show_json({"pulled": []})
-        else:
-            typer.echo("nothing is missing: no model of the configuration has a `source`")
-        return
     for arm, wanted in _wanted(settings, what or [], sha256=sha256):
         with showing(output) as progress, _going_on(wanted):
             done = pull(
@@ -89,6 +82,8 @@ def pull_command(
             typer.echo(_said(arm, done))
     if output is OutputFormat.JSON:
         show_json({"pulled": pulled})
+    elif not pulled:
+        typer.echo("nothing is missing: no model of the configuration has a `source`")
 
 
 @app.command("list")
@@ -171,11 +166,6 @@ def remove_command(
     typer.echo(f"removed {path}: {size_text(freed)} are free again")
 
 
-def _is_here(model: ModelConfig) -> bool:
-    """Whether the operator has put the model's file there, as its configuration says."""
-    return not model.source and Path(model.path).exists()
-
-
 def _library(settings: AgentConfig) -> ModelLibrary:
     return ModelLibrary(settings.library_folder, disk_bytes_max=settings.library.disk_bytes_max)
 
@@ -196,7 +186,8 @@ def _wanted(
     """What to fetch: arms with their configuration, or sources into the library."""
     by_arm = {model.arm: model for model in settings.placed_models}
     names = list(what) or [model.arm for model in settings.models if model.source]
-    if not names:
+    here = [Path(model.path).exists() for model in by_arm.values()]
+    if not names and not (here and all(here)):
         raise ConfigError("models", "none has a `source`; name one: models pull hf://...")
     if sha256 and (len(names) != 1 or names[0] in by_arm):
         raise ConfigError("--sha256", "goes with a single source; an arm's is in its configuration")

@@ -118,7 +118,6 @@ async def run(port: int, *, base_url: str, folder: Path) -> None:
     keeper = Bookkeeper(books, gate=engine.gate)
     service = AgentService(
         engine,
-        books=books,
         bookkeeper=keeper,
         local=NoModels(),
         cloud=OpenAiCloud(environ={}),

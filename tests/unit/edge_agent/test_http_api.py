@@ -238,8 +238,8 @@ async def test_a_stream_whose_client_has_gone_early_is_closed_too(bench: Bench) 
         await closed.wait()
 
 
-async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> None:
-    """A plain call's service sees `gone`, and decides itself what to do."""
+def until_the_client_goes(bench: Bench) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have the agent answer nobody: set when it is asked, and when it is told of the leaving."""
     asked, noticed = asyncio.Event(), asyncio.Event()
 
     async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
@@ -249,6 +249,12 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
         return FixedAnswer(request, response=RESPONSE)
 
     bench.agent.play = chat
+    return asked, noticed
+
+
+async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> None:
+    """A plain call's service sees `gone`, and decides itself what to do."""
+    asked, noticed = until_the_client_goes(bench)
     _, writer = await connect(bench.server, BODY)
     await asked.wait()
     assert not noticed.is_set()
@@ -259,15 +265,7 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(bench: Bench) -> N
 
 async def test_a_client_that_leaves_after_a_large_body_is_noticed(bench: Bench) -> None:
     """Such a body stops the reading for a while, and with it the word that the client has gone."""
-    asked, noticed = asyncio.Event(), asyncio.Event()
-
-    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
-        asked.set()
-        await asyncio.wait({gone})
-        noticed.set()
-        return FixedAnswer(request, response=RESPONSE)
-
-    bench.agent.play = chat
+    asked, noticed = until_the_client_goes(bench)
     large = {**BODY, "messages": [{"role": "user", "content": "x" * 200_000}]}
     _, writer = await connect(bench.server, large)
     await asked.wait()
@@ -278,15 +276,7 @@ async def test_a_client_that_leaves_after_a_large_body_is_noticed(bench: Bench) 
 
 async def test_a_pipelined_request_is_told_too_that_its_client_has_gone(bench: Bench) -> None:
     """The first of two on one connection, which uvicorn's own word does not reach."""
-    asked, noticed = asyncio.Event(), asyncio.Event()
-
-    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
-        asked.set()
-        await asyncio.wait({gone})
-        noticed.set()
-        return FixedAnswer(request, response=RESPONSE)
-
-    bench.agent.play = chat
+    asked, noticed = until_the_client_goes(bench)
     _, writer = await connect(bench.server, BODY, times=2)
     await asked.wait()
     writer.transport.abort()
@@ -296,15 +286,7 @@ async def test_a_pipelined_request_is_told_too_that_its_client_has_gone(bench: B
 
 async def test_a_client_that_leaves_with_another_request_sent_is_noticed(bench: Bench) -> None:
     """That request, which waits behind the first, stops the reading when it comes."""
-    asked, noticed = asyncio.Event(), asyncio.Event()
-
-    async def chat(request: ClientRequest, gone: asyncio.Future[None]) -> Answer:
-        asked.set()
-        await asyncio.wait({gone})
-        noticed.set()
-        return FixedAnswer(request, response=RESPONSE)
-
-    bench.agent.play = chat
+    asked, noticed = until_the_client_goes(bench)
     _, writer = await connect(bench.server, BODY)
     await asked.wait()
     writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

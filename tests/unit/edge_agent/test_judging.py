@@ -14,6 +14,7 @@ from edge_agent.ports import ArmFailed
 from shared.decision.lease import LeaseRefusal
 from shared.decision.money import PPM
 from shared.decision.types import Feedback, Judge, JudgeCall, Outcome, SettleKind, TaskClass
+from shared.errors import BooksCorruptError, StoreError
 from tests.fakes.memory_books import MemoryBooks
 from tests.fakes.samples import cloud_arm, device_config
 from tests.unit.edge_agent.test_running_requests import (
@@ -236,6 +237,45 @@ async def test_a_judge_that_is_interrupted_before_its_call_costs_nothing() -> No
     (call,) = agent.of_kind(JudgeCall)
     assert (SettleKind.RELEASED, 0) == (call.attempt.settle, call.attempt.cost_nanos)
     assert {} == books.disk.state.reservations
+
+
+async def test_a_judge_under_way_when_books_break_holds_nobody_up() -> None:
+    """Its call ends like a request's: paid arms are closed, and nothing is left under way."""
+    agent = JudgedAgent()
+    go_on = asyncio.Event()
+    await answered_before(agent, until=go_on)
+    await agent.cloud.called.wait()
+    agent.books.fail_with = StoreError("the disk has a hole")
+    go_on.set()
+    await agent.done()
+    assert (0, "books_broken") == (
+        agent.engine.requests_in_flight,
+        agent.engine.gate.books_problem,
+    )
+
+
+async def test_what_a_judge_cost_is_settled_though_the_books_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It gives no grade, since there may be one, and what was found closes the paid arms."""
+    agent = JudgedAgent()
+
+    async def torn(request_id: str) -> Any:
+        raise BooksCorruptError(f"{request_id} is unreadable")
+
+    monkeypatch.setattr(agent.books, "find", torn)
+    await answered_before(agent, until=(go_on := asyncio.Event()))
+    await agent.cloud.called.wait()
+    go_on.set()
+    with pytest.raises(BooksCorruptError):
+        await agent.done()
+    (call,) = agent.of_kind(JudgeCall)
+    assert SettleKind.REPORTED is call.attempt.settle
+    assert [] == agent.of_kind(Feedback)
+    assert (0, "books_broken") == (
+        agent.engine.requests_in_flight,
+        agent.engine.gate.books_problem,
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,15 @@ async def test_an_arm_without_its_key_is_no_candidate() -> None:
         answer.head.arm,
         answer.head.reason,
     )
-    assert "cloud: its key has not come from the coordinator yet" in (
-        agent.service.readiness().problems
+    client = OpenAiCloud(environ={}, keys=agent.service.provider_keys)
+    said = "the key of arm cloud, 'big', has not come from the coordinator yet"
+    assert (said, ["tiny"]) == (
+        client.key_problem(KEYED),
+        agent.service.readiness().details["arms"],
     )
     session_of(agent).keys_received({"big": SECRET})
+    assert "" == client.key_problem(KEYED)
+    assert ["tiny", "cloud"] == agent.service.readiness().details["arms"]
     answer = await agent.chat(ask("r2"))
     await read(answer)
     assert ("cloud", "table") == (answer.head.arm, answer.head.reason)

@@ -200,7 +200,6 @@ class Agent:
         self.keeper = Bookkeeper(self.books, gate=self.engine.gate)
         self.service = AgentService(
             self.engine,
-            books=self.books,
             bookkeeper=self.keeper,
             local=StagedModels(self.local),
             cloud=StagedCloud(self.cloud),

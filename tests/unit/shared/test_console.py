@@ -48,10 +48,13 @@ def test_what_was_foreseen_is_one_line(
     assert says == capsys.readouterr().err
 
 
-def test_a_defect_keeps_its_traceback() -> None:
-    """It is for whoever mends it."""
-    with pytest.raises(ZeroDivisionError):
-        run_command(failing(ZeroDivisionError()), name="some-tool", extra="edge")
+@pytest.mark.parametrize(
+    "defect", [ZeroDivisionError(), ModuleNotFoundError("no", name="edge_agent.gaet")]
+)
+def test_a_defect_keeps_its_traceback(defect: Exception) -> None:
+    """It is for whoever mends it; a module of ours that is not there is one."""
+    with pytest.raises(type(defect)):
+        run_command(failing(defect), name="some-tool", extra="edge")
 
 
 @pytest.mark.parametrize(
