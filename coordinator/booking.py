@@ -67,6 +67,9 @@ class Named:
     outcomes: tuple[str, ...]
 
 
+NOTHING_NAMED: Final = Named((), (), ())
+
+
 @dataclass
 class Booked:
     """What a batch came to.

@@ -1,20 +1,23 @@
-"""Drives the coordinator's engine: one event at a time, committed before anything is sent."""
+"""Drives the coordinator's engine: every event is committed before anything is sent."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
 from coordinator.alerts import Alert, AlertKind
+from coordinator.booking import NOTHING_NAMED, Named
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import ConfigChange
 from coordinator.forecast import PathModel
+from coordinator.group_commit import GroupCommit
 from coordinator.messages import HeartbeatAnswered, HelloReceived
 from coordinator.outbox import Outbox
 from coordinator.ports import DecisionRecord, Notifier, Progress, Store
@@ -38,16 +41,13 @@ from shared.decision.table import SelectionTable
 from shared.decision.types import DeviceState, LeaseStatus, Outcome, SpoolRecord
 from shared.errors import (
     AuthenticationError,
-    InvariantError,
     LostLeadershipError,
     NotFoundError,
     StoreError,
-    TidegateError,
 )
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
-Change = Callable[[CoordinatorEngine], Reaction | Awaitable[Reaction]]
 UNKNOWN = "unknown"  # the standing of a credential that is nobody's
 TICK_S = 0.1
 RESTART_WAIT_S = 2.0
@@ -60,7 +60,7 @@ PRUNE_ROWS = 1_000
 class CoordinatorService:
     """The coordinator at work.
 
-    Every change goes through `_change`: the engine decides, the store commits, then the messages
+    Every change goes through `_changes`: the engine decides, the store commits, then the messages
     go out. If a commit fails, the engine is ahead of the store and is made anew from it.
     """
 
@@ -82,14 +82,17 @@ class CoordinatorService:
         self._clock = clock
         self._ids = ids
         self._seed = seed
-        self._lock = asyncio.Lock()
+        self._changes = GroupCommit(
+            engine=lambda: self.engine,
+            commit=self._commit,
+            tell=self._tell,
+            begin_anew=self._begin_anew,
+        )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._outboxes: dict[str, Outbox] = {}
         self._states: dict[str, DeviceState] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.engine = self._new_engine(store.load())
-        self._stale = False
-        self.commits = 0
         self.alerts: Counter[tuple[AlertKind, bool]] = Counter()
 
     async def start(self) -> None:
@@ -111,9 +114,8 @@ class CoordinatorService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for outbox in self._outboxes.values():
             outbox.close()
-        async with self._lock:
-            if self.engine.planner is not None and not self._stale:
-                await self._commit([self.engine.snapshot()])
+        if self.engine.planner is not None and not self._changes.stale:
+            await self._changes.make(lambda engine: Reaction(effects=[engine.snapshot()]))
         self._writer.shutdown()
 
     async def wait_failed(self) -> None:
@@ -140,7 +142,7 @@ class CoordinatorService:
             )
             return Reaction(effects=[device, used])
 
-        await self._change(change)
+        await self._changes.make(change)
         log.info("device_joined", device_id=device_id, name=name)
         return device_id, credential
 
@@ -152,7 +154,7 @@ class CoordinatorService:
         """Note a credential that nobody has, if the books were restored from a backup."""
         if self.engine.recovery is None:
             return
-        await self._change(
+        await self._changes.make(
             lambda engine: engine.stranger_called(
                 digest(credential), peer=peer, unix_ms=self._clock.unix_ms()
             )
@@ -180,7 +182,7 @@ class CoordinatorService:
                 device.id, hello, marks=marks, resume_token=token, unix_ms=self._clock.unix_ms()
             )
 
-        await self._change(change)
+        await self._changes.make(change)
         return outbox
 
     async def disconnect(self, device_id: str, outbox: Outbox, *, incarnation: str) -> None:
@@ -197,7 +199,7 @@ class CoordinatorService:
 
     async def token_synced(self, device_id: str, token: str) -> None:
         """The device has synced its resume token."""
-        await self._change(lambda engine: engine.token_synced(device_id, token))
+        await self._changes.make(lambda engine: engine.token_synced(device_id, token))
 
     async def batch(
         self, device_id: str, records: Iterable[SpoolRecord], *, incarnation: str
@@ -205,28 +207,30 @@ class CoordinatorService:
         """Book a batch that an incarnation of a device has sent."""
         kept = tuple(records)
 
-        async def change(engine: CoordinatorEngine) -> Reaction:
+        def change(engine: CoordinatorEngine) -> Reaction | Coroutine[Any, Any, Reaction]:
             named = engine.unremembered(device_id, kept)
-            earlier = EarlierFacts()
-            if named.graded or named.leases:
-                earlier = await self._read(
-                    lambda: self._store.earlier(
-                        device_id, request_ids=named.graded, lease_numbers=named.leases
-                    )
-                )
-            if named.outcomes:
-                outcomes = await self._read(lambda: self._outcomes(device_id, named.outcomes))
-                earlier = replace(earlier, outcomes=outcomes)
-            return engine.batch(
-                device_id,
-                kept,
-                incarnation=incarnation,
-                named=named,
-                earlier=earlier,
-                unix_ms=self._clock.unix_ms(),
-            )
+            book = partial(engine.batch, device_id, kept, incarnation=incarnation, named=named)
 
-        await self._change(change)
+            async def look_up_and_book() -> Reaction:
+                earlier = await self._read(lambda: self._earlier(device_id, named))
+                return book(earlier=earlier, unix_ms=self._clock.unix_ms())
+
+            if named == NOTHING_NAMED:  # as nearly always
+                return book(unix_ms=self._clock.unix_ms())
+            return look_up_and_book()
+
+        await self._changes.make(change)
+
+    def _earlier(self, device_id: str, named: Named) -> EarlierFacts:
+        """What the books hold of what a batch names."""
+        earlier = EarlierFacts()
+        if named.graded or named.leases:
+            earlier = self._store.earlier(
+                device_id, request_ids=named.graded, lease_numbers=named.leases
+            )
+        if named.outcomes:
+            earlier = replace(earlier, outcomes=self._outcomes(device_id, named.outcomes))
+        return earlier
 
     def _outcomes(self, device_id: str, request_ids: Iterable[str]) -> tuple[Outcome, ...]:
         found = (
@@ -237,7 +241,7 @@ class CoordinatorService:
 
     async def lease_requested(self, device_id: str, wish: LeaseWish) -> None:
         """Grant or refuse a lease."""
-        await self._change(
+        await self._changes.make(
             lambda engine: engine.lease_requested(device_id, wish, unix_ms=self._clock.unix_ms())
         )
 
@@ -286,7 +290,7 @@ class CoordinatorService:
             found.extend(changes)
             return reaction
 
-        await self._change(change)
+        await self._changes.make(change)
         return self.engine.config_version, tuple(found)
 
     def config_warnings(self, toml: str) -> tuple[str, ...]:
@@ -295,11 +299,11 @@ class CoordinatorService:
 
     async def renew_keys(self) -> None:
         """Send the devices their keys anew: the files behind them may have changed."""
-        await self._change(lambda engine: engine.renewed_keys())
+        await self._changes.make(lambda engine: engine.renewed_keys())
 
     async def command(self, change: Callable[[CoordinatorEngine, int], Reaction]) -> None:
         """Run an operator's command, given the engine and the time in Unix milliseconds."""
-        await self._change(lambda engine: change(engine, self._clock.unix_ms()))
+        await self._changes.make(lambda engine: change(engine, self._clock.unix_ms()))
 
     async def rewind_budget(self, *, actor: str, reason: str) -> None:
         """Leave a budget window that begins in the future for the one that is true now.
@@ -316,7 +320,7 @@ class CoordinatorService:
             windows = await self._read(lambda: self._store.windows(ending_after_unix_ms=start))
             return engine.rewind_budget(windows, actor=actor, reason=reason, unix_ms=now)
 
-        await self._change(change)
+        await self._changes.make(change)
 
     async def pin_table(self, device_class: str, *, version: int, actor: str) -> None:
         """Keep the table of a device class: the one in force, or an earlier version.
@@ -333,7 +337,7 @@ class CoordinatorService:
                 device_class, table=table, actor=actor, unix_ms=self._clock.unix_ms()
             )
 
-        await self._change(change)
+        await self._changes.make(change)
 
     async def table(self, device_class: str, *, version: int) -> SelectionTable:
         """A table of a device class that is in force or kept.
@@ -365,7 +369,7 @@ class CoordinatorService:
             expires_unix_ms=now + valid_for_s * 1000,
         )
         audit = AuditRow(now, actor, "token create", f"join {device_class or 'any class'}")
-        await self._change(
+        await self._changes.make(
             lambda engine: Reaction(effects=[engine.registry.add_join_token(row), audit])
         )
         return token, row.expires_unix_ms
@@ -379,7 +383,7 @@ class CoordinatorService:
         expires = now + valid_for_s * 1000 if valid_for_s else 0
         row = AdminTokenRow(digest(token), name, now, expires)
         audit = AuditRow(now, actor, "token create", f"admin {name}")
-        await self._change(
+        await self._changes.make(
             lambda engine: Reaction(effects=[engine.registry.add_admin_token(row), audit])
         )
         return token, expires
@@ -420,7 +424,7 @@ class CoordinatorService:
         await asyncio.sleep(wait_s)
         while True:
             try:
-                await self._change(lambda engine: engine.tick(unix_ms=self._clock.unix_ms()))
+                await self._changes.make(lambda engine: engine.tick(unix_ms=self._clock.unix_ms()))
             except LostLeadershipError:
                 raise
             except StoreError as error:
@@ -454,29 +458,15 @@ class CoordinatorService:
             log.info("books_pruned", rows=gone, up_to_position=old.position)
         return gone
 
-    async def _change(self, change: Change) -> None:
-        # A caller's stream may break at any time; what was begun is finished all the same.
-        await asyncio.shield(asyncio.ensure_future(self._change_whole(change)))
-
-    async def _change_whole(self, change: Change) -> None:
-        async with self._lock:
-            if self._stale:
-                await self._begin_anew()
-            try:
-                made = change(self.engine)
-                reaction = made if isinstance(made, Reaction) else await made
-                await self._commit(reaction.effects)
-            except Exception as error:
-                if not _is_refusal(error):
-                    await self._begin_anew()
-                raise
-            for alert in reaction.alerts:
-                self._announce(alert)
-            for device_id, message in reaction.sends:
-                outbox = self._outboxes.get(device_id)
-                if outbox is not None and not outbox.put(message):
-                    log.warning("device_too_slow", device_id=device_id)
-                    outbox.close()
+    def _tell(self, reaction: Reaction) -> None:
+        """What follows from a change that is durable now."""
+        for alert in reaction.alerts:
+            self._announce(alert)
+        for device_id, message in reaction.sends:
+            outbox = self._outboxes.get(device_id)
+            if outbox is not None and not outbox.put(message):
+                log.warning("device_too_slow", device_id=device_id)
+                outbox.close()
 
     def _announce(self, alert: Alert) -> None:
         self.alerts[alert.kind, alert.cleared] += 1
@@ -487,20 +477,15 @@ class CoordinatorService:
             self._notifier.tell(alert)
 
     async def _commit(self, effects: list[StoreEffect]) -> None:
-        if not effects:
-            return
-        await self._read(lambda: self._store.commit(effects))
-        self.commits += 1
+        if effects:
+            await self._read(lambda: self._store.commit(effects))
 
     async def _begin_anew(self) -> None:
         """The engine is ahead of the store: go back to what is stored; devices reconnect."""
         for outbox in self._outboxes.values():
             outbox.close()
         self._outboxes.clear()
-        self._stale = True  # until the store can be read, nothing may be decided or said
-        snapshot = await self._read(self._store.load)
-        self.engine = self._new_engine(snapshot)
-        self._stale = False
+        self.engine = self._new_engine(await self._read(self._store.load))
 
     def _new_engine(self, snapshot: StoreSnapshot) -> CoordinatorEngine:
         return CoordinatorEngine(
@@ -512,11 +497,6 @@ class CoordinatorService:
 
     async def _read(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the engine refused before it changed anything."""
-    return isinstance(error, TidegateError) and not isinstance(error, InvariantError | StoreError)
 
 
 def bearer(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

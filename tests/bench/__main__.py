@@ -22,7 +22,7 @@ from tests.bench.figures import Figure
 from tests.bench.footprint import footprint
 from tests.bench.forecasting import chooser_on_traces
 from tests.bench.gate import reserve_and_settle, wait_and_durability
-from tests.bench.ingestion import ingestion
+from tests.bench.ingestion import ingestion, sharing
 from tests.bench.passthrough.compare import passthrough
 from tests.bench.planning import plan_of_a_large_fleet, programme_of_one_context
 from tests.bench.recovery import recovery
@@ -43,7 +43,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, ...]] = {
     ),
     "classifier": (classifying.accuracy, classifying.duration),
     "footprint": (footprint,),
-    "ingestion": (ingestion,),
+    "ingestion": (ingestion, sharing),
     "recovery": (recovery,),
     "forecast": (chooser_on_traces,),
     "replay": tuple(REPLAYS.values()),

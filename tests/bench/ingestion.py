@@ -1,19 +1,26 @@
-"""How fast the coordinator books: from a serialised batch to the commit on SQLite."""
+"""How fast the coordinator books on SQLite: large batches of one device, small ones of many."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import statistics
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
+
+import uvloop
 
 from coordinator.adapters.sql_store import SqlStore
 from coordinator.engine import CoordinatorEngine
-from coordinator.messages import HelloReceived
+from coordinator.messages import HelloReceived, Welcomed
+from coordinator.outbox import Outbox
 from coordinator.records import DeviceRow, StoreSnapshot
+from coordinator.service import CoordinatorService
 from coordinator.sessions import Reaction
 from shared import wire
+from shared.clock import SystemClock, SystemIds
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
@@ -35,6 +42,9 @@ ROUNDS = 5
 NOW_MS = 360_000_000
 COST_NANOS = 1_000
 TABLES = ("outcome", "outcome_run", "ledger")  # all but a handful of rows a batch
+DEVICES = 64
+SMALL_BATCHES = 40
+SMALL_BATCH = 8
 CANDIDATES = (Candidate("tiny", 500_000), Candidate("cloud", 500_000))
 
 
@@ -67,6 +77,18 @@ def ingestion() -> list[Figure]:
             digits=3,
         ),
     ]
+
+
+def sharing() -> list[Figure]:
+    """Outcomes a second of many devices that send small batches at once, over those of one."""
+    collect_seldom()
+    ratios = []
+    for _ in range(ROUNDS):
+        together, alone = uvloop.run(_book_small(DEVICES)), uvloop.run(_book_small(1))
+        ratios.append(together / alone)
+    ratio = statistics.median(ratios)
+    against = f"{DEVICES} devices with {SMALL_BATCH} outcomes at a time, over one alone"
+    return [Figure.at_least("ingestion, sharing", ratio, 2.0, unit="x", against=against)]
 
 
 def _batches() -> list[bytes]:
@@ -142,6 +164,51 @@ def _book_all(path: Path) -> float:
     rate = BATCHES * BATCH_RECORDS_MAX / (time.perf_counter() - began)
     store.close()
     return rate
+
+
+async def _book_small(devices: int) -> float:
+    """Outcomes a second through the service, each device waiting for one batch before the next."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqlStore(f"sqlite:///{folder}/books.db")
+        store.open()
+        service = CoordinatorService(store, clock=SystemClock(), ids=SystemIds())
+        await service.apply_config(fleet_toml(window="1h", usd="100"), actor="op", dry_run=False)
+        sessions = [await _session(service, f"d{number}") for number in range(devices)]
+        readers = [asyncio.create_task(_read_all(outbox)) for _, outbox in sessions]
+        began = time.perf_counter()
+        await asyncio.gather(*(_send_small(service, device_id) for device_id, _ in sessions))
+        rate = devices * SMALL_BATCHES * SMALL_BATCH / (time.perf_counter() - began)
+        await service.stop()
+        await asyncio.gather(*readers)
+        store.close()
+        return rate
+
+
+async def _session(service: CoordinatorService, name: str) -> tuple[str, Outbox]:
+    """A device that has joined and called."""
+    token, _ = await service.create_join_token(device_class="edge", valid_for_s=60, actor="op")
+    device_id, _ = await service.join(token=token, name=name, device_class="edge")
+    hello = HelloReceived("inc", "", 0, (IncarnationRange("inc", 0, 0),), 0, (), (), 0, 0, "1")
+    outbox = await service.connect(service.engine.registry.device(device_id), hello)
+    welcome = await outbox.get()
+    assert isinstance(welcome, Welcomed)
+    await service.token_synced(device_id, welcome.resume_token)
+    return device_id, outbox
+
+
+async def _read_all(outbox: Outbox) -> None:
+    while await outbox.get() is not None:
+        pass
+
+
+async def _send_small(service: CoordinatorService, device_id: str) -> None:
+    sequences = iter(range(1, SMALL_BATCHES * SMALL_BATCH + 1))
+    for _ in range(SMALL_BATCHES):
+        records = [
+            SpoolRecord(sequence, "inc", _outcome(2 * sequence + 1))  # an odd one is local
+            for sequence in islice(sequences, SMALL_BATCH)
+        ]
+        await service.batch(device_id, records, incarnation="inc")
 
 
 def _insert_all(path: Path, *, into: Path) -> float:

@@ -16,6 +16,7 @@ from coordinator.sessions import Reaction
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
+    Feedback,
     IncarnationRange,
     Outcome,
     RequestStatus,
@@ -247,6 +248,27 @@ async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinato
     assert engine is coordinator.service.engine
     await coordinator.ask()
     assert [LeaseSent] == [type(message) for message in await drained(outbox)]
+
+
+async def test_batches_that_come_together_find_each_others_grades(coordinator: Coordinator) -> None:
+    """The first full grade of a request counts, also if the second is decided right after it."""
+    outbox = await spending(coordinator)
+    batches: list[SpoolRecord] = [outcome(1, lease=0, cost=0)]
+    for sequence, reward_ppm in ((2, 900_000), (3, 100_000)):
+        grade = Feedback("r1", "other", "large", reward_ppm, "client", 0)
+        batches.append(SpoolRecord(sequence, "inc", grade))
+    await asyncio.gather(
+        *(
+            coordinator.service.batch(coordinator.device_id, [record], incarnation="inc")
+            for record in batches
+        )
+    )
+    assert [Acked(1), Acked(2), Acked(3)] == await drained(outbox)
+    (decision,) = await coordinator.service.decisions(
+        limit=2, device_id=coordinator.device_id, request_id="r1"
+    )
+    assert decision.feedback is not None
+    assert 900_000 == decision.feedback.feedback.reward_ppm
 
 
 async def test_a_newer_session_ends_the_older_one(coordinator: Coordinator) -> None:

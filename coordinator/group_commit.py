@@ -1,0 +1,162 @@
+"""Changes of the coordinator's state: decided one by one, committed together, then told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from coordinator.engine import CoordinatorEngine
+from coordinator.records import StoreEffect
+from coordinator.sessions import Reaction
+from shared.errors import InvariantError, StoreError, TidegateError
+
+Change = Callable[[CoordinatorEngine], Reaction | Coroutine[Any, Any, Reaction]]
+"""What the engine is asked; a coroutine reads the store before it asks."""
+
+ROWS_MAX: Final = 1_024
+"""A transaction that has so many rows takes no further change."""
+
+
+@dataclass
+class _Waiting:
+    """A change whose caller waits, and what has become of it."""
+
+    change: Change
+    done: asyncio.Future[None]
+    reaction: Reaction | None = None
+    error: Exception | None = None
+
+    def tell_caller(self) -> None:
+        if self.done.done():  # the caller has gone
+            return
+        if self.error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(self.error)
+
+
+class GroupCommit:
+    """Puts every change through, in order: the engine decides, the store commits, then it is told.
+
+    What arrives while a transaction is written goes into the next one together: a fleet then waits
+    for the disk as often as transactions are written, and not once for each message. Whatever goes
+    wrong beyond a refusal leaves the engine ahead of the store; it is made anew from it before
+    anything else is decided. A change goes through also when its caller has gone.
+
+    Parameters
+    ----------
+    engine : callable
+        The present engine.
+    commit : coroutine function
+        Makes rows durable, all or none.
+    tell : callable
+        Sends what follows from a change that is durable.
+    begin_anew : coroutine function
+        Ends every session and makes the engine anew from the store.
+
+    Attributes
+    ----------
+    stale : bool
+        The engine is ahead of the store, which could not be read since.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Callable[[], CoordinatorEngine],
+        commit: Callable[[list[StoreEffect]], Awaitable[None]],
+        tell: Callable[[Reaction], None],
+        begin_anew: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._commit = commit
+        self._tell = tell
+        self._begin_anew = begin_anew
+        self._line: deque[_Waiting] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self.stale = False
+
+    async def make(self, change: Change) -> None:
+        """Make a change, after all that were asked for before it.
+
+        Raises
+        ------
+        TidegateError
+            Why the engine has refused it, or why it could not be committed.
+        """
+        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        self._line.append(waiting)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="group-commit")
+        await waiting.done
+
+    async def _work(self) -> None:
+        try:
+            while self._line:
+                await self._make_group()
+        finally:
+            self._worker = None
+
+    async def _make_group(self) -> None:
+        """One transaction; no caller hears of it before the engine is in order again."""
+        problem = await self._renew() if self.stale else None
+        if problem is not None:
+            first = self._line.popleft()
+            first.error = problem
+            first.tell_caller()
+            return
+        group = await self._decide()
+        made = [each.reaction for each in group if each.reaction is not None]
+        try:
+            await self._commit([row for reaction in made for row in reaction.effects])
+            for reaction in made:
+                self._tell(reaction)
+        except Exception as error:  # noqa: BLE001 - handed to every caller
+            self.stale = True
+            for each in group:
+                each.error = each.error or error
+        if self.stale:
+            await self._renew()  # if it cannot be, the next caller is told why
+        for each in group:
+            each.tell_caller()
+
+    async def _decide(self) -> list[_Waiting]:
+        """Ask the engine for as much as goes into one transaction.
+
+        A change that reads the store waits until the store holds all that was decided before it.
+        """
+        group: list[_Waiting] = []
+        rows = 0
+        while self._line and rows < ROWS_MAX and not self.stale:
+            each = self._line[0]
+            try:
+                made = each.change(self._engine())
+                if not isinstance(made, Reaction):
+                    if rows:
+                        made.close()
+                        break
+                    made = await made
+                each.reaction = made
+                rows += len(made.effects)
+            except Exception as error:  # noqa: BLE001 - handed to its caller
+                each.error = error
+                self.stale = not _is_refusal(error)
+            group.append(self._line.popleft())
+        return group
+
+    async def _renew(self) -> Exception | None:
+        """Put the engine back to what is stored; returns why it could not be."""
+        try:
+            await self._begin_anew()
+        except Exception as error:  # noqa: BLE001 - handed to a caller
+            return error
+        self.stale = False
+        return None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the engine refused before it changed anything."""
+    return isinstance(error, TidegateError) and not isinstance(error, InvariantError | StoreError)

@@ -1,0 +1,233 @@
+"""Changes are decided in order, committed together, and told when they are durable."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from coordinator.engine import CoordinatorEngine
+from coordinator.group_commit import ROWS_MAX, Change, GroupCommit
+from coordinator.records import AuditRow, StoreEffect
+from coordinator.sessions import Reaction
+from shared.errors import ConflictError, InvariantError, StoreError
+
+
+def row(name: str) -> AuditRow:
+    """A row that can be told from others."""
+    return AuditRow(0, name, "test", "")
+
+
+class Books:
+    """A store that takes transactions as slowly as a test wants, and an engine of names.
+
+    Attributes
+    ----------
+    engine : list of str
+        What was decided since it was made.
+    stored : list of list of str
+        The transactions.
+    told : list of str
+        What was sent.
+    """
+
+    def __init__(self) -> None:
+        self.engine: list[str] = []
+        self.stored: list[list[str]] = []
+        self.told: list[str] = []
+        self.renewals = 0
+        self.fail_commit: Exception | None = None
+        self.fail_renewal: Exception | None = None
+        self.free = asyncio.Event()
+        self.free.set()
+        self.group = GroupCommit(
+            engine=lambda: cast("CoordinatorEngine", self.engine),
+            commit=self.commit,
+            tell=lambda reaction: self.told.extend(names_of(reaction.effects)),
+            begin_anew=self.begin_anew,
+        )
+
+    async def commit(self, rows: list[StoreEffect]) -> None:
+        await self.free.wait()
+        if self.fail_commit is not None:
+            raise self.fail_commit
+        if rows:
+            self.stored.append(names_of(rows))
+
+    async def begin_anew(self) -> None:
+        self.renewals += 1
+        if self.fail_renewal is not None:
+            raise self.fail_renewal
+        self.engine = [name for names in self.stored for name in names]
+
+    def decides(self, name: str, *, rows: int = 1) -> Change:
+        """A change that the engine agrees to."""
+
+        def change(engine: CoordinatorEngine) -> Reaction:
+            cast("list[str]", engine).append(name)
+            return Reaction(effects=[row(name)] * rows)
+
+        return change
+
+    def looks_up(self, name: str) -> Change:
+        """A change that reads the store first, and notes what it has found there."""
+
+        async def change(_: CoordinatorEngine) -> Reaction:
+            await asyncio.sleep(0)
+            found = [each for names in self.stored for each in names]
+            return Reaction(effects=[row(f"{name} after {' '.join(found) or 'nothing'}")])
+
+        return change
+
+    def fails(self, error: Exception) -> Change:
+        """A change that raises."""
+
+        def change(engine: CoordinatorEngine) -> Reaction:
+            if not isinstance(error, ConflictError):
+                cast("list[str]", engine).append("half done")
+            raise error
+
+        return change
+
+    async def meanwhile(self, *changes: Change) -> list[BaseException | None]:
+        """Ask for changes while another one is being written; what became of each."""
+        self.free.clear()
+        first = asyncio.create_task(self.group.make(self.decides("first")))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(self.group.make(change)) for change in changes]
+        await asyncio.sleep(0)
+        self.free.set()
+        await first
+        return await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.fixture
+async def books() -> Books:
+    """Books that work."""
+    return Books()
+
+
+def names_of(rows: list[StoreEffect]) -> list[str]:
+    """Of rows made by `row`."""
+    return [cast("AuditRow", each).actor for each in rows]
+
+
+async def test_what_comes_during_a_transaction_goes_into_the_next_one(books: Books) -> None:
+    """Together and in order; each is told when that one is durable."""
+    came = await books.meanwhile(*map(books.decides, "abc"))
+    assert came == [None, None, None]
+    assert books.stored == [["first"], ["a", "b", "c"]]
+    assert books.told == ["first", "a", "b", "c"]
+
+
+async def test_nothing_is_told_before_it_is_durable(books: Books) -> None:
+    """Neither to devices nor to the caller."""
+    books.free.clear()
+    made = asyncio.create_task(books.group.make(books.decides("a")))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (books.engine, books.told, made.done()) == (["a"], [], False)
+    books.free.set()
+    await made
+    assert books.told == ["a"]
+
+
+async def test_a_transaction_has_an_end(books: Books) -> None:
+    """Large changes do not wait for each other's neighbours."""
+    await books.meanwhile(
+        books.decides("a", rows=ROWS_MAX - 1), books.decides("b"), books.decides("c")
+    )
+    assert [len(names) for names in books.stored] == [1, ROWS_MAX, 1]
+
+
+async def test_a_refusal_is_its_callers_alone(books: Books) -> None:
+    """The others go through, and the engine stays."""
+    refusal = ConflictError("no")
+    came = await books.meanwhile(books.decides("a"), books.fails(refusal), books.decides("c"))
+    assert came == [None, refusal, None]
+    assert books.stored == [["first"], ["a", "c"]]
+    assert books.renewals == 0
+
+
+async def test_a_defect_costs_only_the_change_that_has_it(books: Books) -> None:
+    """What was decided before is committed; what comes after is decided by a new engine."""
+    defect = InvariantError("impossible")
+    came = await books.meanwhile(books.decides("a"), books.fails(defect), books.decides("c"))
+    assert came == [None, defect, None]
+    assert books.stored == [["first"], ["a"], ["c"]]
+    assert books.engine == ["first", "a", "c"]
+    assert books.renewals == 1
+
+
+async def test_a_failed_commit_fails_all_that_went_with_it(books: Books) -> None:
+    """Nothing is told, and the engine has forgotten it when the callers hear."""
+    books.fail_commit = StoreError("disk full")
+    engines: list[list[str]] = []
+
+    async def ask(name: str) -> None:
+        try:
+            await books.group.make(books.decides(name))
+        finally:
+            engines.append(books.engine)
+
+    came = await asyncio.gather(ask("a"), ask("b"), return_exceptions=True)
+    assert list(came) == [books.fail_commit, books.fail_commit]
+    assert (books.told, engines, books.renewals) == ([], [[], []], 1)
+    books.fail_commit = None
+    await books.group.make(books.decides("c"))
+    assert books.engine == ["c"]
+
+
+async def test_a_refusal_beside_a_failed_commit_is_still_a_refusal(books: Books) -> None:
+    """It would not have gone through either way."""
+    books.fail_commit, refusal = StoreError("disk full"), ConflictError("no")
+    came = await asyncio.gather(
+        books.group.make(books.fails(refusal)),
+        books.group.make(books.decides("a")),
+        return_exceptions=True,
+    )
+    assert list(came) == [refusal, books.fail_commit]
+
+
+async def test_a_change_that_reads_finds_all_that_was_decided_before(books: Books) -> None:
+    """It waits for their transaction, and those after it may go with it."""
+    came = await books.meanwhile(books.decides("a"), books.looks_up("b"), books.decides("c"))
+    assert came == [None, None, None]
+    assert books.stored == [["first"], ["a"], ["b after first a", "c"]]
+
+
+async def test_nothing_is_decided_until_the_store_can_be_read_again(books: Books) -> None:
+    """Every caller is told why; then all goes on."""
+    books.fail_commit = books.fail_renewal = StoreError("gone")
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            await books.group.make(books.decides("a"))
+    assert books.group.stale
+    decided: list[str] = []
+
+    def change(_: CoordinatorEngine) -> Reaction:
+        decided.append("c")
+        return Reaction()
+
+    with pytest.raises(StoreError):
+        await books.group.make(change)
+    assert decided == []
+    books.fail_commit = books.fail_renewal = None
+    await books.group.make(books.decides("d"))
+    assert (books.stored, books.engine, books.group.stale) == ([["d"]], ["d"], False)
+
+
+@pytest.mark.parametrize("way", ["waiting", "written"])
+async def test_a_change_goes_through_when_its_caller_has_gone(books: Books, way: str) -> None:
+    """A stream may break at any time; those behind it are made all the same."""
+    books.free.clear()
+    callers = [asyncio.create_task(books.group.make(books.decides("a")))]
+    for _ in range(2):
+        await asyncio.sleep(0)
+    callers += [asyncio.create_task(books.group.make(books.decides(name))) for name in "bc"]
+    await asyncio.sleep(0)
+    callers[0 if way == "written" else 1].cancel()
+    books.free.set()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert books.stored == [["a"], ["b", "c"]]
