@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from edge_agent.candidates import ArmCondition, Candidates, PreparedRow, RequestFacts, row_for
 from edge_agent.conversations import KEEP_SHARE_PPM_MIN, Conversations, Kept
@@ -126,14 +125,17 @@ class Chooser:
         RequestRefused
             404 if it pins an arm that the fleet does not have, 503 if `observe_arm` is none.
         """
-        decide = partial(
-            self._decide,
-            config=config,
-            table=table,
-            conditions=conditions,
-            now_ms=now_ms,
-            uniform=uniform,
-        )
+
+        def decide(facts: RequestFacts) -> Choice:
+            return self._decide(
+                facts,
+                config=config,
+                table=table,
+                conditions=conditions,
+                now_ms=now_ms,
+                uniform=uniform,
+            )
+
         if not self._observe_arm or facts.pinned_arm:
             return decide(facts)
         if config.arm(self._observe_arm) is None:

@@ -246,7 +246,7 @@ class AgentEngine:
                 request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
                 return request.plan, effects
             if self._beyond_cap(request, arm=arm):
-                request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
+                request.gate_fallouts += (Fallout(arm.id, MAX_COST_REASON),)
                 continue
             row, problem, reserved = self.gate.reserve(
                 request.facts, arm=arm, boot_ms=boot_ms, judge=request.judge is not None
@@ -266,7 +266,7 @@ class AgentEngine:
                     price=arm.cloud.price,
                 )
                 return request.plan, effects
-            request.gate_fallouts.append(Fallout(arm.id, problem))
+            request.gate_fallouts += (Fallout(arm.id, problem),)
         return None, effects
 
     def _waits(self, request: RunningRequest, *, arm: Arm, problem: str) -> bool:
@@ -395,7 +395,7 @@ class AgentEngine:
             table_version=request.table_version,
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
-            attempts=tuple(request.attempts),
+            attempts=request.attempts,
             fallouts=(*request.fallouts, *request.choice.observed_fallouts),
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
@@ -592,7 +592,7 @@ class AgentEngine:
         plan = request.under_way
         request.plan = None
         if plan.price is None:
-            request.attempts.append(Attempt(plan.arm.id, end.latency_ms, error=end.error))
+            request.attempts += (Attempt(plan.arm.id, end.latency_ms, error=end.error),)
             return []
         cost = plan.price.cost_nanos(
             prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens
@@ -605,20 +605,19 @@ class AgentEngine:
             )
         elif end.settle is not SettleKind.UNKNOWN:
             known = cost if end.settle is SettleKind.REPORTED else 0
-            request.corrections.append((settled, known))
+            request.corrections += ((settled, known),)
             if known > settled.reserved_nanos:
-                request.overrun_arms.add(plan.arm.id)
+                request.overrun_arms |= {plan.arm.id}
         if settled.overrun_nanos:
-            request.overrun_arms.add(plan.arm.id)
-        request.attempts.append(
-            Attempt(
-                arm=plan.arm.id,
-                latency_ms=end.latency_ms,
-                error=end.error,
-                lease_number=settled.lease_number,
-                reserved_nanos=settled.reserved_nanos,
-                cost_nanos=settled.cost_nanos,
-                settle=settled.kind,
-            )
+            request.overrun_arms |= {plan.arm.id}
+        attempt = Attempt(
+            arm=plan.arm.id,
+            latency_ms=end.latency_ms,
+            error=end.error,
+            lease_number=settled.lease_number,
+            reserved_nanos=settled.reserved_nanos,
+            cost_nanos=settled.cost_nanos,
+            settle=settled.kind,
         )
+        request.attempts += (attempt,)
         return effects
