@@ -214,11 +214,11 @@ class AgentEngine:
         choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = RunningRequest(
-            facts=facts,
-            choice=choice,
-            begun_ms=now_ms,
-            table_version=self.table.version if self.table else 0,
-            queue=list(choice.queue),
+            facts,
+            choice,
+            now_ms,
+            self.table.version if self.table else 0,
+            list(choice.queue),
             forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
@@ -243,7 +243,7 @@ class AgentEngine:
                 continue
             max_tokens = request.facts.max_tokens_on(arm)
             if arm.cloud is None:
-                request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
+                request.plan = AttemptPlan(arm, max_tokens)
                 return request.plan, effects
             if self._beyond_cap(request, arm=arm):
                 request.gate_fallouts += (Fallout(arm.id, MAX_COST_REASON),)
@@ -258,12 +258,7 @@ class AgentEngine:
             self._stop_waiting(request)
             if row is not None:
                 request.plan = AttemptPlan(
-                    arm=arm,
-                    max_tokens=max_tokens,
-                    reservation_id=row.id,
-                    lease_number=row.lease_number,
-                    reserved_nanos=row.amount_nanos,
-                    price=arm.cloud.price,
+                    arm, max_tokens, row.id, row.lease_number, row.amount_nanos, arm.cloud.price
                 )
                 return request.plan, effects
             request.gate_fallouts += (Fallout(arm.id, problem),)
@@ -611,13 +606,13 @@ class AgentEngine:
         if settled.overrun_nanos:
             request.overrun_arms |= {plan.arm.id}
         attempt = Attempt(
-            arm=plan.arm.id,
-            latency_ms=end.latency_ms,
-            error=end.error,
-            lease_number=settled.lease_number,
-            reserved_nanos=settled.reserved_nanos,
-            cost_nanos=settled.cost_nanos,
-            settle=settled.kind,
+            plan.arm.id,
+            end.latency_ms,
+            end.error,
+            settled.lease_number,
+            settled.reserved_nanos,
+            settled.cost_nanos,
+            settled.kind,
         )
         request.attempts += (attempt,)
         return effects
