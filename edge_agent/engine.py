@@ -132,6 +132,7 @@ class AgentEngine:
         self.health = ArmHealth()
         self.grading = Grading(self.config)
         self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
+        self._chooser.follow(self.config, table=self.table)
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, RunningRequest] = {}
 
@@ -167,7 +168,7 @@ class AgentEngine:
         uniform: float,
     ) -> RouteDecision:
         """The decision for a request, without beginning it."""
-        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         draw = choice.draw
         arm = self.config.arm(draw.arm if draw else facts.pinned_arm)
         version = self.table.version if self.table else 0
@@ -211,7 +212,7 @@ class AgentEngine:
         expected = self.grading.problem(facts)
         if expected:
             raise expectation_refusal(facts.task_class, expected=expected)
-        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
         self._requests[facts.request_id] = RunningRequest(
             facts,
@@ -366,32 +367,31 @@ class AgentEngine:
         and what the client's doing says.
         """
         request = self._requests.pop(request_id)
+        facts, choice, draw = request.facts, request.choice, request.choice.draw
         at_work = request.plan.arm.id if request.plan else ""
         self._stop_waiting(request)
         effects: Effects = []
         answered = status is RequestStatus.OK
-        arm = request.plan.arm.id if request.plan and answered else ""
-        draw = request.choice.draw
+        arm = at_work if answered else ""
         reason = request.reason
-        if request.plan is not None and end is not None:
+        if at_work and end is not None:
             if answered:
-                self.health.answered(request.plan.arm.id)
+                self.health.answered(at_work)
             effects += self._end_attempt(request, end)
-        facts = request.facts
         in_time = not facts.deadline_ms or latency_ms <= facts.deadline_ms
         outcome = Outcome(
-            request_id=request_id,
-            task_class=facts.task_class,
-            arrived_unix_ms=facts.arrived_unix_ms,
-            status=status,
-            arm=arm,
+            request_id,
+            facts.task_class,
+            facts.arrived_unix_ms,
+            status,
+            arm,
             drawn_arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             table_version=request.table_version,
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
             attempts=request.attempts,
-            fallouts=(*request.fallouts, *request.choice.observed_fallouts),
+            fallouts=(*request.fallouts, *choice.observed_fallouts),
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
             ttft_ms=ttft_ms,
@@ -399,22 +399,23 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
-            candidates=request.choice.between,
-            observed=request.choice.observation,
+            candidates=choice.between,
+            observed=choice.observation,
             grading_ppm=self.grading.grading_ppm(facts),
         )
-        if draw is not None and arm == draw.arm and request.choice.observed is None:
-            ended_ms = request.begun_ms + latency_ms
-            self._chooser.answered(facts, request.choice, now_ms=ended_ms)
+        ended_ms = request.begun_ms + latency_ms
+        if draw is not None and arm == draw.arm and choice.observed is None:
+            self._chooser.answered(facts, choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
         effects += self._corrected(request)
         grades = [
             request.asked_again,
             self.grading.grade(facts, outcome, text=text if answered else None),
-            self.grading.ended(facts, outcome, arm=at_work, now_ms=request.begun_ms + latency_ms),
+            self.grading.ended(facts, outcome, arm=at_work, now_ms=ended_ms),
         ]
         for grade in grades:
-            effects += self.outbox.spool(grade) if grade is not None else []
+            if grade is not None:
+                effects += self.outbox.spool(grade)
         return outcome, effects
 
     def _corrected(self, request: RunningRequest) -> Effects:
@@ -545,7 +546,7 @@ class AgentEngine:
             for arm in self._fleet_config.arms
         )
         self.config = replace(self._fleet_config, arms=arms)
-        self._chooser.forget_rows()
+        self._chooser.follow(self.config, table=self.table)
 
     def alone_with(self, fallback: DeviceConfig) -> None:
         """Other models of the device's own; they count until a coordinator has configured it."""
@@ -558,30 +559,13 @@ class AgentEngine:
         if table == self.table:
             return []
         self.table = table
-        self._chooser.forget_rows()
+        self._chooser.follow(self.config, table=table)
         return [PutTable(table)]
 
     @property
     def requests_in_flight(self) -> int:
         """Requests begun and not finished."""
         return len(self._requests)
-
-    def _choose(
-        self,
-        facts: RequestFacts,
-        *,
-        conditions: Mapping[str, ArmCondition],
-        now_ms: float,
-        uniform: float,
-    ) -> Choice:
-        return self._chooser.choose(
-            facts,
-            config=self.config,
-            table=self.table,
-            conditions=conditions,
-            now_ms=now_ms,
-            uniform=uniform,
-        )
 
     def _end_attempt(self, request: RunningRequest, end: AttemptEnd) -> Effects:
         plan = request.under_way

@@ -525,9 +525,7 @@ class LeaseBook:
         if not (self._changed or self._made or self._dropped):
             return NO_CHANGES
         changes = LeaseChanges(
-            leases=tuple(self._changed.values()),
-            reservations=tuple(self._made.values()),
-            dropped=tuple(self._dropped),
+            tuple(self._changed.values()), tuple(self._made.values()), tuple(self._dropped)
         )
         self._changed, self._made, self._dropped = {}, {}, []
         return changes
@@ -542,7 +540,10 @@ class LeaseBook:
 
     def _lease_for(self, amount_nanos: int) -> _Held:
         """The oldest active lease with room below its synced watermark; there is one."""
-        return next(h for h in self._active if h.used_nanos + amount_nanos <= h.synced_nanos)
+        for held in self._active:
+            if held.used_nanos + amount_nanos <= held.synced_nanos:
+                return held
+        raise InvariantError(f"no lease has room for {amount_nanos} nanos that were not refused")
 
     def _chunk(self, amount_nanos: int) -> int:
         return -(-amount_nanos // self._chunks)
