@@ -216,8 +216,7 @@ class Gate:
         self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         worst_case = facts.worst_case_nanos(arm)
         problem = self._problem(facts, arm=arm, worst_case=worst_case)
-        of_key = self._keys.refusal(facts.key_tag, worst_case)
-        if of_key is not None or problem not in ("", NOT_SYNCED):
+        if problem and (problem != NOT_SYNCED or self._keys.refusal(facts.key_tag, worst_case)):
             return None, problem, self._changes()
         row = self._leases.reserve(
             f"{self._incarnation}.{next(self._reservations)}",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -29,6 +30,7 @@ SUM_NAMES = (
     "reward",
     "reward_squared",
 )
+_SUMS = attrgetter(*SUM_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ class Grid:
             return True
         if device is None or task is None:
             return False
-        self._stack[:, device, task, arm] = [float(getattr(cell, name)) for name in SUM_NAMES]
+        self._stack[:, device, task, arm] = _SUMS(cell)
         return True
 
     def pick(self, array: FloatArray) -> FloatArray:

@@ -122,18 +122,19 @@ class DeviceSide(Facts):
             if type(effect) is PutMeta:
                 continue
             if type(effect) is PutLease:
-                touched[effect.row.number] = effect.row
-                account.marks_put[effect.row.number] = effect.row.watermark_nanos
-                self.whole(effect.row.settled_nanos)
+                lease = effect.row
+                touched[lease.number] = lease
+                account.marks_put[lease.number] = lease.watermark_nanos
+                self.whole(lease.settled_nanos)
             elif type(effect) is AppendSpool:
                 account.last_put = effect.record.sequence
                 self._spooled(disk, effect.record)
             elif type(effect) is PutReservation:
-                row = effect.row
-                held[row.id] = (row.lease_number, row.amount_nanos)
-                reserved[row.lease_number] += row.amount_nanos
-                touched.setdefault(row.lease_number, None)
-                self.whole(row.amount_nanos)
+                made = effect.row
+                held[made.id] = (made.lease_number, made.amount_nanos)
+                reserved[made.lease_number] += made.amount_nanos
+                touched.setdefault(made.lease_number, None)
+                self.whole(made.amount_nanos)
             elif type(effect) is DropReservation:
                 number, amount = held.pop(effect.reservation_id, (0, 0))
                 reserved[number] -= amount
@@ -145,16 +146,16 @@ class DeviceSide(Facts):
             account.synced()
         self.holds(not self.late, "S_3", "late usage is not adjusted at once: {}", (self.late,))
         for number, put in touched.items():
-            lease = put or disk.state.leases.get(number)
-            if lease is not None:
-                self._within_lease(disk, lease, lease.settled_nanos + reserved[number])
+            row = put or disk.state.leases.get(number)
+            if row is not None:
+                used = row.settled_nanos + reserved[number]
+                within = used <= row.amount_nanos or used <= self._with_overruns(disk, row)
+                self.holds(within, "I2", "{} of {}", (used, row))
 
-    def _within_lease(self, disk: SimDisk, lease: LeaseRow, used: int) -> None:
-        most = lease.amount_nanos
-        if used > most:  # an overrun is booked in full
-            beyond = self.provider.listed_beyond.get((disk.owner, lease.number), 0)
-            most = max(lease.settled_nanos, most + beyond)
-        self.holds(used <= most, "I2", "{} of {}", (used, lease))
+    def _with_overruns(self, disk: SimDisk, lease: LeaseRow) -> int:
+        """What may be used of a lease at most: an overrun is booked in full."""
+        beyond = self.provider.listed_beyond.get((disk.owner, lease.number), 0)
+        return max(lease.settled_nanos, lease.amount_nanos + beyond)
 
     def disk_lost(self, disk: SimDisk) -> None:
         """The disk fell back, or was copied: what is held has to be read again."""
