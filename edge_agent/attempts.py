@@ -81,8 +81,10 @@ class RunningRequest:
         Attempts settled early, and what their calls turned out to cost, in nano-dollars.
     overrun_arms : frozenset of str
         Arms that billed more than was reserved (rule S_4).
+    judge_ppm : int
+        The probability with which its answer is graded by a judge; 0 if by none.
     judged : bool
-        Drawn to have its answer graded by a judge.
+        Drawn to have it graded so.
     """
 
     facts: RequestFacts
@@ -103,6 +105,7 @@ class RunningRequest:
     settled_early: Settlement | None = None
     corrections: tuple[tuple[Settlement, int], ...] = ()
     overrun_arms: frozenset[str] = frozenset()
+    judge_ppm: int = 0
     judged: bool = False
     asked_again: Feedback | None = None
     judge: Judge | None = None

@@ -214,6 +214,7 @@ class AgentEngine:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
+        judge_ppm = self.grading.judge_ppm(facts)
         self._requests[facts.request_id] = RunningRequest(
             facts,
             choice,
@@ -224,7 +225,8 @@ class AgentEngine:
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
-            judged=sample * PPM < self.grading.judge_ppm(facts),
+            judge_ppm=judge_ppm,
+            judged=sample * PPM < judge_ppm,
             asked_again=self.grading.asked_again(facts, now_ms=now_ms),
         )
 
@@ -269,14 +271,15 @@ class AgentEngine:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
-        facts, worst_case = request.facts, request.facts.worst_case_nanos(arm)
+        facts = request.facts
         if problem == NOT_SYNCED:
+            worst_case = facts.worst_case_nanos(arm)
             self.gate.need_sync(facts.request_id, amount_nanos=worst_case, key_tag=facts.key_tag)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals
         if not hopeful or problem not in LACKS_A_LEASE:
             return False
-        self.gate.need(facts.request_id, amount_nanos=worst_case)
+        self.gate.need(facts.request_id, amount_nanos=facts.worst_case_nanos(arm))
         return True
 
     def _beyond_cap(self, request: RunningRequest, *, arm: Arm) -> bool:
@@ -401,7 +404,7 @@ class AgentEngine:
             tag=facts.tag,
             candidates=choice.between,
             observed=choice.observation,
-            grading_ppm=self.grading.grading_ppm(facts),
+            grading_ppm=request.judge_ppm or PPM,
         )
         ended_ms = request.begun_ms + latency_ms
         if draw is not None and arm == draw.arm and choice.observed is None:

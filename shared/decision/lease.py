@@ -220,7 +220,7 @@ class LeaseBook:
         self._incarnation = incarnation
         self._boot_id = boot_id
         self._chunks = chunks
-        self._leases: dict[int, _Held] = {}
+        self._leases: dict[int, _Held] = {}  # by their numbers, which rise
         self._active: list[_Held] = []  # the oldest first
         self._closing: list[_Held] = []
         self._reservations: dict[str, ReservationRow] = {}
@@ -239,7 +239,7 @@ class LeaseBook:
         self, *, leases: Iterable[LeaseRow], reservations: Iterable[ReservationRow], number_max: int
     ) -> None:
         """Take over the rows of an earlier process; `close_earlier` must follow."""
-        for row in leases:
+        for row in sorted(leases, key=lambda row: row.number):
             self._leases[row.number] = _Held(row, synced_nanos=row.watermark_nanos)
         for reservation in reservations:
             self._hold(reservation, self._leases[reservation.lease_number])
@@ -262,7 +262,7 @@ class LeaseBook:
         the original may be spending on it.
         """
         closes = []
-        for held in self._by_number():
+        for held in self._leases.values():
             row, known = held.row, held.used_nanos
             if row.incarnation == self._incarnation or row.state is LeaseState.CLOSED:
                 continue
@@ -516,7 +516,7 @@ class LeaseBook:
                 watermark_nanos=held.row.watermark_nanos,
                 closing=held.row.state is LeaseState.CLOSING,
             )
-            for held in self._by_number()
+            for held in self._leases.values()
             if held.row.state is not LeaseState.CLOSED
         )
 
@@ -530,13 +530,11 @@ class LeaseBook:
         self._changed, self._made, self._dropped = {}, {}, []
         return changes
 
-    def _by_number(self) -> list[_Held]:
-        return sorted(self._leases.values(), key=lambda held: held.row.number)
-
     def _sort(self) -> None:
         """Find the active and the closing leases anew: one is in another state than before."""
-        self._active = [h for h in self._by_number() if h.row.state is LeaseState.ACTIVE]
-        self._closing = [h for h in self._by_number() if h.row.state is LeaseState.CLOSING]
+        held = self._leases.values()
+        self._active = [h for h in held if h.row.state is LeaseState.ACTIVE]
+        self._closing = [h for h in held if h.row.state is LeaseState.CLOSING]
 
     def _lease_for(self, amount_nanos: int) -> _Held:
         """The oldest active lease with room below its synced watermark; there is one."""
