@@ -97,7 +97,16 @@ class Chooser:
         act on the decisions.
     """
 
-    def __init__(self, *, gate: Gate, health: ArmHealth, observe_arm: str = "") -> None:
+    def __init__(
+        self,
+        config: DeviceConfig,
+        *,
+        table: SelectionTable | None,
+        gate: Gate,
+        health: ArmHealth,
+        observe_arm: str = "",
+    ) -> None:
+        self._config, self._table = config, table
         self._observe_arm = observe_arm
         self._conversations = Conversations()
         self._gate = gate
@@ -106,8 +115,9 @@ class Chooser:
 
     def follow(self, config: DeviceConfig, *, table: SelectionTable | None) -> None:
         """From now on this configuration and this table say between what is chosen."""
+        kept = self._rows if config is self._config else {}
+        self._rows = {key: row for key, row in kept.items() if key[0]}  # pinned: in no table
         self._config, self._table = config, table
-        self._rows.clear()
 
     def choose(
         self,

@@ -131,8 +131,13 @@ class AgentEngine:
         )
         self.health = ArmHealth()
         self.grading = Grading(self.config)
-        self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
-        self._chooser.follow(self.config, table=self.table)
+        self._chooser = Chooser(
+            self.config,
+            table=self.table,
+            gate=self.gate,
+            health=self.health,
+            observe_arm=observe_arm,
+        )
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, RunningRequest] = {}
 
