@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from edge_agent.books import (
@@ -36,6 +36,7 @@ from shared.wire import encode_config, encode_table, record_to_bytes
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Row]
+_T = TypeVar("_T")
 
 SPOOL_LAST: Final = "spool_last"
 LEASE_COLUMNS: Final = (
@@ -47,8 +48,13 @@ RESERVATION_COLUMNS: Final = (
     "key_tag, key_window, judge"
 )
 KEY_BUDGET_COLUMNS: Final = "tag, start_unix_ms, end_unix_ms, settled_nanos, watermark_nanos"
-_REPLACE: Final = "INSERT OR REPLACE"
-_SPOOL_COLUMNS: Final = "spool (sequence, request_id, kind, record, checksum)"
+_INTO_RESERVATION: Final = f"INSERT INTO reservation ({RESERVATION_COLUMNS})"
+_INTO_LEASE: Final = f"INSERT OR REPLACE INTO lease ({LEASE_COLUMNS})"
+_INTO_KEY_BUDGET: Final = f"INSERT OR REPLACE INTO key_budget ({KEY_BUDGET_COLUMNS})"
+_INTO_SPOOL: Final = "INSERT INTO spool (sequence, request_id, kind, record, checksum)"
+_INTO_COUNTER: Final = "INSERT OR REPLACE INTO counter (key, value)"
+_INTO_META: Final = "INSERT OR REPLACE INTO meta (key, value)"
+_INTO_DOCUMENT: Final = "INSERT OR REPLACE INTO document (key, record)"
 _ROWS_MAX: Final = 64
 
 
@@ -260,41 +266,44 @@ class Group:
         if self._leases:
             found += self._leased()
         if self._key_budgets:
-            rows = [*self._key_budgets.values()]
-            found += _put(_REPLACE, f"key_budget ({KEY_BUDGET_COLUMNS})", rows)
+            found += _put(_INTO_KEY_BUDGET, [*self._key_budgets.values()])
         if self._trim or self._compacted:
             found += self._trimmed()
         if self._appends:
-            found += _put("INSERT", _SPOOL_COLUMNS, self._appends)
+            found += _put(_INTO_SPOOL, self._appends)
         if self._meta:
-            found += _put(_REPLACE, "meta (key, value)", [*self._meta.items()])
+            found += _put(_INTO_META, [*self._meta.items()])
         if self._documents:
-            found += _put(_REPLACE, "document (key, record)", [*self._documents.items()])
+            found += _put(_INTO_DOCUMENT, [*self._documents.items()])
         return found
 
     def _reserved(self) -> Iterator[Statement]:
         """What takes out the reservations that are gone or other, and puts in what is there."""
         in_the_way = [key for key in self._reservations if key in self._standing.reserved]
+        if in_the_way:
+            yield from _delete("reservation", "id", in_the_way)
         made = [row for row in self._reservations.values() if row is not None]
-        yield from _delete("reservation", "id", in_the_way)
-        yield from _put("INSERT", f"reservation ({RESERVATION_COLUMNS})", made)
+        if made:
+            yield from _put(_INTO_RESERVATION, made)
 
     def _leased(self) -> Iterator[Statement]:
         """What takes out the leases that are gone, and puts in what the others have become."""
         gone = [number for number, row in self._leases.items() if row is None]
+        if gone:
+            yield from _delete("lease", "number", gone)
         rows = [row for row in self._leases.values() if row is not None]
-        yield from _delete("lease", "number", gone)
-        yield from _put(_REPLACE, f"lease ({LEASE_COLUMNS})", rows)
+        if rows:
+            yield from _put(_INTO_LEASE, rows)
 
     def _trimmed(self) -> Iterator[Statement]:
         """What takes records out of the spool, and what stands for them."""
         if self._trim:
             yield "DELETE FROM spool WHERE sequence <= ?", (self._trim,)
-            yield from _put(_REPLACE, "counter (key, value)", [(SPOOL_LAST, self._spool_last)])
+            yield from _put(_INTO_COUNTER, [(SPOOL_LAST, self._spool_last)])
         for one in self._compacted:
             span = (one.first, one.row[0])
             yield "DELETE FROM spool WHERE sequence BETWEEN ? AND ?", span
-            yield from _put("INSERT", _SPOOL_COLUMNS, [one.row])
+            yield from _put(_INTO_SPOOL, [one.row])
 
     def accept(self) -> None:
         """The transaction is committed: bring the standing up to date."""
@@ -306,35 +315,37 @@ class Group:
                 self._standing.reserved.add(key)
 
 
-def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def _put(into: str, rows: Sequence[Row]) -> list[Statement]:
+    columns = len(rows[0])
+    return [
+        (_insertion(into, columns, len(part)), tuple(chain.from_iterable(part)))
+        for part in _parts(rows)
+    ]
+
+
+def _delete(table: str, key: str, values: Sequence[int | str]) -> list[Statement]:
+    return [(_deletion(table, key, len(part)), tuple(part)) for part in _parts(values)]
+
+
+def _parts(rows: Sequence[_T]) -> Sequence[Sequence[_T]]:
     """Cut into powers of two, so that a handful of prepared statements serves every length."""
-    start = 0
-    while start < len(rows):
-        size = min(_ROWS_MAX, 1 << ((len(rows) - start).bit_length() - 1))
-        yield rows[start : start + size]
-        start += size
-
-
-def _put(verb: str, target: str, rows: Sequence[Row]) -> Iterator[Statement]:
-    for chunk in _chunks(rows):
-        text = _insertion(verb, target, columns=len(chunk[0]), rows=len(chunk))
-        yield text, tuple(chain.from_iterable(chunk))
-
-
-def _delete(table: str, key: str, values: Sequence[int | str]) -> Iterator[Statement]:
-    for chunk in _chunks(values):
-        yield _deletion(table, key, values=len(chunk)), tuple(chunk)
+    parts: list[Sequence[_T]] = []
+    while rows:
+        size = min(_ROWS_MAX, 1 << (len(rows).bit_length() - 1))
+        parts.append(rows[:size])
+        rows = rows[size:]
+    return parts
 
 
 # The texts are few, and SQLite's statements are found by them. Only names from this module are in
 # them.
 @cache
-def _insertion(verb: str, target: str, *, columns: int, rows: int) -> str:
+def _insertion(into: str, columns: int, rows: int) -> str:
     places = ", ".join(["(" + ", ".join("?" * columns) + ")"] * rows)
-    return f"{verb} INTO {target} VALUES {places}"
+    return f"{into} VALUES {places}"
 
 
 @cache
-def _deletion(table: str, key: str, *, values: int) -> str:
+def _deletion(table: str, key: str, values: int) -> str:
     places = ", ".join("?" * values)
     return f"DELETE FROM {table} WHERE {key} IN ({places})"  # noqa: S608

@@ -7,10 +7,11 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Final
 
 from edge_agent.adapters.sqlite_books_file import store_error, wal_path
@@ -55,12 +56,15 @@ def sync_file(fd: int) -> None:
         os.fdatasync(fd)
 
 
-def resolve(jobs: Sequence[Job]) -> None:
+def resolve(jobs: Iterable[Job]) -> None:
     """Wake the commits' callers, each in the event loop it waits in."""
-    for loop in {job.done.get_loop() for job in jobs}:
-        mine = [job for job in jobs if job.done.get_loop() is loop]
+    for loop, mine in groupby(jobs, key=_loop):
         if not loop.is_closed():  # else nobody is left to be told
-            loop.call_soon_threadsafe(_tell, mine)
+            loop.call_soon_threadsafe(_tell, list(mine))
+
+
+def _loop(job: Job) -> asyncio.AbstractEventLoop:
+    return job.done.get_loop()
 
 
 def _tell(jobs: Sequence[Job]) -> None:
@@ -296,12 +300,10 @@ def _try_add(group: Group, job: Job) -> Exception | None:
 
 def _drain(queue: SimpleQueue[Sequence[Job] | None]) -> tuple[list[Sequence[Job]], bool]:
     """Wait for work and take all there is; whether the end was asked for."""
-    batches = []
-    item = queue.get()
-    while item is not None:
+    batches: list[Sequence[Job]] = []
+    while not batches or not queue.empty():  # nobody else takes anything out
+        item = queue.get()
+        if item is None:
+            return batches, True
         batches.append(item)
-        try:
-            item = queue.get_nowait()
-        except Empty:
-            return batches, False
-    return batches, True
+    return batches, False

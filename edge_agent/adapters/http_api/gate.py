@@ -46,9 +46,15 @@ def arrival(scope: Scope) -> Arrival:
 
 
 def _headers_of(scope: Scope) -> dict[str, str]:
-    """A request's headers; of several with one name the first counts."""
-    pairs = reversed(scope["headers"])
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    """A request's headers; several with one name are one list (RFC 9110, 5.3).
+
+    So a header that may say one thing only is refused when it comes twice, whatever it says.
+    """
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
 
 
 def api_key(scope: Scope) -> ApiKey | None:

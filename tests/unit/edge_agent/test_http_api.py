@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +404,25 @@ async def test_a_wrong_body_or_header_never_reaches_the_service(bench: Bench) ->
     assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
     reply = await bench.post(BODY, x_tidegate_deadline_ms="soon")
     assert (reply.status_code, error_of(reply)["param"]) == (400, "x-tidegate-deadline-ms")
+    assert bench.agent.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("x-tidegate-max-cost-usd", ("0", "9")),
+        ("x-tidegate-privacy", ("local", "none")),
+        ("x-tidegate-task", ("sort", "add")),
+        ("idempotency-key", ("one", "two")),
+    ],
+)
+async def test_a_header_that_comes_twice_is_refused(
+    bench: Bench, name: str, values: Sequence[str]
+) -> None:
+    """Whichever counted, the other would be passed over in silence."""
+    headers = [(name, value) for value in values]
+    reply = await bench.http.post("/v1/chat/completions", json=BODY, headers=headers)
+    assert (reply.status_code, error_of(reply)["param"]) == (400, name)
     assert bench.agent.requests == []
 
 
