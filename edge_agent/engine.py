@@ -219,6 +219,7 @@ class AgentEngine:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
+        forced = bool(facts.pinned_arm) or facts.privacy_local or alone
         judge_ppm = self.grading.judge_ppm(facts)
         self._requests[facts.request_id] = RunningRequest(
             facts,
@@ -226,7 +227,7 @@ class AgentEngine:
             now_ms,
             self.table.version if self.table else 0,
             list(choice.queue),
-            forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
+            forced,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
