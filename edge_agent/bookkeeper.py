@@ -69,12 +69,12 @@ class Bookkeeper:
             self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
         self._under_way.add(number)
-        kinds = set(map(type, effects))
-        await self._books.commit(
-            effects,
-            sync=sync or DropLease in kinds,
-            told=partial(self._told, number, effects, AppendSpool in kinds),
-        )
+        spools = closes = False
+        for effect in effects:
+            spools = spools or type(effect) is AppendSpool
+            closes = closes or type(effect) is DropLease
+        told = partial(self._told, number, effects, spools)
+        await self._books.commit(effects, sync=sync or closes, told=told)
 
     def _told(
         self, number: int, effects: Sequence[BookEffect], spools: bool, error: Exception | None

@@ -473,8 +473,12 @@ class Gate:
 
     def raised_watermarks(self) -> Effects:
         """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
-        leases, keys = self._leases.unsynced(), self._keys.unsynced()
-        return [*map(PutLease, leases), *map(PutKeyBudget, keys)]
+        effects: Effects = []
+        for lease in self._leases.unsynced():
+            effects.append(PutLease(lease))
+        for key in self._keys.unsynced():
+            effects.append(PutKeyBudget(key))
+        return effects
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""
