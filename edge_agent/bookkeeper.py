@@ -41,7 +41,7 @@ class Bookkeeper:
         self._books = books
         self._gate = gate
         self._commits = 0
-        self._under_way: set[int] = set()
+        self._under_way = 0
         self._unwritten: dict[int, Sequence[BookEffect]] = {}
         self.spooled = asyncio.Event()
         self.spool_held = asyncio.Lock()
@@ -68,7 +68,7 @@ class Bookkeeper:
         if self._unwritten:
             self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
-        self._under_way.add(number)
+        self._under_way += 1
         spools = closes = False
         for effect in effects:
             spools = spools or type(effect) is AppendSpool
@@ -79,7 +79,7 @@ class Bookkeeper:
     def _told(
         self, number: int, effects: Sequence[BookEffect], spools: bool, error: Exception | None
     ) -> None:
-        self._under_way.discard(number)
+        self._under_way -= 1
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
             self._gate.books_problem = self._gate.books_problem or BOOKS_FULL  # broken ones stay so
