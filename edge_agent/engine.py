@@ -383,7 +383,7 @@ class AgentEngine:
         answered = status is RequestStatus.OK
         arm = at_work if answered else ""
         reason = request.reason
-        if at_work and end is not None:
+        if request.plan is not None and end is not None:
             if answered:
                 self.health.answered(at_work)
             effects += self._end_attempt(request, end)
