@@ -6,10 +6,10 @@ the caller to commit in one transaction. Amounts are nano-dollars.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
 
 from coordinator.records import (
     MOVES,
@@ -24,7 +24,7 @@ from coordinator.records import (
 from coordinator.spend import UNKNOWN, Label, SpendByDay
 from shared.decision.money import dollars
 from shared.errors import InvariantError, NotFoundError, invariant
-from shared.rows import changed, maker
+from shared.rows import changed, many
 
 AttemptCost = tuple[int, int, str, Label]
 """The lease's number, what the attempt cost in nano-dollars, its request, its arm and tag."""
@@ -33,7 +33,6 @@ _Part = tuple[LedgerKind, int, str, Label]
 """Of a cost: what becomes of it, how much, its request, its arm and tag."""
 
 _lease_number = itemgetter(0)
-_new_row: Final = maker(LedgerRow)
 
 
 class BudgetAccount:
@@ -403,18 +402,19 @@ class BudgetAccount:
         self._book_all(lease, [(kind, amount, request_id, label)], unix_ms=unix_ms, note=note)
 
     def _book_all(
-        self, lease: LeaseRecord, parts: Iterable[_Part], *, unix_ms: int, note: str = ""
+        self, lease: LeaseRecord, parts: Sequence[_Part], *, unix_ms: int, note: str = ""
     ) -> None:
         """A ledger row for each part, and their sums in the window and in the day's spend."""
-        window_id, device_id, lease_number = lease.window_id, lease.device_id, lease.number
-        number, add = self._ledger_id, self._rows.append
-        sums: dict[tuple[LedgerKind, Label], int] = {}
-        for kind, amount, request_id, label in parts:
-            number += 1
-            place = (number, unix_ms, window_id, kind, device_id, lease_number)
-            add(_new_row((*place, amount, request_id, note)))
-            sums[kind, label] = sums.get((kind, label), 0) + amount
-        self._ledger_id = number
+        window_id, device_id, number = lease.window_id, lease.device_id, lease.number
+        rows = [
+            (row_id, unix_ms, window_id, kind, device_id, number, amount, request_id, note)
+            for row_id, (kind, amount, request_id, _) in enumerate(parts, self._ledger_id + 1)
+        ]
+        self._rows += many(LedgerRow, rows)
+        self._ledger_id += len(rows)
+        sums: defaultdict[tuple[LedgerKind, Label], int] = defaultdict(int)
+        for kind, amount, _, label in parts:
+            sums[kind, label] += amount
         for (kind, label), amount in sums.items():
             settled, unconfirmed, outstanding = (factor * amount for factor in MOVES[kind])
             moved = self._moved.setdefault(window_id, [0, 0, 0])

@@ -39,16 +39,12 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import InvariantError
-from shared.rows import changed, maker, quick_dataclass
+from shared.rows import changed, many, quick_dataclass
 
-_new_booked: Final = maker(BookedOutcome)
 _body: Final = attrgetter("body")
 _attempts: Final = attrgetter("attempts")
 _lease_number: Final = attrgetter("lease_number")
-
-
-def _is_outcome(record: SpoolRecord) -> bool:
-    return isinstance(record.body, Outcome)
+_kind: Final = attrgetter("body.__class__")
 
 
 @quick_dataclass(frozen=True)
@@ -203,8 +199,8 @@ class Booking:
         account.remember(earlier.leases, windows=earlier.windows)
         slots = _Slots(window, unix_ms=unix_ms)
         news = filter(booked.is_news, fresh) if booked.outcomes else fresh
-        for is_outcome, run in groupby(news, key=_is_outcome):
-            if is_outcome:  # nearly all of them are
+        for kind, run in groupby(news, key=_kind):
+            if kind is Outcome:  # nearly all of them are
                 self._book_outcomes(run, booked, slots=slots)
             else:
                 for record in run:
@@ -277,7 +273,7 @@ class Booking:
             *(runs, places),
             strict=False,
         )
-        booked.learned += map(_new_booked, rows)
+        booked.learned += many(BookedOutcome, rows)
 
     def _settle(self, booked: Booked, *, account: BudgetAccount, unix_ms: int) -> None:
         account.settle_all(booked.device.id, booked.costs, at=unix_ms)

@@ -98,8 +98,8 @@ class FleetLoad:
 
     def learn(self, lessons: Lessons) -> None:
         """Take in who placed the requests, what was reached, and how long answers took."""
-        for (context, _, _, _, _, forced), requests in lessons.kinds.items():
-            self.forced.count(context, arm=forced, requests=requests)
+        for (device_class, task, _, _, _, _, forced), requests in lessons.kinds.items():
+            self.forced.count((device_class, task), arm=forced, requests=requests)
         for device_class, attempt in lessons.calls:
             self.reach.count(attempt, device_class=device_class)
         self.service_times.record(lessons.answers, cells=lessons.cells)

@@ -22,8 +22,8 @@ from shared.decision.money import PPM
 from shared.decision.reward import reward_from_ppm
 from shared.decision.types import Attempt, Outcome, RequestStatus, SettleKind
 
-Kind = tuple[Context, int, RequestStatus, str, bool, str]
-"""Context, slot, status, the arm that answered, whether in time, and the arm that was forced."""
+Kind = tuple[str, str, int, RequestStatus, str, bool, str]
+"""Device and task class, slot, status, the arm that answered, whether in time, the arm forced."""
 
 NOT_THE_ARMS_FAULT: Final = frozenset(
     {"client_gone", "interrupted", "context_length_exceeded", "books_full", "unsupported"}
@@ -134,8 +134,7 @@ class Lessons:
             if status is ok and arm == answered and not error:
                 answer((cell, latency_ms, first_ms if len(attempts) == 1 else 0))
         forced = map(forced_arm, outcomes) if any(pinned) else repeat("")
-        contexts = zip(classes, tasks, strict=True)
-        return zip(contexts, slots, statuses, arms, hits, forced, strict=False)
+        return zip(classes, tasks, slots, statuses, arms, hits, forced, strict=False)
 
     def _read_failure(self, attempt: Attempt, *, cell: int) -> None:
         cost = attempt.cost_nanos

@@ -160,8 +160,8 @@ class Planner:
         A request counts in the slot in which it arrived, or in the one open now if that is later.
         """
         lessons = Lessons.of(booked)
-        for (context, slot, status, arm, hit, _), requests in lessons.kinds.items():
-            self._count(context, slot=slot, requests=requests)
+        for (device_class, task, slot, status, arm, hit, _), requests in lessons.kinds.items():
+            self._count((device_class, task), slot=slot, requests=requests)
             self.totals.take(status, arm=arm, hit=hit, requests=requests)
         for (context, slot), requests in lessons.compacted.items():
             self._count(context, slot=slot, requests=requests)

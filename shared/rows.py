@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-__all__ = ["changed", "maker", "quick_dataclass"]
+__all__ = ["changed", "many", "quick_dataclass"]
 
 T = TypeVar("T")
 _new, _set = object.__new__, object.__setattr__
 
 
-def maker(kind: type[T]) -> Callable[[tuple[Any, ...]], T]:
-    """Makes a named tuple of the tuple of all its values, in half the time of its constructor.
+def many(kind: type[T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """Named tuples of the tuples of all their values, in less than half of a constructor's time.
 
-    For values that come by the ten thousand a second: their number is not checked.
+    For rows that come by the ten thousand a second: the number of their values is not checked.
     """
-    return cast("Callable[[tuple[Any, ...]], T]", partial(tuple.__new__, cast("Any", kind)))
+    make = cast("Callable[[Any, tuple[Any, ...]], T]", tuple.__new__)
+    return map(make, repeat(kind), rows)
 
 
 if TYPE_CHECKING:

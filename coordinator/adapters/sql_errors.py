@@ -37,7 +37,7 @@ _POSTGRES_REMEDIES: Final = {
 }
 
 
-def store_error(error: SQLAlchemyError, *, operation: str) -> StoreError:
+def store_error(error: Exception, *, operation: str) -> StoreError:
     """An error with its remedy; only the driver's own first line, which holds no credentials."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     text = str(cause).partition("\n")[0]
@@ -62,7 +62,7 @@ def translated(operation: str) -> Iterator[None]:
     """Turn the database's errors into `StoreError`s that name the operation."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         raise store_error(error, operation=operation) from error
     except OverflowError as error:
         raise StoreError(f"cannot {operation}: {error}; amounts have 64 bits") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import groupby
-from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import RowMapping, Table
 
 from coordinator.adapters import sql_schema as schema
+from coordinator.adapters.sql_insert import Columns
 from coordinator.records import (
     AdminTokenRow,
     AuditRow,
@@ -37,13 +37,11 @@ from shared.decision.types import Attempt, Feedback, Outcome, RequestStatus
 from shared.wire import encode_run, encode_table
 
 Row = tuple[Any, ...]
-"""A row's values, in the order of its table's columns that the database does not fill in."""
-Writes = Iterable[tuple[Table, list[Row]]]
+Writes = Iterable[tuple[Table, Columns]]
 
 # Looked up, because an enum's `value` costs more than all else in a row.
 _KINDS: Final = {kind: kind.value for kind in LedgerKind}
 _STATUSES: Final = {status: status.value for status in RequestStatus}
-_came_in: Final = attrgetter("run")
 
 
 def _text(value: str) -> str:
@@ -68,35 +66,35 @@ def _texts(values: Sequence[str]) -> Sequence[str]:
 def _ledger(rows: Sequence[LedgerRow]) -> Writes:
     """Column by column, like the outcomes: these two come by the ten thousand a second."""
     numbers, at, windows, kinds, devices, leases, amounts, requests, notes = zip(*rows, strict=True)
-    columns = (
-        *(numbers, at, windows, map(_KINDS.__getitem__, kinds), devices, leases, amounts),
-        *(_texts(requests), _texts(notes)),
-    )
-    yield schema.LEDGER, list(zip(*columns, strict=True))
+    told = [_KINDS[kind] for kind in kinds]
+    where = (numbers, at, windows, told, devices, leases)
+    yield schema.LEDGER, (*where, amounts, _texts(requests), _texts(notes))
 
 
 def _outcomes(booked: Sequence[BookedOutcome]) -> Writes:
     """Their rows, and what they came in: once for all that came together."""
-    numbers, devices, classes, sequences, slots, outcomes, _, _ = zip(*booked, strict=True)
+    numbers, devices, classes, sequences, slots, outcomes, came, at = zip(*booked, strict=True)
     found = dict(zip(Outcome._fields, zip(*outcomes, strict=True), strict=True))
     runs: list[int] = []
     places: list[int] = []
     records: list[Row] = []
-    for record, group in groupby(booked, key=_came_in):
-        together = list(group)
-        first, size = together[0].position, len(together)
-        records.append((first, record or encode_run([each.outcome for each in together])))
-        runs += [first] * size
-        places += [each.place for each in together] if record else range(size)
-    columns = (
-        *(numbers, devices, classes, sequences, slots, _texts(found["request_id"])),
-        *(_texts(found["task_class"]), _texts(found["arm"])),
-        map(_STATUSES.__getitem__, found["status"]),
-        [a[0].cost_nanos if len(a) == 1 else _cost(a) for a in found["attempts"]],
-        *(found["arrived_unix_ms"], runs, places),
+    for record, group in groupby(came):
+        start, size = len(runs), len(list(group))
+        together = slice(start, start + size)
+        records.append((numbers[start], record or encode_run(outcomes[together])))
+        runs += [numbers[start]] * size
+        places += at[together] if record else range(size)
+    yield (
+        schema.OUTCOME,
+        (
+            *(numbers, devices, classes, sequences, slots, _texts(found["request_id"])),
+            *(_texts(found["task_class"]), _texts(found["arm"])),
+            [_STATUSES[status] for status in found["status"]],
+            [a[0].cost_nanos if len(a) == 1 else _cost(a) for a in found["attempts"]],
+            *(found["arrived_unix_ms"], runs, places),
+        ),
     )
-    yield schema.OUTCOME, list(zip(*columns, strict=True))
-    yield schema.OUTCOME_RUN, records
+    yield schema.OUTCOME_RUN, list(zip(*records, strict=True))
 
 
 def _cost(attempts: Sequence[Attempt]) -> int:
@@ -119,7 +117,7 @@ def _table(stored: TableRowStored) -> Row:
 
 
 def _each(table: Table, row: Callable[[Any], Row] = _same_names) -> Callable[[Any], Writes]:
-    return lambda effects: [(table, list(map(row, effects)))]
+    return lambda effects: [(table, list(zip(*map(row, effects), strict=True)))]
 
 
 WRITES: Final[Mapping[type[StoreEffect], Callable[[Sequence[Any]], Writes]]] = {

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, RootTransaction, Table
+from sqlalchemy import Connection, Engine, RootTransaction
 
 from coordinator.adapters import sql_rows as rows
 from coordinator.adapters.sql_connection import (
@@ -28,6 +28,7 @@ from coordinator.adapters.sql_connection import (
     write_mark,
 )
 from coordinator.adapters.sql_errors import translated
+from coordinator.adapters.sql_insert import Insert
 from coordinator.adapters.sql_load import (
     add_up,
     load_all,
@@ -92,7 +93,9 @@ class SqlStore(Store):
         self._ledger_id_max = 0
         self._position_max = 0
         self._inserts = {
-            table: _insert(table, replaces=table not in rows.APPEND_ONLY, engine=self._engine)
+            table: Insert(
+                table, replaces=table not in rows.APPEND_ONLY, dialect=self._engine.dialect
+            )
             for table in METADATA.sorted_tables
         }
 
@@ -164,8 +167,8 @@ class SqlStore(Store):
             check_epoch(connection, epoch=self._epoch)
             # No table refers to another, so only the order within each of them counts.
             for kind, found in by_type.items():
-                for table, values in rows.WRITES[kind](found) if found else ():
-                    connection.exec_driver_sql(self._inserts[table], _last_of_each(table, values))
+                for table, columns in rows.WRITES[kind](found) if found else ():
+                    self._inserts[table].put(columns, connection=connection)
         self._ledger_id_max, self._position_max = ledger_id_max, position_max
         if by_type[Snapshot]:  # once a slot
             self._write_mark()
@@ -271,31 +274,6 @@ class SqlStore(Store):
         except WriterBusyError:
             check_not_deposed(self._url, epoch=self._epoch)
             raise
-
-
-def _insert(table: Table, *, replaces: bool, engine: Engine) -> str:
-    """An insert that fails on a second row of the same key, or else replaces the first.
-
-    As the driver takes it: the many rows of a batch go from here to there without a detour.
-    """
-    quote = engine.dialect.identifier_preparer.quote
-    columns = [quote(column.name) for column in table.columns if column.autoincrement is not True]
-    place = "?" if engine.dialect.name == "sqlite" else "%s"
-    into = f"{quote(table.name)} ({', '.join(columns)})"
-    statement = f"INSERT INTO {into} VALUES ({', '.join([place] * len(columns))})"  # noqa: S608
-    if not replaces:
-        return statement
-    key = [quote(column.name) for column in table.primary_key]
-    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    return f"{statement} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-
-
-def _last_of_each(table: Table, values: list[rows.Row]) -> list[rows.Row]:
-    """Of rows that replace each other, the last."""
-    if table in rows.APPEND_ONLY or len(values) == 1:
-        return values
-    key_columns = len(table.primary_key)  # they come first in every table
-    return list({row[:key_columns]: row for row in values}.values())
 
 
 def _last_position(by_type: Mapping[type[StoreEffect], Sequence[Any]], *, after: int) -> int:

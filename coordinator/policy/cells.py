@@ -2,12 +2,11 @@
 
 Counting is O(1) per outcome in plain Python numbers. Every quantity is watched twice: in its cell,
 and over all cells of its arm, where what counts is how far an observation lies from its cell's
-mean (recursive residuals; Brown, Durbin and Evans, 1975). The second sees a change that hits all
-contexts at once long before any single one could.
+mean. The second sees a change that hits all contexts at once long before any single one could.
 """
 
 from collections.abc import Iterable, Mapping
-from math import log1p, sqrt
+from math import log1p
 from typing import Any, Final
 
 from coordinator.policy.detector import Stream, alarm_level
@@ -42,7 +41,6 @@ STATE_NAMES: Final = (
     "weighted",
     "weighted_squared",
 )
-_RESIDUALS_AFTER = 2
 _SPREAD_MIN = 0.05
 """Variance of a share of 5 %: below it, a few rare events would look like a change."""
 
@@ -168,6 +166,14 @@ class ArmWatch:
         self.cells: dict[Key, Cell] = {}
         self.streams = {name: Stream() for name in QUANTITIES}
 
+    def take(self, key: Key, cell: Cell) -> None:
+        """Watch a cell, the second one and all later ones also in common with the others."""
+        self.cells[key] = cell
+        if len(self.cells) > 1:
+            for each in self.cells.values() if len(self.cells) == 2 else (cell,):
+                for name, stream in each.streams.items():
+                    stream.common = self.streams[name]
+
     def to_state(self) -> list[Any]:
         """Plain data; ``from_state`` restores it exactly."""
         return [self.alarms, [self.streams[name].to_state() for name in QUANTITIES]]
@@ -220,7 +226,7 @@ class CellStore:
         prices : mapping of arm to float
             What a request is expected to cost, in nano-dollars.
         """
-        named, watch = list(keys), self._watch if self.adaptive else _unwatched
+        named, adaptive = list(keys), self.adaptive
         found = [self.cells.get(key) for key in named]
         priced = [prices.get(key[2], 0.0) for key in named]
         for number, cost_nanos, hit, latency_ms, grade in observations:
@@ -234,35 +240,30 @@ class CellStore:
                 if cost_nanos or price:
                     cell.cost += cost_nanos
                     cell.cost_squared += cost_nanos * cost_nanos
-                    watch(cell, "cost", log1p(cost_nanos / max(1.0, price)))
+                    dearness = log1p(cost_nanos / price if price > 1.0 else cost_nanos)
+                    if adaptive and cell.streams["cost"].add(dearness):
+                        self._test(cell, "cost")
             if hit is not None:
                 cell.timed += 1
                 cell.hits += hit
-                watch(cell, "hit", 1.0 if hit else 0.0)
+                if adaptive and cell.streams["hit"].add(1.0 if hit else 0.0):
+                    self._test(cell, "hit")
             if latency_ms is not None:
                 bucket, latency = bucket_of(latency_ms), cell.latency
                 latency[bucket] = latency.get(bucket, 0) + 1
             if grade is not None:
                 cell.grade(grade)
                 reward, counts, _ = grade
-                if counts == 1.0:  # a hint says too little to be taken for a change
-                    watch(cell, "reward", reward)
+                is_hint = counts != 1.0  # it says too little to be taken for a change
+                if adaptive and not is_hint and cell.streams["reward"].add(reward):
+                    self._test(cell, "reward")
         self.changed.update(key for key in named if key in self.cells)
 
     def _new_cell(self, key: Key) -> Cell:
         watch = self.watches.setdefault(key[2], ArmWatch())
-        cell = self.cells[key] = watch.cells[key] = Cell(watch)
+        cell = self.cells[key] = Cell(watch)
+        watch.take(key, cell)
         return cell
-
-    def _watch(self, cell: Cell, quantity: str, value: float) -> None:
-        """Append an observation to both streams, and test them when it is time."""
-        stream, watch = cell.streams[quantity], cell.watch
-        due = False
-        if len(watch.cells) > 1 and (count := stream.count) >= _RESIDUALS_AFTER:
-            residual = (value - stream.total / count) * sqrt(count / (count + 1.0))
-            due = watch.streams[quantity].add(residual)
-        if stream.add(value) or due:
-            self._test(cell, quantity)
 
     def _test(self, cell: Cell, quantity: str) -> None:
         """Act on an alarm, the cell's first."""
@@ -311,9 +312,6 @@ class CellStore:
             store.watches[arm] = ArmWatch.from_state(values)
         for device_class, task_class, arm, values in state["cells"]:
             key, watch = (device_class, task_class, arm), store.watches[arm]
-            store.cells[key] = watch.cells[key] = Cell.from_state(values, watch=watch)
+            store.cells[key] = Cell.from_state(values, watch=watch)
+            watch.take(key, store.cells[key])
         return store
-
-
-def _unwatched(_cell: Cell, _quantity: str, _value: float) -> None:
-    """Nobody looks for changes."""

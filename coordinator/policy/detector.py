@@ -18,6 +18,7 @@ _TESTS_PER_SCALE = 64
 _OBSERVATIONS_PER_TEST = 8
 """From fewer nothing can be told: the chance of any of them is more than ``exp(-alarm_level)``."""
 _FRESH_MAX = 1_000
+_RESIDUALS_AFTER = 2
 _NORMAL_SIDE_MIN = 8
 _TINY = 1e-12
 
@@ -54,9 +55,12 @@ class Stream:
     next_test : int
         Count from which the stream is tested again: the wait is a 64th of the history, so that a
         long one costs no more than a short one, and at least eight observations.
+    common : Stream or None
+        Hears how far each observation lies from the mean of those before it (recursive residuals;
+        Brown, Durbin and Evans, 1975).
     """
 
-    __slots__ = ("_fresh", "_levels", "count", "next_test", "total")
+    __slots__ = ("_fresh", "_levels", "common", "count", "next_test", "total")
 
     def __init__(self) -> None:
         self._fresh: list[float] = []
@@ -65,16 +69,20 @@ class Stream:
         self.count = 0
         self.total = 0.0
         self.next_test = _OBSERVATIONS_PER_TEST
+        self.common: Stream | None = None
 
     def add(self, value: float) -> bool:
         """Append an observation, uncompressed until somebody looks at the blocks. O(1).
 
-        Tells whether it is time to test.
+        Tells whether it is time to test, this stream or the common one.
         """
+        count, common, due = self.count, self.common, False
+        if common is not None and count >= _RESIDUALS_AFTER:
+            due = common.add((value - self.total / count) * math.sqrt(count / (count + 1.0)))
         self._fresh.append(value)
-        self.count += 1
+        self.count = count = count + 1
         self.total += value
-        return self.count >= self.next_test
+        return due or count >= self.next_test
 
     @property
     def blocks(self) -> list[Block]:

@@ -97,7 +97,7 @@ class SettleKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-_NOT_BOOKED = (None, SettleKind.RELEASED)
+_RELEASED = SettleKind.RELEASED
 
 
 class RequestStatus(StrEnum):
@@ -250,7 +250,8 @@ class Attempt(NamedTuple):
     @property
     def is_booked(self) -> bool:
         """Whether its cost counts on a lease: not for local tries, nor for released ones."""
-        return bool(self.lease_number) and self.settle not in _NOT_BOOKED
+        settle = self.settle
+        return self.lease_number != 0 and settle is not None and settle is not _RELEASED
 
     @property
     def is_overrun(self) -> bool:

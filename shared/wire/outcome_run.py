@@ -6,7 +6,7 @@ outcomes of a long run take a third of the time that they take one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat
@@ -18,7 +18,7 @@ from shared.decision.types import Attempt, Candidate, Fallout, Observation, Outc
 from shared.errors import LimitError, ProtocolError
 from shared.limits import AMOUNT_NANOS_MAX, RECORD_BYTES_MAX
 from shared.pb.v1 import types_pb2 as pb
-from shared.rows import maker
+from shared.rows import many
 from shared.wire.checks import encoding, known, parse, write_chance, write_id
 from shared.wire.outcome import (
     SETTLE_FROM_PB,
@@ -94,16 +94,14 @@ class _Part(NamedTuple):
     """A field that holds several values for each outcome: `columns` of all of them in a row."""
 
     field: str
-    make: Callable[[tuple[Any, ...]], Any]
+    kind: type[tuple[Any, ...]]
     columns: tuple[_Column, ...]
 
 
-_new_outcome: Final = maker(Outcome)
-_new_record: Final = maker(SpoolRecord)
 _PARTS: Final = (
-    _Part("attempts", maker(Attempt), _ATTEMPT),
-    _Part("fallouts", maker(Fallout), _FALLOUT),
-    _Part("candidates", maker(Candidate), _CANDIDATE),
+    _Part("attempts", Attempt, _ATTEMPT),
+    _Part("fallouts", Fallout, _FALLOUT),
+    _Part("candidates", Candidate, _CANDIDATE),
 )
 
 
@@ -135,7 +133,7 @@ def run_from_pb(message: pb.OutcomeRun) -> list[SpoolRecord]:
     values = zip(
         sequences, repeat(message.incarnation), outcomes, repeat(whole), places, strict=False
     )
-    return list(map(_new_record, values))
+    return list(many(SpoolRecord, values))
 
 
 def encode_run(outcomes: Sequence[Outcome]) -> bytes:
@@ -224,7 +222,7 @@ def _from_pb(message: pb.OutcomeRun) -> list[Outcome]:
     chances = _values(message, _Column("grading_ppm", most=PPM), size=size)
     fields["grading_ppm"] = [ppm or PPM for ppm in chances] if chances else repeat(PPM)
     fields["observed"] = _observations(message, size=size)
-    return list(map(_new_outcome, zip(*map(fields.__getitem__, Outcome._fields), strict=False)))
+    return list(many(Outcome, zip(*map(fields.__getitem__, Outcome._fields), strict=False)))
 
 
 def _observations(message: pb.OutcomeRun, *, size: int) -> Iterable[Observation | None]:
@@ -246,7 +244,7 @@ def _read_part(
     columns = [_read(message, column, size=total, texts=texts) for column in part.columns]
     if not total:
         return repeat(())
-    every = map(part.make, zip(*columns, strict=False))
+    every = many(part.kind, zip(*columns, strict=False))
     if counts.count(counts[0]) == size:
         return zip(*(every,) * counts[0], strict=True)  # so many of one iterator at a time
     return [tuple(islice(every, count)) for count in counts]
@@ -258,10 +256,13 @@ def _read(message: Any, column: _Column, *, size: int, texts: Sequence[str]) -> 
     if not values:
         return repeat(column.default)
     if column.is_text:
-        if max(values) >= len(texts):
-            name = _name(message, column)
-            raise ProtocolError(f"{name} {max(values)} is beyond the {len(texts)} texts of its run")
-        return map(texts.__getitem__, values)
+        try:
+            return list(map(texts.__getitem__, values))
+        except IndexError:
+            name, most = _name(message, column), max(values)
+            raise ProtocolError(
+                f"{name} {most} is beyond the {len(texts)} texts of its run"
+            ) from None
     choices = column.from_pb
     if choices is None:
         return values

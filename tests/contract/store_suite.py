@@ -251,6 +251,19 @@ class StoreSuite:
         assert (newer,) == loaded.tables
         assert {SettingKey.DISABLED_ARMS: '["gpt"]'} == loaded.settings
 
+    @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
+    def test_a_commit_keeps_every_one_of_many_rows(self, store: Store, rows: int) -> None:
+        """However many there are of them, and of those that replace each other, the last."""
+        ledger = [ledger_row(number) for number in range(1, rows + 1)]
+        learned = tuple(booked(number) for number in range(1, rows + 1))
+        marks = [SpoolMark("dev-1", f"inc-{number}", 1) for number in range(rows)]
+        later = [replace(mark, sequence=2) for mark in marks]
+        store.commit([*marks, *ledger, *learned, *later])
+        assert ledger == list(store.ledger(after_id=0, limit=rows + 1))
+        assert learned == store.load().learned_since
+        names = [mark.incarnation for mark in marks]
+        assert dict.fromkeys(names, 2) == store.spool_marks("dev-1", names)
+
     def test_a_table_is_found_by_its_version_while_it_is_kept(self, store: Store) -> None:
         """In force or earlier, of its own class alone; what was replaced is gone."""
         first, second, third = (replace(TABLE, version=number) for number in (1, 2, 3))
@@ -339,6 +352,18 @@ class StoreSuite:
         assert before == store.load()
         store.commit([ledger_row(2), booked(3)])
         assert (2, 3) == (store.load().ledger_id_max, store.load().position_max)
+
+    def test_one_row_too_many_undoes_the_whole_commit(self, store: Store) -> None:
+        """Also when it comes late among many that are good."""
+        store.commit([graded(1, request=1)])
+        more = [ledger_row(number) for number in range(1, 201)]
+        with pytest.raises(StoreError):
+            store.commit(
+                [*more, *(booked(number) for number in range(2, 202)), graded(202, request=1)]
+            )
+        assert (0, 1) == (store.load().ledger_id_max, store.load().position_max)
+        store.commit([*more, booked(2)])
+        assert (200, 2) == (store.load().ledger_id_max, store.load().position_max)
 
     def test_marks_are_kept_by_device_and_incarnation(self, store: Store) -> None:
         """The last word counts, and only what was asked for is found."""

@@ -1,4 +1,4 @@
-"""Rows with some fields other."""
+"""Rows with some fields other, and rows made many at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from shared.rows import changed, quick_dataclass
+from shared.decision.types import Candidate
+from shared.rows import changed, many, quick_dataclass
 from tests.contract.books_suite import LEASE
 
 
@@ -50,3 +51,10 @@ def test_a_quick_dataclass_is_a_value_as_the_usual_one() -> None:
     assert Quick("b") == replace(quick, name="b")
     with pytest.raises(TypeError, match="name"):
         Quick()  # type: ignore[call-arg]
+
+
+def test_many_rows_are_what_their_constructor_makes() -> None:
+    """In their order, equal and of the same type."""
+    made = list(many(Candidate, [("small", 1), ("large", 2)]))
+    assert [Candidate("small", 1), Candidate("large", 2)] == made
+    assert {Candidate} == set(map(type, made))
