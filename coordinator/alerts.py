@@ -132,9 +132,10 @@ class AlertBoard:
         spent, target = window.settled_nanos + window.unconfirmed_nanos, window.target_nanos
         reached = [each for each in percents if 0 < target and 100 * spent >= each * target]
         for percent in sorted(reached):
-            share = 100 * spent / target
-            text = f"budget {name}: {share:.1f} % of this window's money is spent"
-            self._pass(f"{AlertKind.BUDGET}:{percent}", text)
+            mark = f"{AlertKind.BUDGET}:{percent}"
+            if mark not in self._passed:
+                share = 100 * spent / target
+                self._pass(mark, f"budget {name}: {share:.1f} % of this window's money is spent")
 
     def refused(self, window: WindowRow, *, reason: str) -> None:
         """Announce, once a window, that its budget has refused a lease."""
@@ -149,11 +150,11 @@ class AlertBoard:
         unix_ms : int
             Now: the time of everything that happened since the last call.
         """
+        if not self._dirty:
+            return [], None
         fresh = [
             replace(alert, at_unix_ms=unix_ms, window_id=self._window_id) for alert in self._fresh
         ]
-        if not self._dirty:
-            return fresh, None
         self._fresh, self._dirty = [], False
         for key, alarm in self._alarms.items():
             if not alarm.since_unix_ms:

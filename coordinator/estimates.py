@@ -67,9 +67,10 @@ class EstimateBook:
 
     def set_prior(self, arm: str, *, prior: ArmPrior) -> None:
         """State what is believed of ``arm``; replaces an earlier prior, keeps the statistics."""
-        self._priors[arm] = prior
-        self._prices[arm] = prior.cost_nanos
-        self._cached = None
+        if self._priors.get(arm) != prior:
+            self._priors[arm] = prior
+            self._prices[arm] = prior.cost_nanos
+            self._cached = None
 
     def set_adaptive(self, adaptive: bool) -> None:
         """Watch for changes from now on, or stop doing so."""
@@ -77,8 +78,9 @@ class EstimateBook:
 
     def set_deadline(self, task_class: str, *, deadline_ms: float) -> None:
         """State a task class's deadline: with an arm's stated latency it gives a first hit rate."""
-        self._deadlines[task_class] = float(deadline_ms)
-        self._cached = None
+        if self._deadlines.get(task_class) != deadline_ms:
+            self._deadlines[task_class] = float(deadline_ms)
+            self._cached = None
 
     def set_latencies(self, latencies: Mapping[tuple[str, str], float]) -> None:
         """State what was measured, in ms by (device class, arm): it goes over the priors'."""

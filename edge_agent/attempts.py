@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edge_agent.candidates import RequestFacts
 from edge_agent.choosing import Choice
@@ -77,12 +77,14 @@ class RunningRequest:
         The attempt under way.
     settled_early : Settlement or None
         Of an attempt under way whose lease had to close before its end.
-    corrections : list of (Settlement, int)
+    corrections : tuple of (Settlement, int)
         Attempts settled early, and what their calls turned out to cost, in nano-dollars.
-    overrun_arms : set of str
+    overrun_arms : frozenset of str
         Arms that billed more than was reserved (rule S_4).
+    judge_ppm : int
+        The probability with which its answer is graded by a judge; 0 if by none.
     judged : bool
-        Drawn to have its answer graded by a judge.
+        Drawn to have it graded so.
     """
 
     facts: RequestFacts
@@ -94,15 +96,16 @@ class RunningRequest:
     may_wait: bool = False
     patient: bool = False
     refusals_before: int = 0
-    gate_fallouts: list[Fallout] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    gate_fallouts: tuple[Fallout, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
     retry_after_s: int = 0
     problem: str = ""
     param: str | None = None
     plan: AttemptPlan | None = None
     settled_early: Settlement | None = None
-    corrections: list[tuple[Settlement, int]] = field(default_factory=list)
-    overrun_arms: set[str] = field(default_factory=set)
+    corrections: tuple[tuple[Settlement, int], ...] = ()
+    overrun_arms: frozenset[str] = frozenset()
+    judge_ppm: int = 0
     judged: bool = False
     asked_again: Feedback | None = None
     judge: Judge | None = None

@@ -41,7 +41,7 @@ class Bookkeeper:
         self._books = books
         self._gate = gate
         self._commits = 0
-        self._under_way: set[int] = set()
+        self._under_way = 0
         self._unwritten: dict[int, Sequence[BookEffect]] = {}
         self.spooled = asyncio.Event()
         self.spool_held = asyncio.Lock()
@@ -68,22 +68,25 @@ class Bookkeeper:
         if self._unwritten:
             self._unwritten[number] = effects
             raise BooksFullError(self._gate.books_problem)
-        self._under_way.add(number)
-        await self._books.commit(
-            effects,
-            sync=sync or _has(effects, DropLease),
-            told=partial(self._told, number, effects),
-        )
+        self._under_way += 1
+        spools = closes = False
+        for effect in effects:
+            spools = spools or type(effect) is AppendSpool
+            closes = closes or type(effect) is DropLease
+        told = partial(self._told, number, effects, spools)
+        await self._books.commit(effects, sync=sync or closes, told=told)
 
-    def _told(self, number: int, effects: Sequence[BookEffect], error: Exception | None) -> None:
-        self._under_way.discard(number)
+    def _told(
+        self, number: int, effects: Sequence[BookEffect], spools: bool, error: Exception | None
+    ) -> None:
+        self._under_way -= 1
         if isinstance(error, BooksFullError):
             self._unwritten[number] = effects
             self._gate.books_problem = self._gate.books_problem or BOOKS_FULL  # broken ones stay so
         elif error is not None:
             # The engine is ahead of the books for good: only a start from the books mends that.
             self._broken(error)
-        elif _has(effects, AppendSpool):
+        elif spools:
             self.spooled.set()
 
     def _retried(self, number: int, error: Exception | None) -> None:
@@ -161,11 +164,3 @@ class Bookkeeper:
                 return
         if self._gate.books_problem == BOOKS_FULL and not self._unwritten:
             self._gate.books_problem = ""
-
-
-def _has(effects: Sequence[BookEffect], kind: type[BookEffect]) -> bool:
-    """Whether one of the effects is of this kind; a loop, since every commit asks twice."""
-    for effect in effects:  # noqa: SIM110 - a generator takes twice as long
-        if type(effect) is kind:
-            return True
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from edge_agent.candidates import ArmCondition, Candidates, PreparedRow, RequestFacts, row_for
 from edge_agent.conversations import KEEP_SHARE_PPM_MIN, Conversations, Kept
@@ -98,23 +97,32 @@ class Chooser:
         act on the decisions.
     """
 
-    def __init__(self, *, gate: Gate, health: ArmHealth, observe_arm: str = "") -> None:
+    def __init__(
+        self,
+        config: DeviceConfig,
+        *,
+        table: SelectionTable | None,
+        gate: Gate,
+        health: ArmHealth,
+        observe_arm: str = "",
+    ) -> None:
+        self._config, self._table = config, table
         self._observe_arm = observe_arm
         self._conversations = Conversations()
         self._gate = gate
         self._health = health
-        self._rows: dict[tuple[str, str], PreparedRow] = {}  # until table or configuration change
+        self._rows: dict[tuple[str, str], PreparedRow] = {}
 
-    def forget_rows(self) -> None:
-        """The table or the configuration has changed."""
-        self._rows.clear()
+    def follow(self, config: DeviceConfig, *, table: SelectionTable | None) -> None:
+        """From now on this configuration and this table say between what is chosen."""
+        kept = self._rows if config is self._config else {}
+        self._rows = {key: row for key, row in kept.items() if key[0]}  # pinned: in no table
+        self._config, self._table = config, table
 
     def choose(
         self,
         facts: RequestFacts,
         *,
-        config: DeviceConfig,
-        table: SelectionTable | None,
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
@@ -126,45 +134,39 @@ class Chooser:
         RequestRefused
             404 if it pins an arm that the fleet does not have, 503 if `observe_arm` is none.
         """
-        decide = partial(
-            self._decide,
-            config=config,
-            table=table,
-            conditions=conditions,
-            now_ms=now_ms,
-            uniform=uniform,
-        )
         if not self._observe_arm or facts.pinned_arm:
-            return decide(facts)
-        if config.arm(self._observe_arm) is None:
+            return self._decide(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        if self._config.arm(self._observe_arm) is None:
             raise RequestRefused(
                 503,
                 "observe_arm_unknown",
                 f"observe_arm is {self._observe_arm!r} in the agent's configuration, and the fleet "
                 "has no such arm for this device: name one of "
-                + ", ".join(arm.id for arm in config.arms),
+                + ", ".join(arm.id for arm in self._config.arms),
             )
-        return replace(decide(replace(facts, pinned_arm=self._observe_arm)), observed=decide(facts))
+        fixed, observed = (
+            self._decide(each, conditions=conditions, now_ms=now_ms, uniform=uniform)
+            for each in (replace(facts, pinned_arm=self._observe_arm), facts)
+        )
+        return replace(fixed, observed=observed)
 
     def _decide(
         self,
         facts: RequestFacts,
         *,
-        config: DeviceConfig,
-        table: SelectionTable | None,
         conditions: Mapping[str, ArmCondition],
         now_ms: float,
         uniform: float,
     ) -> Choice:
-        if facts.pinned_arm and config.arm(facts.pinned_arm) is None:
-            known = ", ".join(["auto", *(arm.id for arm in config.arms)])
+        if facts.pinned_arm and self._config.arm(facts.pinned_arm) is None:
+            known = ", ".join(["auto", *(arm.id for arm in self._config.arms)])
             raise RequestRefused(
                 404,
                 "model_not_found",
                 f"the model {facts.pinned_arm!r} does not exist; known are: {known}",
                 param="model",
             )
-        prepared = self._prepared(facts, config=config, table=table)
+        prepared = self._prepared(facts)
         candidates = prepared.candidates(
             facts,
             conditions=self._rested(conditions, now_ms=now_ms),
@@ -214,12 +216,11 @@ class Chooser:
 
         return problem
 
-    def _prepared(
-        self, facts: RequestFacts, *, config: DeviceConfig, table: SelectionTable | None
-    ) -> PreparedRow:
+    def _prepared(self, facts: RequestFacts) -> PreparedRow:
+        """The row to choose from; prepared once for as long as it is followed."""
         key = (facts.pinned_arm, facts.task_class)
         found = self._rows.get(key)
         if found is None:
-            row = row_for(facts, config=config, table=table)
-            found = self._rows[key] = PreparedRow(row, config=config)
+            row = row_for(facts, config=self._config, table=self._table)
+            found = self._rows[key] = PreparedRow(row, config=self._config)
         return found

@@ -131,7 +131,13 @@ class AgentEngine:
         )
         self.health = ArmHealth()
         self.grading = Grading(self.config)
-        self._chooser = Chooser(gate=self.gate, health=self.health, observe_arm=observe_arm)
+        self._chooser = Chooser(
+            self.config,
+            table=self.table,
+            gate=self.gate,
+            health=self.health,
+            observe_arm=observe_arm,
+        )
         self._resume_token = snapshot.meta.get(MetaKey.RESUME_TOKEN, "")
         self._requests: dict[str, RunningRequest] = {}
 
@@ -167,7 +173,7 @@ class AgentEngine:
         uniform: float,
     ) -> RouteDecision:
         """The decision for a request, without beginning it."""
-        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         draw = choice.draw
         arm = self.config.arm(draw.arm if draw else facts.pinned_arm)
         version = self.table.version if self.table else 0
@@ -211,19 +217,22 @@ class AgentEngine:
         expected = self.grading.problem(facts)
         if expected:
             raise expectation_refusal(facts.task_class, expected=expected)
-        choice = self._choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
+        choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
+        forced = bool(facts.pinned_arm) or facts.privacy_local or alone
+        judge_ppm = self.grading.judge_ppm(facts)
         self._requests[facts.request_id] = RunningRequest(
-            facts=facts,
-            choice=choice,
-            begun_ms=now_ms,
-            table_version=self.table.version if self.table else 0,
-            queue=list(choice.queue),
-            forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
+            facts,
+            choice,
+            now_ms,
+            self.table.version if self.table else 0,
+            list(choice.queue),
+            forced,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
-            judged=sample * PPM < self.grading.judge_ppm(facts),
+            judge_ppm=judge_ppm,
+            judged=sample * PPM < judge_ppm,
             asked_again=self.grading.asked_again(facts, now_ms=now_ms),
         )
 
@@ -243,10 +252,10 @@ class AgentEngine:
                 continue
             max_tokens = request.facts.max_tokens_on(arm)
             if arm.cloud is None:
-                request.plan = AttemptPlan(arm=arm, max_tokens=max_tokens)
+                request.plan = AttemptPlan(arm, max_tokens)
                 return request.plan, effects
             if self._beyond_cap(request, arm=arm):
-                request.gate_fallouts.append(Fallout(arm.id, MAX_COST_REASON))
+                request.gate_fallouts += (Fallout(arm.id, MAX_COST_REASON),)
                 continue
             row, problem, reserved = self.gate.reserve(
                 request.facts, arm=arm, boot_ms=boot_ms, judge=request.judge is not None
@@ -258,29 +267,25 @@ class AgentEngine:
             self._stop_waiting(request)
             if row is not None:
                 request.plan = AttemptPlan(
-                    arm=arm,
-                    max_tokens=max_tokens,
-                    reservation_id=row.id,
-                    lease_number=row.lease_number,
-                    reserved_nanos=row.amount_nanos,
-                    price=arm.cloud.price,
+                    arm, max_tokens, row.id, row.lease_number, row.amount_nanos, arm.cloud.price
                 )
                 return request.plan, effects
-            request.gate_fallouts.append(Fallout(arm.id, problem))
+            request.gate_fallouts += (Fallout(arm.id, problem),)
         return None, effects
 
     def _waits(self, request: RunningRequest, *, arm: Arm, problem: str) -> bool:
         """Whether a request waits, once, for what it lacks: a lease (rule L_6), or a sync (L_2)."""
         if not request.may_wait:
             return False
-        facts, worst_case = request.facts, request.facts.worst_case_nanos(arm)
+        facts = request.facts
         if problem == NOT_SYNCED:
+            worst_case = facts.worst_case_nanos(arm)
             self.gate.need_sync(facts.request_id, amount_nanos=worst_case, key_tag=facts.key_tag)
             return True
         hopeful = request.patient and request.refusals_before == self.gate.refusals
         if not hopeful or problem not in LACKS_A_LEASE:
             return False
-        self.gate.need(facts.request_id, amount_nanos=worst_case)
+        self.gate.need(facts.request_id, amount_nanos=facts.worst_case_nanos(arm))
         return True
 
     def _beyond_cap(self, request: RunningRequest, *, arm: Arm) -> bool:
@@ -371,32 +376,31 @@ class AgentEngine:
         and what the client's doing says.
         """
         request = self._requests.pop(request_id)
+        facts, choice, draw = request.facts, request.choice, request.choice.draw
         at_work = request.plan.arm.id if request.plan else ""
         self._stop_waiting(request)
         effects: Effects = []
         answered = status is RequestStatus.OK
-        arm = request.plan.arm.id if request.plan and answered else ""
-        draw = request.choice.draw
+        arm = at_work if answered else ""
         reason = request.reason
         if request.plan is not None and end is not None:
             if answered:
-                self.health.answered(request.plan.arm.id)
+                self.health.answered(at_work)
             effects += self._end_attempt(request, end)
-        facts = request.facts
         in_time = not facts.deadline_ms or latency_ms <= facts.deadline_ms
         outcome = Outcome(
-            request_id=request_id,
-            task_class=facts.task_class,
-            arrived_unix_ms=facts.arrived_unix_ms,
-            status=status,
-            arm=arm,
+            request_id,
+            facts.task_class,
+            facts.arrived_unix_ms,
+            status,
+            arm,
             drawn_arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             table_version=request.table_version,
             reason=reason[:ERROR_CHARS_MAX],
             forced=request.forced,
-            attempts=tuple(request.attempts),
-            fallouts=(*request.fallouts, *request.choice.observed_fallouts),
+            attempts=request.attempts,
+            fallouts=(*request.fallouts, *choice.observed_fallouts),
             prompt_tokens=end.prompt_tokens if end else 0,
             completion_tokens=end.completion_tokens if end else 0,
             ttft_ms=ttft_ms,
@@ -404,22 +408,23 @@ class AgentEngine:
             deadline_ms=facts.deadline_ms,
             hit=answered and in_time,
             tag=facts.tag,
-            candidates=request.choice.between,
-            observed=request.choice.observation,
-            grading_ppm=self.grading.grading_ppm(facts),
+            candidates=choice.between,
+            observed=choice.observation,
+            grading_ppm=request.judge_ppm or PPM,
         )
-        if draw is not None and arm == draw.arm and request.choice.observed is None:
-            ended_ms = request.begun_ms + latency_ms
-            self._chooser.answered(facts, request.choice, now_ms=ended_ms)
+        ended_ms = request.begun_ms + latency_ms
+        if draw is not None and arm == draw.arm and choice.observed is None:
+            self._chooser.answered(facts, choice, now_ms=ended_ms)
         effects += self.outbox.spool(outcome)
         effects += self._corrected(request)
         grades = [
             request.asked_again,
             self.grading.grade(facts, outcome, text=text if answered else None),
-            self.grading.ended(facts, outcome, arm=at_work, now_ms=request.begun_ms + latency_ms),
+            self.grading.ended(facts, outcome, arm=at_work, now_ms=ended_ms),
         ]
         for grade in grades:
-            effects += self.outbox.spool(grade) if grade is not None else []
+            if grade is not None:
+                effects += self.outbox.spool(grade)
         return outcome, effects
 
     def _corrected(self, request: RunningRequest) -> Effects:
@@ -550,7 +555,7 @@ class AgentEngine:
             for arm in self._fleet_config.arms
         )
         self.config = replace(self._fleet_config, arms=arms)
-        self._chooser.forget_rows()
+        self._chooser.follow(self.config, table=self.table)
 
     def alone_with(self, fallback: DeviceConfig) -> None:
         """Other models of the device's own; they count until a coordinator has configured it."""
@@ -563,7 +568,7 @@ class AgentEngine:
         if table == self.table:
             return []
         self.table = table
-        self._chooser.forget_rows()
+        self._chooser.follow(self.config, table=table)
         return [PutTable(table)]
 
     @property
@@ -571,28 +576,11 @@ class AgentEngine:
         """Requests begun and not finished."""
         return len(self._requests)
 
-    def _choose(
-        self,
-        facts: RequestFacts,
-        *,
-        conditions: Mapping[str, ArmCondition],
-        now_ms: float,
-        uniform: float,
-    ) -> Choice:
-        return self._chooser.choose(
-            facts,
-            config=self.config,
-            table=self.table,
-            conditions=conditions,
-            now_ms=now_ms,
-            uniform=uniform,
-        )
-
     def _end_attempt(self, request: RunningRequest, end: AttemptEnd) -> Effects:
         plan = request.under_way
         request.plan = None
         if plan.price is None:
-            request.attempts.append(Attempt(plan.arm.id, end.latency_ms, error=end.error))
+            request.attempts += (Attempt(plan.arm.id, end.latency_ms, error=end.error),)
             return []
         cost = plan.price.cost_nanos(
             prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens
@@ -605,20 +593,19 @@ class AgentEngine:
             )
         elif end.settle is not SettleKind.UNKNOWN:
             known = cost if end.settle is SettleKind.REPORTED else 0
-            request.corrections.append((settled, known))
+            request.corrections += ((settled, known),)
             if known > settled.reserved_nanos:
-                request.overrun_arms.add(plan.arm.id)
+                request.overrun_arms |= {plan.arm.id}
         if settled.overrun_nanos:
-            request.overrun_arms.add(plan.arm.id)
-        request.attempts.append(
-            Attempt(
-                arm=plan.arm.id,
-                latency_ms=end.latency_ms,
-                error=end.error,
-                lease_number=settled.lease_number,
-                reserved_nanos=settled.reserved_nanos,
-                cost_nanos=settled.cost_nanos,
-                settle=settled.kind,
-            )
+            request.overrun_arms |= {plan.arm.id}
+        attempt = Attempt(
+            plan.arm.id,
+            end.latency_ms,
+            end.error,
+            settled.lease_number,
+            settled.reserved_nanos,
+            settled.cost_nanos,
+            settled.kind,
         )
+        request.attempts += (attempt,)
         return effects

@@ -216,8 +216,7 @@ class Gate:
         self._leases.expire(boot_ms=boot_ms)  # house-keeping has not run yet after a suspend
         worst_case = facts.worst_case_nanos(arm)
         problem = self._problem(facts, arm=arm, worst_case=worst_case)
-        of_key = self._keys.refusal(facts.key_tag, worst_case)
-        if of_key is not None or problem not in ("", NOT_SYNCED):
+        if problem and (problem != NOT_SYNCED or self._keys.refusal(facts.key_tag, worst_case)):
             return None, problem, self._changes()
         row = self._leases.reserve(
             f"{self._incarnation}.{next(self._reservations)}",
@@ -474,8 +473,12 @@ class Gate:
 
     def raised_watermarks(self) -> Effects:
         """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
-        effects: Effects = [PutLease(row) for row in self._leases.unsynced()]
-        return effects + [PutKeyBudget(row) for row in self._keys.unsynced()]
+        effects: Effects = []
+        for lease in self._leases.unsynced():
+            effects.append(PutLease(lease))
+        for key in self._keys.unsynced():
+            effects.append(PutKeyBudget(key))
+        return effects
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""

@@ -11,7 +11,6 @@ from typing import Final
 from edge_agent.candidates import EMBEDDINGS, RequestFacts
 from shared.decision.graders import AnswerGrader
 from shared.decision.grading import WeakSignal
-from shared.decision.money import PPM
 from shared.decision.reward import reward_ppm
 from shared.decision.types import DeviceConfig, Feedback, Outcome, RequestStatus
 from shared.rows import quick_dataclass
@@ -89,10 +88,6 @@ class Grading:
         private = facts.privacy_local or task.privacy_local or facts.media_parts
         capped = facts.max_cost_nanos is not None
         return 0 if private or capped or not _is_text(facts) else task.judge_ppm
-
-    def grading_ppm(self, facts: RequestFacts) -> int:
-        """The probability that an answer is graded, where that is sampled."""
-        return self.judge_ppm(facts) or PPM
 
     def grade(self, facts: RequestFacts, outcome: Outcome, *, text: str | None) -> Feedback | None:
         """What the class's grader says of an answer, if there is one with a text."""

@@ -109,7 +109,7 @@ class TrackRecord:
             By how much few blocks widen it for quantiles, >= 1: the quantiles of Student's law
             over those of the normal one, squared, to first order.
         """
-        per_slot, blocks = self._chain(floor)[_row_of(horizon)]
+        per_slot, blocks = self._expected(_row_of(horizon), floor=floor)
         return per_slot, (1.0 + 1.0 / blocks) ** 2
 
     def square(self, horizon: int) -> FloatArray:
@@ -144,25 +144,24 @@ class TrackRecord:
             made._data[name] = np.asarray(state[name], dtype=np.float64).reshape(-1, series)
         return made
 
-    def _chain(self, floor: FloatArray) -> list[tuple[FloatArray, FloatArray]]:
-        """What to expect at each horizon, and the blocks it rests on.
+    def _expected(self, row: int, *, floor: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What to expect at a horizon, and the blocks it rests on.
 
         The horizon's own mean, shrunk towards the shorter one's while its blocks are few.
         """
-        data, expected, worth, found = self._data, floor, np.ones_like(floor), []
-        for row in range(len(HORIZONS)):
-            own = data["weight"][row]
+        data, expected, worth = self._data, floor, np.ones_like(floor)
+        for shorter in range(row + 1):
+            own = data["weight"][shorter]
             borrowed = np.clip(_BORROWED - own, _BORROWED_MIN, worth)
             worth = own + borrowed
-            expected = (data["ratio"][row] + borrowed * expected) / worth
-            found.append((expected, worth))
-        return found
+            expected = (data["ratio"][shorter] + borrowed * expected) / worth
+        return expected, worth
 
     def _close(self, row: int, *, floor: FloatArray) -> FloatArray:
         data = self._data
         valid = data["shape"][row] > 0.0
         shape = np.where(valid, data["shape"][row], 1.0)
-        expected, _ = self._chain(floor)[row]
+        expected, _ = self._expected(row, floor=floor)
         error = data["actual"][row] - data["promised"][row]
         # Counts have heavy upper tails: Bernstein's bound, with bursts of the series' own size.
         burst = np.maximum(expected / np.maximum(floor, 1e-9), 1.0)

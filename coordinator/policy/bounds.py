@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -29,6 +30,7 @@ SUM_NAMES = (
     "reward",
     "reward_squared",
 )
+_SUMS = attrgetter(*SUM_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ class Grid:
             return True
         if device is None or task is None:
             return False
-        self._stack[:, device, task, arm] = [float(getattr(cell, name)) for name in SUM_NAMES]
+        self._stack[:, device, task, arm] = _SUMS(cell)
         return True
 
     def pick(self, array: FloatArray) -> FloatArray:
@@ -265,21 +267,23 @@ class PriorArrays:
         latencies : mapping
             (Device class, position of the arm) to a measured latency in ms.
         """
+        arms = len(priors)
         reward, cost = _column(priors, "reward"), _column(priors, "cost_nanos")
-        stated = [[p.hit_within(deadlines.get(task)) for p in priors] for task in grid.tasks]
-        hit = np.tile(np.array(stated), (grid.shape[0], 1, 1))
+        offset = np.empty((*grid.shape[:2], 3 * arms))
+        offset[..., :arms], offset[..., 2 * arms :] = reward, cost
+        hit = offset[..., arms : 2 * arms]
+        hit[:] = [[p.hit_within(deadlines.get(task)) for p in priors] for task in grid.tasks]
         for (device_class, at), ms in latencies.items():
             if device_class in grid.devices:
                 hit[grid.devices.index(device_class), :, at] = [
                     priors[at].hit_within(deadlines.get(task), latency_ms=ms) for task in grid.tasks
                 ]
-        tiled = [np.broadcast_to(column, grid.shape) for column in (reward, cost)]
         one = np.ones_like(reward)
         hit_middle = hit.mean(axis=(0, 1))
         return cls(
-            offset=np.concatenate([tiled[0], hit, tiled[1]], axis=2),
+            offset=offset,
             prior=PoolPrior(
-                mean=np.zeros(3 * len(priors)),
+                mean=np.zeros(3 * arms),
                 count=np.concatenate(
                     [_column(priors, f"{name}_count") for name in ("reward", "hit", "cost")]
                 ),

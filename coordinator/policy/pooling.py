@@ -97,19 +97,18 @@ def pool_three_levels(
     device_spread = _between(
         count, cell_mean, variance=variance, stated=prior.device_spread, weight=prior.spread_count
     )
+    task_noise = variance / np.maximum(task_count, 1.0) + device_spread * _concentration(
+        count, task_count
+    )
     task_spread = _between_tasks(
         task_count,
         task_mean,
-        noise=variance / np.maximum(task_count, 1.0)
-        + device_spread * _concentration(count, task_count),
+        noise=task_noise,
         stated=prior.task_spread,
         weight=prior.spread_count,
     )
     arm_error = variance / (prior.count + arm_count) + task_spread * _concentration(
         task_count, arm_count
-    )
-    task_noise = variance / np.maximum(task_count, 1.0) + device_spread * _concentration(
-        count, task_count
     )
     task_mean, task_error = _combine(
         task_mean,

@@ -18,6 +18,7 @@ PRIOR_SHAPE = 0.5
 """Standard deviation of the logarithm of a latency, before any is measured."""
 
 _MIDDLE = np.exp((np.arange(BUCKETS) + 0.5) / BUCKETS_PER_E)
+_LOG_MIDDLE = np.log(_MIDDLE)
 
 
 @lru_cache(maxsize=65_536)
@@ -39,7 +40,7 @@ def dense(counts: Mapping[int, float]) -> FloatArray:
 def prior_histogram(latency_ms: float) -> FloatArray:
     """Return a lognormal shape (sigma 0.5) with the given mean in ms, total 1."""
     center = math.log(max(latency_ms, 1.0)) - 0.5 * PRIOR_SHAPE**2
-    density = np.exp(-0.5 * ((np.log(_MIDDLE) - center) / PRIOR_SHAPE) ** 2)
+    density = np.exp(-0.5 * ((_LOG_MIDDLE - center) / PRIOR_SHAPE) ** 2)
     return np.asarray(density / max(float(density.sum()), 1e-300))
 
 

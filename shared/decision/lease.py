@@ -161,6 +161,41 @@ NOT_SYNCED: Final = LeaseRefusal.NOT_SYNCED
 REPORTED: Final = SettleKind.REPORTED
 
 
+class _Held:
+    """A lease with what the present process knows of it beside its row. Amounts in nano-dollars.
+
+    Attributes
+    ----------
+    used_nanos, room_nanos : int
+        Settled and reserved together, and what that leaves of the amount.
+    reservations : int
+        How many are open; one of a call without a price takes nothing of the amount.
+    synced_nanos : int
+        Up to which watermark a sync has covered it.
+    """
+
+    __slots__ = (
+        "granted_boot_ms",
+        "reservations",
+        "room_nanos",
+        "row",
+        "synced_nanos",
+        "used_nanos",
+    )
+
+    def __init__(self, row: LeaseRow, *, synced_nanos: int, granted_boot_ms: int = 0) -> None:
+        self.row = row
+        self.synced_nanos = synced_nanos
+        self.granted_boot_ms = granted_boot_ms
+        self.reservations = self.used_nanos = 0
+        self.use(row.settled_nanos)
+
+    def use(self, nanos: int) -> None:
+        """So much more is used, or less if it is negative."""
+        self.used_nanos += nanos
+        self.room_nanos = max(0, self.row.amount_nanos - self.used_nanos)
+
+
 class LeaseBook:
     """All leases of one device.
 
@@ -185,18 +220,15 @@ class LeaseBook:
         self._incarnation = incarnation
         self._boot_id = boot_id
         self._chunks = chunks
-        self._leases: dict[int, LeaseRow] = {}
-        self._synced: dict[int, int] = {}
-        self._granted_boot_ms: dict[int, int] = {}
+        self._leases: dict[int, _Held] = {}  # by their numbers, which rise
+        self._active: list[_Held] = []  # the oldest first
+        self._closing: list[_Held] = []
         self._reservations: dict[str, ReservationRow] = {}
-        self._reserved: dict[int, int] = {}
         self._number_max = 0
         self._changed: dict[int, LeaseRow] = {}
-        self._made: list[ReservationRow] = []
+        self._made: dict[str, ReservationRow] = {}
         self._dropped: list[str] = []
         self._rooms: tuple[int, int, int] | None = None
-        self._actives: list[LeaseRow] | None = None
-        self._closing: list[LeaseRow] | None = None
 
     @property
     def number_max(self) -> int:
@@ -207,21 +239,19 @@ class LeaseBook:
         self, *, leases: Iterable[LeaseRow], reservations: Iterable[ReservationRow], number_max: int
     ) -> None:
         """Take over the rows of an earlier process; `close_earlier` must follow."""
-        for row in leases:
-            self._leases[row.number] = row
-            self._synced[row.number] = row.watermark_nanos
-            self._reserved[row.number] = self._granted_boot_ms[row.number] = 0
+        for row in sorted(leases, key=lambda row: row.number):
+            self._leases[row.number] = _Held(row, synced_nanos=row.watermark_nanos)
         for reservation in reservations:
-            self._reservations[reservation.id] = reservation
-            self._reserved[reservation.lease_number] += reservation.amount_nanos
+            self._hold(reservation, self._leases[reservation.lease_number])
         self._number_max = max([number_max, *self._leases])
+        self._sort()
 
     def earlier_reservations(self) -> tuple[ReservationRow, ...]:
         """Reservations that an earlier process left open."""
         return tuple(
             row
             for row in self._reservations.values()
-            if self._leases[row.lease_number].incarnation != self._incarnation
+            if self._leases[row.lease_number].row.incarnation != self._incarnation
         )
 
     def close_earlier(self, *, in_full: bool = False) -> list[LeaseClose]:
@@ -232,11 +262,11 @@ class LeaseBook:
         the original may be spending on it.
         """
         closes = []
-        for row in sorted(self._leases.values(), key=lambda row: row.number):
+        for held in self._leases.values():
+            row, known = held.row, held.used_nanos
             if row.incarnation == self._incarnation or row.state is LeaseState.CLOSED:
                 continue
             same_boot = bool(row.boot_id) and row.boot_id == self._boot_id
-            known = row.settled_nanos + self._reserved[row.number]
             final = known if same_boot else max(row.watermark_nanos, known)
             reason = "process ended" if same_boot else "rebooted"
             if in_full:
@@ -244,7 +274,7 @@ class LeaseBook:
             for reservation in list(self._reservations.values()):
                 if reservation.lease_number == row.number:
                     self._forget(reservation)
-            closes.append(self._close(row, final_nanos=final, clean=False, reason=reason))
+            closes.append(self._close(held, final_nanos=final, clean=False, reason=reason))
         return closes
 
     def grant(self, granted: LeaseGranted, *, boot_ms: int, worst_case_nanos: int = 0) -> bool:
@@ -257,37 +287,36 @@ class LeaseBook:
         if granted.number <= self._number_max or granted.amount_nanos <= 0:
             return False
         self._number_max = granted.number
-        self._put(
-            LeaseRow(
-                number=granted.number,
-                incarnation=self._incarnation,
-                boot_id=self._boot_id,
-                window_id=granted.window_id,
-                amount_nanos=granted.amount_nanos,
-                price_version=granted.price_version,
-                expires_boot_ms=(granted.asked_boot_ms or boot_ms) + granted.duration_ms,
-                watermark_nanos=min(
-                    granted.amount_nanos,
-                    max(self._chunk(granted.amount_nanos), 2 * worst_case_nanos),
-                ),
-            )
+        row = LeaseRow(
+            number=granted.number,
+            incarnation=self._incarnation,
+            boot_id=self._boot_id,
+            window_id=granted.window_id,
+            amount_nanos=granted.amount_nanos,
+            price_version=granted.price_version,
+            expires_boot_ms=(granted.asked_boot_ms or boot_ms) + granted.duration_ms,
+            watermark_nanos=min(
+                granted.amount_nanos,
+                max(self._chunk(granted.amount_nanos), 2 * worst_case_nanos),
+            ),
         )
-        self._synced[granted.number] = 0
-        self._reserved[granted.number] = 0
-        self._granted_boot_ms[granted.number] = boot_ms
+        held = _Held(row, synced_nanos=0, granted_boot_ms=boot_ms)
+        self._leases[row.number] = held
+        self._put(held, row)
+        self._sort()
         self.expire(boot_ms=boot_ms)
         return True
 
     def watermark_synced(self, number: int, watermark_nanos: int) -> None:
         """The books have synced this watermark."""
-        if number in self._synced:
-            self._synced[number] = max(self._synced[number], watermark_nanos)
+        held = self._leases.get(number)
+        if held is not None:
+            held.synced_nanos = max(held.synced_nanos, watermark_nanos)
             self._rooms = None
 
     def unsynced(self) -> tuple[LeaseRow, ...]:
         """Active leases whose watermark a sync still has to cover."""
-        active, synced = self._active(), self._synced
-        return tuple([row for row in active if row.watermark_nanos > synced[row.number]])
+        return tuple([h.row for h in self._active if h.row.watermark_nanos > h.synced_nanos])
 
     def make_room(self, amount_nanos: int) -> None:
         """Raise a watermark so that this worst case fits once `unsynced` is synced."""
@@ -298,11 +327,11 @@ class LeaseBook:
 
         Each of them fits one lease; here they may fill several.
         """
-        for row in self._active():
-            here = min(amount_nanos, self._room(row))
-            wanted = self._used(row) + here
-            if here and wanted > row.watermark_nanos:  # not up to what an overrun has taken
-                self._put(changed(row, watermark_nanos=wanted))
+        for held in self._active:
+            here = min(amount_nanos, held.room_nanos)
+            wanted = held.used_nanos + here
+            if here and wanted > held.row.watermark_nanos:  # not up to what an overrun has taken
+                self._put(held, changed(held.row, watermark_nanos=wanted))
             amount_nanos -= here
 
     def available_nanos(self) -> int:
@@ -311,8 +340,7 @@ class LeaseBook:
 
     def newest_amount_nanos(self) -> int:
         """The size of the newest lease that is still active; 0 without one."""
-        active = self._active()
-        return active[-1].amount_nanos if active else 0
+        return self._active[-1].row.amount_nanos if self._active else 0
 
     @property
     def room_nanos(self) -> int:
@@ -335,11 +363,10 @@ class LeaseBook:
         asks for it.
         """
         largest, synced, together = -1, -1, 0
-        for row in self._active():
-            room = self._room(row)
-            largest = max(largest, room)
-            synced = max(synced, self._synced[row.number] - self._used(row))
-            together += room
+        for held in self._active:
+            largest = max(largest, held.room_nanos)
+            synced = max(synced, held.synced_nanos - held.used_nanos)
+            together += held.room_nanos
         self._rooms = largest, synced, together
         return self._rooms
 
@@ -367,27 +394,24 @@ class LeaseBook:
             return refused
         lease = self._lease_for(amount_nanos)
         row = ReservationRow(
-            id=reservation_id,
-            request_id=request_id,
-            arm=arm,
-            lease_number=lease.number,
-            amount_nanos=amount_nanos,
-            task_class=task_class,
-            arrived_unix_ms=arrived_unix_ms,
-            key_tag=key_tag,
-            key_window=key_window,
-            judge=judge,
+            reservation_id,
+            request_id,
+            arm,
+            lease.row.number,
+            amount_nanos,
+            task_class,
+            arrived_unix_ms,
+            key_tag,
+            key_window,
+            judge,
         )
-        self._reservations[row.id] = row
-        self._reserved[lease.number] += amount_nanos
-        self._rooms = None
-        self._made.append(row)
+        self._hold(row, lease)
+        self._made[row.id] = row
         self._raise_watermark(amount_nanos)
-        used = self._used(lease)
-        if used > lease.amount_nanos:
+        if lease.used_nanos > lease.row.amount_nanos:
             raise InvariantError(
-                f"I2 broken: {row} on lease {lease.number}, of which {used} of "
-                f"{lease.amount_nanos} nanos are used"
+                f"I2 broken: {row} on lease {row.lease_number}, of which {lease.used_nanos} of "
+                f"{lease.row.amount_nanos} nanos are used"
             )
         return row
 
@@ -406,35 +430,35 @@ class LeaseBook:
         self._forget(reservation)
         lease = self._leases[reservation.lease_number]
         overrun = max(0, cost - reservation.amount_nanos)
-        self._put(changed(lease, settled_nanos=lease.settled_nanos + cost))
+        lease.use(cost)
+        self._put(lease, changed(lease.row, settled_nanos=lease.row.settled_nanos + cost))
         return Settlement(
-            lease_number=lease.number,
-            reserved_nanos=reservation.amount_nanos,
-            cost_nanos=cost,
-            overrun_nanos=overrun,
-            kind=kind,
-            key_tag=reservation.key_tag,
-            key_window=reservation.key_window,
+            reservation.lease_number,
+            reservation.amount_nanos,
+            cost,
+            overrun,
+            kind,
+            reservation.key_tag,
+            reservation.key_window,
         )
 
     def recall(self, number: int, *, boot_ms: int, reason: str) -> None:
         """Start closing one lease, or all of them for number 0 (rule L_5, step 1)."""
-        for row in self._active():
-            if number in (0, row.number):
-                self._put(
-                    changed(
-                        row,
-                        state=LeaseState.CLOSING,
-                        closing_since_boot_ms=boot_ms,
-                        close_reason=reason,
-                    )
+        for held in self._active:
+            if number in (0, held.row.number):
+                closing = changed(
+                    held.row,
+                    state=LeaseState.CLOSING,
+                    closing_since_boot_ms=boot_ms,
+                    close_reason=reason,
                 )
+                self._put(held, closing)
 
     def expire(self, *, boot_ms: int) -> None:
         """Start closing the leases whose time is over."""
-        for row in self._active():
-            if boot_ms >= row.expires_boot_ms:
-                self.recall(row.number, boot_ms=boot_ms, reason="expired")
+        for held in self._active:
+            if boot_ms >= held.row.expires_boot_ms:
+                self.recall(held.row.number, boot_ms=boot_ms, reason="expired")
 
     def retire(self, amount_nanos: int, *, boot_ms: int, kept_ms_max: int = sys.maxsize) -> None:
         """Start closing idle leases without room for this much, so that the rest is not stranded.
@@ -442,20 +466,18 @@ class LeaseBook:
         With them go those that the device has held for `kept_ms_max`. A lease with an open
         reservation stays: it may yet settle below it and have room again.
         """
-        for row in self._active():
-            kept_ms = boot_ms - self._granted_boot_ms[row.number]
-            useless = self._room(row) < amount_nanos or kept_ms >= kept_ms_max
-            if useless and not self._holds(row.number):
-                self.recall(row.number, boot_ms=boot_ms, reason="used up")
+        for held in self._active:
+            kept_ms = boot_ms - held.granted_boot_ms
+            useless = held.room_nanos < amount_nanos or kept_ms >= kept_ms_max
+            if useless and not held.reservations:
+                self.recall(held.row.number, boot_ms=boot_ms, reason="used up")
 
     def overdue_reservations(self, *, boot_ms: int, close_wait_ms: int) -> tuple[str, ...]:
         """Reservations that a closing lease no longer waits for (rule L_5, step 2)."""
-        closing = self._in_closing()
-        if not closing:
+        if not self._closing:
             return ()
-        late = {
-            row.number for row in closing if boot_ms - row.closing_since_boot_ms >= close_wait_ms
-        }
+        since_max = boot_ms - close_wait_ms
+        late = {h.row.number for h in self._closing if h.row.closing_since_boot_ms <= since_max}
         if not late:
             return ()
         return tuple(row.id for row in self._reservations.values() if row.lease_number in late)
@@ -463,35 +485,39 @@ class LeaseBook:
     def finish_closing(self) -> list[LeaseClose]:
         """Close the closing leases that have no open reservation left (rule L_5, step 3)."""
         return [
-            self._close(row, final_nanos=row.settled_nanos, clean=True, reason=row.close_reason)
-            for row in self._in_closing()
-            if not self._holds(row.number)
+            self._close(
+                held,
+                final_nanos=held.row.settled_nanos,
+                clean=True,
+                reason=held.row.close_reason,
+            )
+            for held in self._closing
+            if not held.reservations
         ]
 
     def forget_closed(self) -> tuple[int, ...]:
         """Drop closed leases from memory; their numbers, for the books."""
         numbers = tuple(
-            row.number for row in self._leases.values() if row.state is LeaseState.CLOSED
+            number for number, held in self._leases.items() if held.row.state is LeaseState.CLOSED
         )
         for number in numbers:
-            del self._leases[number], self._synced[number]
-            del self._reserved[number], self._granted_boot_ms[number]
+            del self._leases[number]
         return numbers
 
     def status(self) -> tuple[LeaseStatus, ...]:
         """The leases that the device still holds, for hello and heartbeats."""
         return tuple(
             LeaseStatus(
-                lease_number=row.number,
-                window_id=row.window_id,
-                amount_nanos=row.amount_nanos,
-                settled_nanos=row.settled_nanos,
-                reserved_nanos=self._reserved[row.number],
-                watermark_nanos=row.watermark_nanos,
-                closing=row.state is LeaseState.CLOSING,
+                lease_number=held.row.number,
+                window_id=held.row.window_id,
+                amount_nanos=held.row.amount_nanos,
+                settled_nanos=held.row.settled_nanos,
+                reserved_nanos=held.used_nanos - held.row.settled_nanos,
+                watermark_nanos=held.row.watermark_nanos,
+                closing=held.row.state is LeaseState.CLOSING,
             )
-            for row in sorted(self._leases.values(), key=lambda row: row.number)
-            if row.state is not LeaseState.CLOSED
+            for held in self._leases.values()
+            if held.row.state is not LeaseState.CLOSED
         )
 
     def take_changes(self) -> LeaseChanges:
@@ -499,82 +525,63 @@ class LeaseBook:
         if not (self._changed or self._made or self._dropped):
             return NO_CHANGES
         changes = LeaseChanges(
-            leases=tuple(self._changed.values()),
-            reservations=tuple([row for row in self._made if row.id not in self._dropped]),
-            dropped=tuple(self._dropped),
+            tuple(self._changed.values()), tuple(self._made.values()), tuple(self._dropped)
         )
-        self._changed, self._made, self._dropped = {}, [], []
+        self._changed, self._made, self._dropped = {}, {}, []
         return changes
 
-    def _active(self) -> list[LeaseRow]:
-        """The active leases, the oldest first; kept until a row changes."""
-        if self._actives is None:
-            self._actives = self._in_state(LeaseState.ACTIVE)
-        return self._actives
+    def _sort(self) -> None:
+        """Find the active and the closing leases anew: one is in another state than before."""
+        held = self._leases.values()
+        self._active = [h for h in held if h.row.state is LeaseState.ACTIVE]
+        self._closing = [h for h in held if h.row.state is LeaseState.CLOSING]
 
-    def _in_closing(self) -> list[LeaseRow]:
-        """The closing leases, the oldest first; kept until a row changes."""
-        if self._closing is None:
-            self._closing = self._in_state(LeaseState.CLOSING)
-        return self._closing
-
-    def _in_state(self, state: LeaseState) -> list[LeaseRow]:
-        rows = [row for row in self._leases.values() if row.state is state]
-        return sorted(rows, key=lambda row: row.number)
-
-    def _used(self, row: LeaseRow) -> int:
-        return row.settled_nanos + self._reserved[row.number]
-
-    def _holds(self, number: int) -> bool:
-        """Whether a reservation is open on a lease; a call without a price holds nothing of it."""
-        return any(row.lease_number == number for row in self._reservations.values())
-
-    def _room(self, row: LeaseRow) -> int:
-        return max(0, row.amount_nanos - self._used(row))
-
-    def _lease_for(self, amount_nanos: int) -> LeaseRow:
+    def _lease_for(self, amount_nanos: int) -> _Held:
         """The oldest active lease with room below its synced watermark; there is one."""
-        return next(
-            row
-            for row in self._active()
-            if self._used(row) + amount_nanos <= self._synced[row.number]
-        )
+        for held in self._active:
+            if held.used_nanos + amount_nanos <= held.synced_nanos:
+                return held
+        raise InvariantError(f"no lease has room for {amount_nanos} nanos that were not refused")
 
     def _chunk(self, amount_nanos: int) -> int:
         return -(-amount_nanos // self._chunks)
 
     def _raise_watermark(self, amount_nanos: int) -> None:
         """Raise the watermark of the next lease to be used, ahead of its reservations."""
-        for row in self._active():
-            used = self._used(row)
-            if row.watermark_nanos >= row.amount_nanos or self._room(row) < amount_nanos:
+        for held in self._active:
+            row, used = held.row, held.used_nanos
+            if row.watermark_nanos >= row.amount_nanos or held.room_nanos < amount_nanos:
                 continue
-            ahead = used + max(amount_nanos, self._chunk(row.amount_nanos) // 2)
-            if ahead >= row.watermark_nanos:
-                raised = max(row.watermark_nanos, used + amount_nanos)
-                raised = min(row.amount_nanos, raised + self._chunk(row.amount_nanos))
-                self._put(changed(row, watermark_nanos=raised))
+            chunk = self._chunk(row.amount_nanos)
+            if used + max(amount_nanos, chunk // 2) >= row.watermark_nanos:
+                raised = max(row.watermark_nanos, used + amount_nanos) + chunk
+                self._put(held, changed(row, watermark_nanos=min(row.amount_nanos, raised)))
             return
+
+    def _hold(self, reservation: ReservationRow, lease: _Held) -> None:
+        self._reservations[reservation.id] = reservation
+        lease.reservations += 1
+        lease.use(reservation.amount_nanos)
+        self._rooms = None
 
     def _forget(self, reservation: ReservationRow) -> None:
+        """A reservation is no more; the change of its lease's row must follow."""
         del self._reservations[reservation.id]
-        self._reserved[reservation.lease_number] -= reservation.amount_nanos
+        lease = self._leases[reservation.lease_number]
+        lease.reservations -= 1
+        lease.use(-reservation.amount_nanos)
+        self._made.pop(reservation.id, None)
         self._dropped.append(reservation.id)
 
-    def _put(self, row: LeaseRow) -> None:
-        before = self._leases.get(row.number)
-        self._leases[row.number] = self._changed[row.number] = row
+    def _put(self, lease: _Held, row: LeaseRow) -> None:
+        moved = lease.row.state is not row.state
+        lease.row = self._changed[row.number] = row
         self._rooms = None
-        if before is None or before.state is not row.state:
-            self._actives = self._closing = None
-            return
-        if self._actives:
-            self._actives = [row if each is before else each for each in self._actives]
-        if self._closing:
-            self._closing = None
+        if moved:
+            self._sort()
 
-    def _close(self, row: LeaseRow, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
-        self._put(changed(row, state=LeaseState.CLOSED))
+    def _close(self, lease: _Held, *, final_nanos: int, clean: bool, reason: str) -> LeaseClose:
+        self._put(lease, changed(lease.row, state=LeaseState.CLOSED))
         return LeaseClose(
-            lease_number=row.number, final_nanos=final_nanos, clean=clean, reason=reason
+            lease_number=lease.row.number, final_nanos=final_nanos, clean=clean, reason=reason
         )

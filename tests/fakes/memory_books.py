@@ -234,7 +234,7 @@ class MemoryBooks(Books):
         self._refuse_if_closed()
         spool, last = self.disk.state.spool, self.disk.state.spool_last
         first = after + 1 if after + 1 in spool else max(after + 1, min(spool, default=last))
-        return list(islice((spool[n] for n in range(first, last + 1) if n in spool), limit))
+        return list(islice(filter(None, map(spool.get, range(first, last + 1))), limit))
 
     async def find(self, request_id: str) -> tuple[Outcome | None, Feedback | None]:
         self._refuse_if_closed()

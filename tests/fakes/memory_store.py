@@ -108,17 +108,18 @@ class MemoryDatabase:
 
     def apply(self, effect: StoreEffect) -> None:
         """Apply one checked effect."""
-        if type(effect) is LedgerRow:
+        table, key_of = KEYED.get(type(effect), ("", None))
+        if key_of is not None:
+            getattr(self, table)[key_of(effect)] = effect
+        elif type(effect) is LedgerRow:
             self.ledger.append(effect)
         elif isinstance(effect, LEARNED):
             self.learned.append(effect)
             self.position_max = effect.position
             if isinstance(effect, BookedFeedback) and not effect.feedback.is_weak:
                 self.grade_keys.add((effect.device_id, effect.feedback.request_id))
-        elif type(effect) is AuditRow:
-            self.audit.append(effect)
         else:
-            self._replace(effect)
+            self._apply_rarer(effect)
 
     def forget(self, gone: set[int]) -> None:
         """Let learned records go, by their positions."""
@@ -128,12 +129,10 @@ class MemoryDatabase:
                 self.grade_keys.discard((row.device_id, row.feedback.request_id))
         self.learned = [row for row in self.learned if row.position not in gone]
 
-    def _replace(self, effect: StoreEffect) -> None:
-        table, key_of = KEYED.get(type(effect), ("", None))
-        if key_of is not None:
-            getattr(self, table)[key_of(effect)] = effect
-            return
+    def _apply_rarer(self, effect: StoreEffect) -> None:
         match effect:
+            case AuditRow():
+                self.audit.append(effect)
             case SpoolMark(device_id, incarnation, sequence):
                 self.spool_marks[device_id, incarnation] = sequence
             case Snapshot():

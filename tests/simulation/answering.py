@@ -75,9 +75,9 @@ class Answering:
         self.wanted[request_id] = wanted
         known = not wanted.pinned or self._engine.config.arm(wanted.pinned) is not None
         facts = RequestFacts(
-            request_id=request_id,
-            task_class="other",
-            arrived_unix_ms=device.unix_ms(),
+            request_id,
+            "other",
+            device.unix_ms(),
             deadline_ms=0,
             body_bytes=wanted.body_bytes,
             messages=1,
@@ -134,7 +134,7 @@ class Answering:
         """Pass the gate; what a refusal changed is committed before anybody waits."""
         plan, effects = self._engine.next_attempt(request_id, boot_ms=self._device.boot_ms())
         for _ in range(LOOKS_MAX):
-            if not effects or not self._engine.waits_for_lease(request_id):
+            if plan or not effects or not self._engine.waits_for_lease(request_id):
                 return plan, effects
             self.keep(effects)
             plan, effects = self._engine.next_attempt(request_id, boot_ms=self._device.boot_ms())
@@ -149,7 +149,7 @@ class Answering:
         request_id = wanted.request_id
         while True:
             plan, effects = self._next_attempt(request_id)
-            if self._engine.waits_for_lease(request_id):
+            if plan is None and self._engine.waits_for_lease(request_id):
                 self._wait(request_id)
                 return
             self.waiting.pop(request_id, None)

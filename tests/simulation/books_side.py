@@ -88,15 +88,15 @@ class BooksSide(Facts):
         """A message goes down: what it says must be in the books already."""
         if isinstance(message, Acked):
             booked = self.marks[device] >= message.sequence
-            self.holds(booked, "O_1", "{} of {} before it is booked", message, device)
+            self.holds(booked, "O_1", "{} of {} before it is booked", (message, device))
         elif isinstance(message, LeaseSent):
             key = (device, message.lease_number)
-            self.holds(key in database.leases, "C_2", "lease {} is not in the books", key)
-            self.holds(not self.unheard, "C_5", "a lease before {} spoke", self.unheard)
+            self.holds(key in database.leases, "C_2", "lease {} is not in the books", (key,))
+            self.holds(not self.unheard, "C_5", "a lease before {} spoke", (self.unheard,))
             earlier = self.granted.get(key)
             # Restored books may give a number again that never arrived, and never will.
             unseen = earlier is None or (self.restored and not earlier.delivered)
-            self.holds(unseen, "L_1", "lease {} is granted twice", key)
+            self.holds(unseen, "L_1", "lease {} is granted twice", (key,))
             self.granted[key] = GrantSeen(
                 message.window_id,
                 message.amount_nanos,
@@ -127,7 +127,7 @@ class BooksSide(Facts):
                 leases.append(effect)
             elif type(effect) is BookedOutcome:
                 request_id = effect.outcome.request_id
-                self.holds(request_id not in self.booked, "P5", "{} is booked twice", request_id)
+                self.holds(request_id not in self.booked, "P5", "{} is booked twice", (request_id,))
                 self.booked.add(request_id)
             elif type(effect) is SpoolMark:
                 self._mark(effect)
@@ -135,7 +135,7 @@ class BooksSide(Facts):
             self.unheard -= {device for device, owed in self.owing.items() if not owed}
         for window_id in before:
             known = window_id in windows
-            self.holds(known, "C_2", "window {} has rows and no balances", window_id)
+            self.holds(known, "C_2", "window {} has rows and no balances", (window_id,))
         for row in windows.values():
             self._window(row, before=before.get(row.id), lent=row.id in lent)
         for lease in leases:
@@ -149,7 +149,7 @@ class BooksSide(Facts):
 
     def _row(self, row: LedgerRow) -> None:
         self.ledger_id += 1
-        self.holds(row.id == self.ledger_id, "C_2", "{} should be {}", row, self.ledger_id)
+        self.holds(row.id == self.ledger_id, "C_2", "{} should be {}", (row, self.ledger_id))
         self.whole(row.amount_nanos)
         key, amount = (row.device_id, row.lease_number), row.amount_nanos
         sums = self.sums[row.window_id]
@@ -162,31 +162,31 @@ class BooksSide(Facts):
             unseen = self.cause == "hello" and row.lease_number > self.hello_number_max
             # In the same way a device that is shut out closes leases that it never saw.
             allowed = unseen or key in self.closes_sent or self.assumed_unspent
-            self.holds(allowed, "C_6", "{} gives money back without the device's close", row)
+            self.holds(allowed, "C_6", "{} gives money back without the device's close", (row,))
 
     def _window(self, row: WindowRow, *, before: int | None, lent: bool) -> None:
         sums = self.sums[row.id]
         have = [row.settled_nanos, row.unconfirmed_nanos, row.outstanding_nanos]
-        self.holds(have == sums, "C_2", "{} does not agree with its rows {}", row, sums)
-        self.holds(min(sums) >= 0, "C_2", "{} has a negative balance", row)
+        self.holds(have == sums, "C_2", "{} does not agree with its rows {}", (row, sums))
+        self.holds(min(sums) >= 0, "C_2", "{} has a negative balance", (row,))
         if row.id not in self.targets and not self.restored:
             fresh = row.target_nanos in self.ordered
-            self.holds(fresh, "C_4", "{} begins with another budget than {}", row, self.ordered)
+            self.holds(fresh, "C_4", "{} begins with another budget than {}", (row, self.ordered))
         self.targets[row.id] = row.target_nanos
         self.budget_max[row.id] = max(self.budget_max.get(row.id, 0), row.target_nanos)
         if self.cause == "wish" and lent:
             within = sum(sums) <= row.target_nanos
-            self.holds(within, "I1", "lent beyond the budget: {}", row)
+            self.holds(within, "I1", "lent beyond the budget: {}", (row,))
         elif before is not None and sum(sums) > before:
             beyond = sum(self.provider.listed_beyond.values())
             within = sum(sums) <= row.target_nanos + beyond or self.restored or self.assumed_unspent
-            self.holds(within, "I1", "committed money rose beyond the budget: {}", row)
+            self.holds(within, "I1", "committed money rose beyond the budget: {}", (row,))
 
     def _lease(self, lease: LeaseRecord) -> None:
         open_nanos = self.on_loan[lease.device_id, lease.number]
         left = max(0, lease.amount_nanos - lease.booked_nanos)
         expected = left if lease.end is LeaseEnd.OPEN else 0
-        self.holds(open_nanos == expected, "C_2", "{}: {} are out by its rows", lease, open_nanos)
+        self.holds(open_nanos == expected, "C_2", "{}: {} are out by its rows", (lease, open_nanos))
 
     def database_restored(self, database: MemoryDatabase, everybody: Iterable[str]) -> None:
         """The books went back in time: so does what was read from them."""

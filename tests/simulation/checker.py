@@ -25,18 +25,21 @@ class Checker(DeviceSide, BooksSide):
         """All has been told: the books cover every bill, each outcome is there once (P5)."""
         sums: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
         for row in database.ledger:
-            for index, sign in enumerate(SIGNS[str(row.kind)]):
-                sums[row.window_id][index] += sign * row.amount_nanos
+            settled, unconfirmed, outstanding = SIGNS[row.kind]
+            of_window, amount = sums[row.window_id], row.amount_nanos
+            of_window[0] += settled * amount
+            of_window[1] += unconfirmed * amount
+            of_window[2] += outstanding * amount
         for window in database.windows.values():
             have = [window.settled_nanos, window.unconfirmed_nanos, window.outstanding_nanos]
-            self.holds(have == sums[window.id], "C_2", "{}: its rows {}", window, sums[window.id])
-            self.holds(0 == have[2], "L_5", "{}: money is still out", window)
+            self.holds(have == sums[window.id], "C_2", "{}: its rows {}", (window, sums[window.id]))
+            self.holds(0 == have[2], "L_5", "{}: money is still out", (window,))
         for key, nanos in self.provider.on_lease.items():
             lease = database.leases.get(key)
             known = lease.booked_nanos + lease.unconfirmed_nanos if lease is not None else 0
             # What comes beyond a closed lease and is never reported is nobody's to know.
             covered = known >= nanos - self.provider.beyond_on_lease.get(key, 0)
-            self.holds(covered, "I5", "{} were billed on lease {}: {}", nanos, key, lease)
+            self.holds(covered, "I5", "{} were billed on lease {}: {}", (nanos, key, lease))
         self._each_once(database, disks)
 
     def _each_once(self, database: MemoryDatabase, disks: Iterable[tuple[str, SimDisk]]) -> None:
@@ -59,11 +62,7 @@ class Checker(DeviceSide, BooksSide):
                 len(missing) == counted[device] or more,
                 "P5",
                 said,
-                device,
-                len(requests),
-                len(missing),
-                counted[device],
-                missing[:3],
+                (device, len(requests), len(missing), counted[device], missing[:3]),
             )
         twice = [request for request, times in booked.items() if times > 1]
-        self.holds(not twice, "P5", "booked twice: {}", twice[:3])
+        self.holds(not twice, "P5", "booked twice: {}", (twice[:3],))

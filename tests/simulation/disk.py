@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
 from coordinator.records import PutSetting, SettingKey, StoreEffect
 from coordinator.recovery import Recovery
-from edge_agent.books import AppendSpool, BookEffect, spooled_in
+from edge_agent.books import BookEffect, spooled_in
 from edge_agent.ports import Told, nobody
 from shared.decision.types import Outcome
-from tests.fakes.memory_books import MemoryBooks, MemoryDisk
+from tests.fakes.memory_books import BooksState, MemoryBooks, MemoryDisk
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 
 
@@ -64,8 +64,6 @@ class SimDisk(MemoryDisk):
 
     Attributes
     ----------
-    outcomes : dict of str to Outcome
-        What the spool has taken and not lost since, whatever became of the records.
     sent_through : int
         The highest sequence that was ever put on the wire from this disk.
     is_stale : bool
@@ -77,7 +75,7 @@ class SimDisk(MemoryDisk):
     def __init__(self, watch: Watch, *, fuse: Fuse, owner: str) -> None:
         super().__init__()
         self.watch, self.fuse, self.owner = watch, fuse, owner
-        self.outcomes: dict[str, Outcome] = {}
+        self._kept: dict[str, Outcome] = {}  # those of commits that `synced` has applied
         self.sent_through = 0
         self.is_stale = False
         self.foreign: frozenset[int] = frozenset()
@@ -88,29 +86,34 @@ class SimDisk(MemoryDisk):
             self.fuse.before()
         self.watch(self, effects, sync=sync)
         super().commit(effects, sync=sync)
-        for effect in effects:
-            if type(effect) is AppendSpool and type(effect.record.body) is Outcome:
-                self.outcomes[effect.record.body.request_id] = effect.record.body
         if burns:
             self.fuse.behind()
 
-    def lose_power(self, *, survivors: int = 0) -> None:
-        """Fall back to what was synced; outcomes of lost commits are lost as well."""
-        for body in spooled_in(chain.from_iterable(self._since[self._safe + survivors :])):
-            if type(body) is Outcome:
-                self.outcomes.pop(body.request_id, None)
-        super().lose_power(survivors=survivors)
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What the spool has taken and not lost since, whatever became of the records."""
+        return {**self._kept, **_outcomes_in(self._since)}
+
+    @property
+    def synced(self) -> BooksState:
+        self._kept.update(_outcomes_in(self._since[: self._safe]))
+        return super().synced
 
     def copied(self, *, place: str = "") -> SimDisk:
         """The same contents on another disk, all of them synced; an image keeps their place."""
         copy = SimDisk(self.watch, fuse=Fuse(), owner=self.owner)
         copy.place = place or self.place
         copy.state, copy._earlier = self.state.copy(), self.state.copy()
-        copy.outcomes = dict(self.outcomes)
+        copy._kept = self.outcomes
         copy.sent_through = self.sent_through
         elsewhere = copy.place != self.place
         copy.foreign = frozenset(self.state.leases) if elsewhere else self.foreign
         return copy
+
+
+def _outcomes_in(commits: Iterable[Sequence[BookEffect]]) -> dict[str, Outcome]:
+    bodies = spooled_in(chain.from_iterable(commits))
+    return {body.request_id: body for body in bodies if isinstance(body, Outcome)}
 
 
 class SimBooks(MemoryBooks):

@@ -71,12 +71,12 @@ class Facts:
     known: dict[tuple[str, str], SettleKind] = field(default_factory=dict)
     sums: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
 
-    def holds(self, holds: bool, rule: str, what: str, *values: object) -> None:
+    def holds(self, holds: bool, rule: str, what: str, values: tuple[object, ...] = ()) -> None:
         """Count a look at an invariant.
 
         Parameters
         ----------
-        what : str
+        what, values : str, tuple
             What is wrong if it does not hold, with a `{}` for each value.
 
         Raises

@@ -261,8 +261,8 @@ def _close_is_sent_before_it_is_synced() -> Patches:
 @_defect("L_4, D_1")
 def _lease_survives_a_reboot() -> Patches:
     def wrong(self: LeaseBook, *, in_full: bool = False) -> list[Any]:
-        for number, row in list(self._leases.items()):
-            self._leases[number] = replace(row, incarnation=self._incarnation)
+        for held in self._leases.values():
+            held.row = replace(held.row, incarnation=self._incarnation)
         return []
 
     return [(LeaseBook, "close_earlier", wrong)]
@@ -281,8 +281,8 @@ def _watermark_forgotten() -> Patches:
     close_earlier = LeaseBook.close_earlier
 
     def wrong(self: LeaseBook, **more: Any) -> Any:
-        for number, row in list(self._leases.items()):
-            self._leases[number] = replace(row, watermark_nanos=0)
+        for held in self._leases.values():
+            held.row = replace(held.row, watermark_nanos=0)
         return close_earlier(self, **more)
 
     return [(LeaseBook, "close_earlier", wrong)]
@@ -295,7 +295,7 @@ def _spend_before_the_watermark_is_synced() -> Patches:
     def wrong(self: LeaseBook, granted: Any, **more: Any) -> bool:
         taken = grant(self, granted, **more)
         if taken:
-            self._synced[granted.number] = granted.amount_nanos
+            self._leases[granted.number].synced_nanos = granted.amount_nanos
         return taken
 
     return [(LeaseBook, "grant", wrong)]

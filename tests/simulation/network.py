@@ -55,7 +55,8 @@ class Network:
         world = self._world
         if line.is_cut:
             return
-        if self._lost(line):
+        if self.lose:
+            self._lose(line)
             return
         at = max(line.up_at, world.now + self._latency())
         line.up_at = at
@@ -74,7 +75,10 @@ class Network:
     def down(self, line: Line, message: Message) -> None:
         """The coordinator says something."""
         world = self._world
-        if line.is_cut or self._lost(line):
+        if line.is_cut:
+            return
+        if self.lose:
+            self._lose(line)
             return
         at = max(line.down_at, world.now + self._latency())
         line.down_at = at
@@ -87,11 +91,8 @@ class Network:
         for _ in range(times):
             world.at(at, device, lambda: device.take(line, message))
 
-    def _lost(self, line: Line) -> bool:
+    def _lose(self, line: Line) -> None:
         """A message that is lost takes its line with it: a stream has no holes."""
-        if not self.lose:
-            return False
         self.lose -= 1
         self._world.seen["message_lost"] += 1
         line.cut(self._world.now)
-        return True

@@ -168,8 +168,8 @@ class World:
         self.result.requests += 1
         chance = dice.random()
         wanted = Wanted(
-            request_id=request_id or f"h{self.result.requests}",
-            pinned="large" if pinned else _pinned(chance),
+            request_id or f"h{self.result.requests}",
+            "large" if pinned else _pinned(chance),
             max_tokens=dice.choice(MAX_TOKENS),
             body_bytes=dice.choice(BODY_BYTES),
             judged=dice.random() < JUDGED_SHARE,

@@ -456,6 +456,25 @@ def test_one_lease_can_be_recalled_alone() -> None:
     assert 30 == book.available_nanos()
 
 
+def test_a_lease_waits_for_each_of_its_reservations() -> None:
+    """The first that settles leaves the others open."""
+    book = book_with(10)
+    reserve(book, "first", 4)
+    reserve(book, "second", 5)
+    book.recall(1, boot_ms=1, reason="expired")
+    book.settle("first", kind=SettleKind.RELEASED)
+    assert [] == book.finish_closing()
+    book.settle("second", kind=SettleKind.UNKNOWN)
+    assert [5] == [close.final_nanos for close in book.finish_closing()]
+
+
+def test_a_book_without_leases_has_nothing_to_close() -> None:
+    """House-keeping looks after a device that was never lent any money, too."""
+    book = LeaseBook(incarnation="inc-1", boot_id="boot-1")
+    assert [] == book.finish_closing()
+    assert () == book.overdue_reservations(boot_ms=1, close_wait_ms=0)
+
+
 def test_a_closing_lease_waits_only_so_long() -> None:
     """After `close_wait_ms` the open reservations are named, to be settled in full (rule L_5)."""
     book = book_with()

@@ -79,6 +79,8 @@ def test_a_lease_that_was_held_for_too_long_is_retired_whatever_it_has_left() ->
     book.retire(1, boot_ms=9, kept_ms_max=10)
     assert 200 == book.available_nanos()
     reserve(book, 100)
+    book.retire(1, boot_ms=14, kept_ms_max=10)
+    assert (1, 2) == tuple(s.lease_number for s in book.status() if not s.closing)
     book.retire(1, boot_ms=15, kept_ms_max=10)
     assert (1,) == tuple(s.lease_number for s in book.status() if not s.closing)
     book.settle("r1", kind=SettleKind.REPORTED, cost_nanos=10)
