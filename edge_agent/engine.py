@@ -219,15 +219,14 @@ class AgentEngine:
             raise expectation_refusal(facts.task_class, expected=expected)
         choice = self._chooser.choose(facts, conditions=conditions, now_ms=now_ms, uniform=uniform)
         alone = len(choice.decided.candidates.arms) < 2
-        forced = bool(facts.pinned_arm) or facts.privacy_local or alone
         judge_ppm = self.grading.judge_ppm(facts)
         self._requests[facts.request_id] = RunningRequest(
-            facts,
-            choice,
-            now_ms,
-            self.table.version if self.table else 0,
-            list(choice.queue),
-            forced,
+            facts=facts,
+            choice=choice,
+            begun_ms=now_ms,
+            table_version=self.table.version if self.table else 0,
+            queue=list(choice.queue),
+            forced=bool(facts.pinned_arm) or facts.privacy_local or alone,
             may_wait=self.gate.may_come(NOT_SYNCED, now_ms=now_ms),
             patient=self.gate.may_come(NO_LEASE, now_ms=now_ms),
             refusals_before=self.gate.refusals,
@@ -267,7 +266,12 @@ class AgentEngine:
             self._stop_waiting(request)
             if row is not None:
                 request.plan = AttemptPlan(
-                    arm, max_tokens, row.id, row.lease_number, row.amount_nanos, arm.cloud.price
+                    arm=arm,
+                    max_tokens=max_tokens,
+                    reservation_id=row.id,
+                    lease_number=row.lease_number,
+                    reserved_nanos=row.amount_nanos,
+                    price=arm.cloud.price,
                 )
                 return request.plan, effects
             request.gate_fallouts += (Fallout(arm.id, problem),)
@@ -389,11 +393,11 @@ class AgentEngine:
             effects += self._end_attempt(request, end)
         in_time = not facts.deadline_ms or latency_ms <= facts.deadline_ms
         outcome = Outcome(
-            request_id,
-            facts.task_class,
-            facts.arrived_unix_ms,
-            status,
-            arm,
+            request_id=request_id,
+            task_class=facts.task_class,
+            arrived_unix_ms=facts.arrived_unix_ms,
+            status=status,
+            arm=arm,
             drawn_arm=draw.arm if draw else "",
             propensity_ppm=draw.propensity_ppm if draw else 0,
             table_version=request.table_version,
@@ -599,13 +603,13 @@ class AgentEngine:
         if settled.overrun_nanos:
             request.overrun_arms |= {plan.arm.id}
         attempt = Attempt(
-            plan.arm.id,
-            end.latency_ms,
-            end.error,
-            settled.lease_number,
-            settled.reserved_nanos,
-            settled.cost_nanos,
-            settled.kind,
+            arm=plan.arm.id,
+            latency_ms=end.latency_ms,
+            error=end.error,
+            lease_number=settled.lease_number,
+            reserved_nanos=settled.reserved_nanos,
+            cost_nanos=settled.cost_nanos,
+            settle=settled.kind,
         )
         request.attempts += (attempt,)
         return effects

@@ -394,16 +394,16 @@ class LeaseBook:
             return refused
         lease = self._lease_for(amount_nanos)
         row = ReservationRow(
-            reservation_id,
-            request_id,
-            arm,
-            lease.row.number,
-            amount_nanos,
-            task_class,
-            arrived_unix_ms,
-            key_tag,
-            key_window,
-            judge,
+            id=reservation_id,
+            request_id=request_id,
+            arm=arm,
+            lease_number=lease.row.number,
+            amount_nanos=amount_nanos,
+            task_class=task_class,
+            arrived_unix_ms=arrived_unix_ms,
+            key_tag=key_tag,
+            key_window=key_window,
+            judge=judge,
         )
         self._hold(row, lease)
         self._made[row.id] = row
@@ -433,13 +433,13 @@ class LeaseBook:
         lease.use(cost)
         self._put(lease, changed(lease.row, settled_nanos=lease.row.settled_nanos + cost))
         return Settlement(
-            reservation.lease_number,
-            reservation.amount_nanos,
-            cost,
-            overrun,
-            kind,
-            reservation.key_tag,
-            reservation.key_window,
+            lease_number=reservation.lease_number,
+            reserved_nanos=reservation.amount_nanos,
+            cost_nanos=cost,
+            overrun_nanos=overrun,
+            kind=kind,
+            key_tag=reservation.key_tag,
+            key_window=reservation.key_window,
         )
 
     def recall(self, number: int, *, boot_ms: int, reason: str) -> None:

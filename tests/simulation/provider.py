@@ -123,17 +123,17 @@ class Provider:
             self.beyond_on_lease[key] += beyond
             self.listed_beyond[key] += max(0, listed - _listed(plan, *tokens_max))
         bill = Bill(
-            device,
-            request_id,
-            plan.arm.id,
-            plan.reservation_id,
-            plan.lease_number,
-            nanos,
-            beyond,
-            listed,
-            fate,
-            prompt,
-            completion,
+            device=device,
+            request_id=request_id,
+            arm=plan.arm.id,
+            reservation_id=plan.reservation_id,
+            lease_number=plan.lease_number,
+            nanos=nanos,
+            beyond_nanos=beyond,
+            listed_nanos=listed,
+            fate=fate,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
         )
         self.bills[request_id].append(bill)
         self.on_lease[key] += nanos
