@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import NoneType
 
 import pytest
 
 from coordinator.engine import CoordinatorEngine
-from coordinator.messages import Acked, HelloReceived, LeaseSent, Message, Welcomed
+from coordinator.messages import Acked, HelloReceived, LeaseRefused, LeaseSent, Message, Welcomed
 from coordinator.outbox import Outbox
 from coordinator.records import DeviceRow
 from coordinator.registry import digest
@@ -233,6 +234,45 @@ async def test_the_welcome_comes_first_whatever_else_goes_on(coordinator: Coordi
 
         assert isinstance(messages[0], Welcomed)
         assert 1 == sum(isinstance(message, Welcomed) for message in messages)
+
+
+async def test_a_refusal_of_the_session_before_does_not_come_ahead_of_the_welcome(
+    coordinator: Coordinator,
+) -> None:
+    """It has nothing to commit, and still is told before the new session begins."""
+    older = await spending(coordinator)
+    await coordinator.service.command(
+        lambda engine, now_ms: engine.set_spend_paused(True, actor="op", unix_ms=now_ms)
+    )
+    await coordinator.ask()
+    await drained(older)
+    _, newer = await asyncio.gather(coordinator.ask(), coordinator.connect(token=held(coordinator)))
+    assert [LeaseRefused, NoneType] == [type(message) for message in await drained(older)]
+    assert isinstance((await drained(newer))[0], Welcomed)
+
+
+async def test_each_of_two_configurations_hears_its_own_version(coordinator: Coordinator) -> None:
+    """Also when one transaction holds both."""
+    tomls = (FLEET.replace("0.05", usd) for usd in ("0.06", "0.07"))
+    applied = await asyncio.gather(
+        *(coordinator.service.apply_config(toml, actor="op", dry_run=False) for toml in tomls)
+    )
+    assert [2, 3] == [version for version, _ in applied]
+
+
+async def test_a_stop_waits_for_what_is_being_written() -> None:
+    """Also before the fleet has a configuration, when there is nothing learned to keep."""
+    store = MemoryStore()
+    store.open()
+    service = CoordinatorService(store, clock=StoppedClock(), ids=CountingIds())
+    asked = [
+        asyncio.create_task(service.create_join_token(device_class="", valid_for_s=9, actor="op"))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0)
+    await service.stop()
+    tokens = [token for token, _ in await asyncio.gather(*asked)]
+    assert {digest(token) for token in tokens} == store.database.join_tokens.keys()
 
 
 async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinator) -> None:
