@@ -17,6 +17,7 @@ from coordinator.sessions import Reaction
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
+    CostAdjustment,
     Feedback,
     IncarnationRange,
     Outcome,
@@ -24,7 +25,13 @@ from shared.decision.types import (
     SettleKind,
     SpoolRecord,
 )
-from shared.errors import AuthenticationError, LostLeadershipError, ProtocolError, StoreError
+from shared.errors import (
+    AuthenticationError,
+    InvariantError,
+    LostLeadershipError,
+    ProtocolError,
+    StoreError,
+)
 from tests.fakes.memory_store import MemoryStore
 
 WORST = 1_000_000
@@ -288,6 +295,27 @@ async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinato
     assert engine is coordinator.service.engine
     await coordinator.ask()
     assert [LeaseSent] == [type(message) for message in await drained(outbox)]
+
+
+async def test_a_batch_that_breaks_off_leaves_nothing_for_the_next_commit(
+    coordinator: Coordinator,
+) -> None:
+    """A cost that is booked before a record of a lease that cannot be is not booked twice."""
+    outbox = await spending(coordinator)
+    await coordinator.ask()
+    (lease,) = await drained(outbox)
+    assert isinstance(lease, LeaseSent)
+    costs = outcome(1, lease=lease.lease_number, cost=70)
+    late = SpoolRecord(2, "inc", CostAdjustment("r1", 0, -5, "of no lease"))
+    with pytest.raises(InvariantError):
+        await coordinator.service.batch(coordinator.device_id, [costs, late], incarnation="inc")
+    await coordinator.service.renew_keys()
+    await coordinator.connect(token=held(coordinator))
+    await coordinator.service.batch(coordinator.device_id, [costs], incarnation="inc")
+    window = coordinator.service.engine.window
+    assert window is not None
+    assert 70 == window.settled_nanos
+    assert 70 == coordinator.store.recomputed_window(window.id).settled_nanos
 
 
 async def test_batches_that_come_together_find_each_others_grades(coordinator: Coordinator) -> None:
