@@ -385,7 +385,8 @@ class BudgetAccount:
     def _known(self, device_id: str, number: int) -> LeaseRecord:
         lease = self.lease(device_id, number)
         if lease is None:
-            raise NotFoundError(f"the books do not know lease {number} of device {device_id}")
+            # No refusal: what the account has changed by now must not be committed.
+            raise InvariantError(f"the books do not know lease {number} of device {device_id}")
         return lease
 
     def _book(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Final
+
+import structlog
 
 from coordinator.engine import CoordinatorEngine
 from coordinator.records import StoreEffect
 from coordinator.sessions import Reaction
 from shared.errors import InvariantError, StoreError, TidegateError
 
+log = structlog.get_logger(__name__)
 Change = Callable[[CoordinatorEngine], Reaction | Coroutine[Any, Any, Reaction]]
 """What the engine is asked; a coroutine reads the store before it asks."""
 
@@ -25,17 +29,20 @@ class _Waiting:
     """A change whose caller waits, and what has become of it."""
 
     change: Change
-    done: asyncio.Future[None]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     reaction: Reaction | None = None
     error: Exception | None = None
+    raised_at: TracebackType | None = None
 
-    def tell_caller(self) -> None:
-        if self.done.done():  # the caller has gone
-            return
+    def fail(self, error: Exception) -> None:
+        """Why it has failed; the first word counts."""
         if self.error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(self.error)
+            self.error, self.raised_at = error, error.__traceback__
+
+    @property
+    def rows(self) -> list[StoreEffect]:
+        """What is to be committed; nothing of a change that was refused."""
+        return self.reaction.effects if self.reaction is not None else []
 
 
 class GroupCommit:
@@ -87,11 +94,18 @@ class GroupCommit:
         TidegateError
             Why the engine has refused it, or why it could not be committed.
         """
-        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(change)
         self._line.append(waiting)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="group-commit")
-        await waiting.done
+        await waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error.with_traceback(waiting.raised_at)  # others may raise it too
+
+    async def finish(self) -> None:
+        """Return once all that was asked for is made or has failed."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
 
     async def _work(self) -> None:
         try:
@@ -105,28 +119,38 @@ class GroupCommit:
         problem = await self._renew() if self.stale else None
         if problem is not None:
             first = self._line.popleft()
-            first.error = problem
-            first.tell_caller()
+            first.fail(problem)
+            first.done.set()
             return
         group = await self._decide()
-        made = [each.reaction for each in group if each.reaction is not None]
         try:
-            await self._commit([row for reaction in made for row in reaction.effects])
-            for reaction in made:
-                self._tell(reaction)
+            await self._commit([row for each in group for row in each.rows])
         except Exception as error:  # noqa: BLE001 - handed to every caller
             self.stale = True
+            problem = error if len(group) == 1 else _shared(error)
             for each in group:
-                each.error = each.error or error
+                each.fail(problem)
+        else:
+            for each in group:
+                self._tell_of(each)
         if self.stale:
             await self._renew()  # if it cannot be, the next caller is told why
         for each in group:
-            each.tell_caller()
+            each.done.set()
+
+    def _tell_of(self, durable: _Waiting) -> None:
+        try:
+            if durable.reaction is not None:
+                self._tell(durable.reaction)
+        except Exception as error:  # noqa: BLE001 - handed to its caller
+            durable.fail(error)
+            self.stale = True  # devices have not heard what they should: they connect anew
 
     async def _decide(self) -> list[_Waiting]:
         """Ask the engine for as much as goes into one transaction.
 
-        A change that reads the store waits until the store holds all that was decided before it.
+        A change that reads the store waits until the store holds all that was decided before it,
+        and the devices have been told: it may begin a session, in which none of that is news.
         """
         group: list[_Waiting] = []
         rows = 0
@@ -135,14 +159,14 @@ class GroupCommit:
             try:
                 made = each.change(self._engine())
                 if not isinstance(made, Reaction):
-                    if rows:
+                    if group:
                         made.close()
                         break
                     made = await made
                 each.reaction = made
                 rows += len(made.effects)
             except Exception as error:  # noqa: BLE001 - handed to its caller
-                each.error = error
+                each.fail(error)
                 self.stale = not _is_refusal(error)
             group.append(self._line.popleft())
         return group
@@ -155,6 +179,14 @@ class GroupCommit:
             return error
         self.stale = False
         return None
+
+
+def _shared(error: Exception) -> StoreError:
+    """What each hears of a failed transaction; a defect need not be its own, so it may go on."""
+    if isinstance(error, StoreError):
+        return error
+    log.error("transaction_defective", exc_info=error)
+    return StoreError(f"nothing of this transaction was committed: {error!r}; see the log")
 
 
 def _is_refusal(error: Exception) -> bool:

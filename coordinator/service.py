@@ -114,6 +114,7 @@ class CoordinatorService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for outbox in self._outboxes.values():
             outbox.close()
+        await self._changes.finish()
         if self.engine.planner is not None and not self._changes.stale:
             await self._changes.make(lambda engine: Reaction(effects=[engine.snapshot()]))
         self._writer.shutdown()
@@ -281,17 +282,18 @@ class CoordinatorService:
         self, toml: str, *, actor: str, dry_run: bool
     ) -> tuple[int, tuple[ConfigChange, ...]]:
         """Take a new fleet configuration, or tell what it would change."""
-        found: list[ConfigChange] = []
+        version, found = 0, tuple[ConfigChange, ...]()
 
         def change(engine: CoordinatorEngine) -> Reaction:
-            changes, reaction = engine.apply_config(
+            nonlocal version, found
+            found, reaction = engine.apply_config(
                 toml, actor=actor, unix_ms=self._clock.unix_ms(), dry_run=dry_run
             )
-            found.extend(changes)
+            version = engine.config_version  # of this change: another may go with it
             return reaction
 
         await self._changes.make(change)
-        return self.engine.config_version, tuple(found)
+        return version, found
 
     def config_warnings(self, toml: str) -> tuple[str, ...]:
         """What an operator should know before a configuration is applied."""

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from shared.decision.money import PPM
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, LEASE_NUMBER_MAX
 
 MessageT = TypeVar("MessageT", bound=Message)
 ValueT = TypeVar("ValueT")
@@ -59,6 +59,13 @@ def read_nanos(value: int, *, field: str) -> int:
     """An amount from a peer, at least 0 and at most `AMOUNT_NANOS_MAX`."""
     if not 0 <= value <= AMOUNT_NANOS_MAX:
         raise ProtocolError(f"{field} must be from 0 to {AMOUNT_NANOS_MAX}, not {value}")
+    return value
+
+
+def read_lease_number(value: int, *, field: str) -> int:
+    """The number of a lease from a peer: they begin at 1, and the books keep 64 bits."""
+    if not 1 <= value <= LEASE_NUMBER_MAX:
+        raise ProtocolError(f"{field} must be from 1 to {LEASE_NUMBER_MAX}, not {value}")
     return value
 
 

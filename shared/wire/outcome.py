@@ -20,6 +20,7 @@ from shared.wire.checks import (
     known,
     read_chance,
     read_id,
+    read_lease_number,
     read_nanos,
     read_ppm,
     write_chance,
@@ -76,6 +77,8 @@ def fill_attempt(message: pb.Attempt, attempt: Attempt) -> None:
 def attempt_from_pb(message: pb.Attempt) -> Attempt:
     """One try of one arm; a local one has no settle kind."""
     arm, latency_ms, error, lease_number, reserved, cost, settle = _ATTEMPT_FIELDS(message)
+    if lease_number:
+        read_lease_number(lease_number, field="attempt.lease_number")
     if not (reserved or cost or settle):
         return Attempt(arm, latency_ms, error, lease_number)
     return Attempt(

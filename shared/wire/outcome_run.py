@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 from shared.decision.money import PPM
 from shared.decision.types import Attempt, Candidate, Fallout, Observation, Outcome, SpoolRecord
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, RECORD_BYTES_MAX
+from shared.limits import AMOUNT_NANOS_MAX, LEASE_NUMBER_MAX, RECORD_BYTES_MAX
 from shared.pb.v1 import types_pb2 as pb
 from shared.rows import many
 from shared.wire.checks import encoding, known, parse, write_chance, write_id
@@ -63,7 +63,7 @@ _ATTEMPT: Final = (
     _text("arm", may_be_left_out=False),
     _Column("latency_ms"),
     _text("error"),
-    _Column("lease_number"),
+    _Column("lease_number", most=LEASE_NUMBER_MAX),
     _Column("reserved_nanos", most=AMOUNT_NANOS_MAX),
     _Column("cost_nanos", most=AMOUNT_NANOS_MAX),
     _Column("settle", to_pb=SETTLE_TO_PB, from_pb=SETTLE_FROM_PB, default=None),

@@ -27,6 +27,7 @@ from shared.wire.checks import (
     parse,
     read_chance,
     read_id,
+    read_lease_number,
     read_nanos,
     read_ppm,
     write_chance,
@@ -96,7 +97,7 @@ def lease_close_to_pb(close: LeaseClose) -> pb.LeaseClose:
 def lease_close_from_pb(message: pb.LeaseClose) -> LeaseClose:
     """A device's last word on a lease."""
     return LeaseClose(
-        lease_number=message.lease_number,
+        lease_number=read_lease_number(message.lease_number, field="lease_close.lease_number"),
         final_nanos=read_nanos(message.final_nanos, field="lease_close.final_nanos"),
         clean=message.clean,
         reason=message.reason,
@@ -127,7 +128,7 @@ def adjustment_from_pb(message: pb.CostAdjustment) -> CostAdjustment:
         )
     return CostAdjustment(
         request_id=read_id(message.request_id, field="adjustment.request_id"),
-        lease_number=message.lease_number,
+        lease_number=read_lease_number(message.lease_number, field="adjustment.lease_number"),
         delta_nanos=message.delta_nanos,
         reason=message.reason,
     )
@@ -169,7 +170,10 @@ def summary_from_pb(message: pb.SpoolSummary) -> SpoolSummary:
         first_sequence=message.first_sequence,
         last_sequence=message.last_sequence,
         costs=tuple(
-            (cost.lease_number, read_nanos(cost.cost_nanos, field="summary.costs.cost_nanos"))
+            (
+                read_lease_number(cost.lease_number, field="summary.costs.lease_number"),
+                read_nanos(cost.cost_nanos, field="summary.costs.cost_nanos"),
+            )
             for cost in message.costs
         ),
         counts=tuple(

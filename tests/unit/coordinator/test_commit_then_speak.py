@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import NoneType
 
 import pytest
 
 from coordinator.engine import CoordinatorEngine
-from coordinator.messages import Acked, HelloReceived, LeaseSent, Message, Welcomed
+from coordinator.messages import Acked, HelloReceived, LeaseRefused, LeaseSent, Message, Welcomed
 from coordinator.outbox import Outbox
 from coordinator.records import DeviceRow
 from coordinator.registry import digest
@@ -16,6 +17,7 @@ from coordinator.sessions import Reaction
 from shared.decision.lease import LeaseWish
 from shared.decision.types import (
     Attempt,
+    CostAdjustment,
     Feedback,
     IncarnationRange,
     Outcome,
@@ -23,7 +25,13 @@ from shared.decision.types import (
     SettleKind,
     SpoolRecord,
 )
-from shared.errors import AuthenticationError, LostLeadershipError, ProtocolError, StoreError
+from shared.errors import (
+    AuthenticationError,
+    InvariantError,
+    LostLeadershipError,
+    ProtocolError,
+    StoreError,
+)
 from tests.fakes.memory_store import MemoryStore
 
 WORST = 1_000_000
@@ -235,6 +243,45 @@ async def test_the_welcome_comes_first_whatever_else_goes_on(coordinator: Coordi
         assert 1 == sum(isinstance(message, Welcomed) for message in messages)
 
 
+async def test_a_refusal_of_the_session_before_does_not_come_ahead_of_the_welcome(
+    coordinator: Coordinator,
+) -> None:
+    """It has nothing to commit, and still is told before the new session begins."""
+    older = await spending(coordinator)
+    await coordinator.service.command(
+        lambda engine, now_ms: engine.set_spend_paused(True, actor="op", unix_ms=now_ms)
+    )
+    await coordinator.ask()
+    await drained(older)
+    _, newer = await asyncio.gather(coordinator.ask(), coordinator.connect(token=held(coordinator)))
+    assert [LeaseRefused, NoneType] == [type(message) for message in await drained(older)]
+    assert isinstance((await drained(newer))[0], Welcomed)
+
+
+async def test_each_of_two_configurations_hears_its_own_version(coordinator: Coordinator) -> None:
+    """Also when one transaction holds both."""
+    tomls = (FLEET.replace("0.05", usd) for usd in ("0.06", "0.07"))
+    applied = await asyncio.gather(
+        *(coordinator.service.apply_config(toml, actor="op", dry_run=False) for toml in tomls)
+    )
+    assert [2, 3] == [version for version, _ in applied]
+
+
+async def test_a_stop_waits_for_what_is_being_written() -> None:
+    """Also before the fleet has a configuration, when there is nothing learned to keep."""
+    store = MemoryStore()
+    store.open()
+    service = CoordinatorService(store, clock=StoppedClock(), ids=CountingIds())
+    asked = [
+        asyncio.create_task(service.create_join_token(device_class="", valid_for_s=9, actor="op"))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0)
+    await service.stop()
+    tokens = [token for token, _ in await asyncio.gather(*asked)]
+    assert {digest(token) for token in tokens} == store.database.join_tokens.keys()
+
+
 async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinator) -> None:
     """A device's mistake is its own: the engine has changed nothing, and stays."""
     outbox, engine = await spending(coordinator), coordinator.service.engine
@@ -248,6 +295,27 @@ async def test_a_refused_event_ends_nobody_elses_session(coordinator: Coordinato
     assert engine is coordinator.service.engine
     await coordinator.ask()
     assert [LeaseSent] == [type(message) for message in await drained(outbox)]
+
+
+async def test_a_batch_that_breaks_off_leaves_nothing_for_the_next_commit(
+    coordinator: Coordinator,
+) -> None:
+    """A cost that is booked before a record of a lease that cannot be is not booked twice."""
+    outbox = await spending(coordinator)
+    await coordinator.ask()
+    (lease,) = await drained(outbox)
+    assert isinstance(lease, LeaseSent)
+    costs = outcome(1, lease=lease.lease_number, cost=70)
+    late = SpoolRecord(2, "inc", CostAdjustment("r1", 0, -5, "of no lease"))
+    with pytest.raises(InvariantError):
+        await coordinator.service.batch(coordinator.device_id, [costs, late], incarnation="inc")
+    await coordinator.service.renew_keys()
+    await coordinator.connect(token=held(coordinator))
+    await coordinator.service.batch(coordinator.device_id, [costs], incarnation="inc")
+    window = coordinator.service.engine.window
+    assert window is not None
+    assert 70 == window.settled_nanos
+    assert 70 == coordinator.store.recomputed_window(window.id).settled_nanos
 
 
 async def test_batches_that_come_together_find_each_others_grades(coordinator: Coordinator) -> None:

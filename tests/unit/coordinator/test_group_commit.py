@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import cast
 
 import pytest
@@ -39,12 +40,14 @@ class Books:
         self.renewals = 0
         self.fail_commit: Exception | None = None
         self.fail_renewal: Exception | None = None
+        self.fail_tell = ""
+        self.reactions: list[Reaction] = []
         self.free = asyncio.Event()
         self.free.set()
         self.group = GroupCommit(
             engine=lambda: cast("CoordinatorEngine", self.engine),
             commit=self.commit,
-            tell=lambda reaction: self.told.extend(names_of(reaction.effects)),
+            tell=self.tell,
             begin_anew=self.begin_anew,
         )
 
@@ -54,6 +57,13 @@ class Books:
             raise self.fail_commit
         if rows:
             self.stored.append(names_of(rows))
+
+    def tell(self, reaction: Reaction) -> None:
+        names = names_of(reaction.effects)
+        if self.fail_tell in names:
+            raise KeyError(self.fail_tell)
+        self.reactions.append(reaction)
+        self.told += names
 
     async def begin_anew(self) -> None:
         self.renewals += 1
@@ -231,3 +241,70 @@ async def test_a_change_goes_through_when_its_caller_has_gone(books: Books, way:
     books.free.set()
     await asyncio.gather(*callers, return_exceptions=True)
     assert books.stored == [["a"], ["b", "c"]]
+
+
+@pytest.mark.parametrize("error", [StopIteration(), KeyError("gone")])
+async def test_whatever_a_change_raises_nobody_waits_for_ever(
+    books: Books, error: Exception
+) -> None:
+    """An error that a future cannot carry is told too, and those behind it are made."""
+    came = await books.meanwhile(books.decides("a"), books.fails(error), books.decides("c"))
+    assert [None, True, None] == [came[0], isinstance(came[1], Exception), came[2]]
+    assert books.stored == [["first"], ["a"], ["c"]]
+
+
+async def test_a_change_that_reads_waits_until_all_before_it_is_told(books: Books) -> None:
+    """Also what has no rows: it may begin a session, which must not hear of the one before."""
+    told_by_then: list[int] = []
+
+    async def begins_session(_: CoordinatorEngine) -> Reaction:
+        told_by_then.append(len(books.reactions))
+        return Reaction()
+
+    await books.meanwhile(lambda _: Reaction(), begins_session)
+    assert told_by_then == [2]
+
+
+async def test_a_defect_in_what_is_committed_is_to_each_a_store_that_failed(books: Books) -> None:
+    """It may be a neighbour's; alone it is told as it is."""
+    books.fail_commit = KeyError("column")
+    came = await asyncio.gather(
+        *(books.group.make(books.decides(name)) for name in "ab"), return_exceptions=True
+    )
+    assert [StoreError, StoreError] == [type(each) for each in came]
+    with pytest.raises(KeyError):
+        await books.group.make(books.decides("c"))
+    assert (books.told, books.engine, books.renewals) == ([], [], 2)
+
+
+async def test_what_cannot_be_told_is_its_callers_alone(books: Books) -> None:
+    """It is durable as the others are; the sessions end, so that devices ask what is new."""
+    books.fail_tell = "b"
+    came = await books.meanwhile(*map(books.decides, "abc"))
+    assert [None, KeyError, None] == [type(each) if each else None for each in came]
+    assert (books.told, books.stored[1]) == (["first", "a", "c"], ["a", "b", "c"])
+    assert books.renewals == 1
+
+
+async def test_an_error_of_many_shows_each_its_own_way(books: Books) -> None:
+    """Its traceback does not grow with every caller."""
+    books.fail_commit = StoreError("disk full")
+    came = await asyncio.gather(
+        *(books.group.make(books.decides(str(n))) for n in range(50)), return_exceptions=True
+    )
+    assert {books.fail_commit} == set(came)
+    assert 10 > sum(1 for _ in traceback.walk_tb(books.fail_commit.__traceback__))
+
+
+async def test_the_end_is_when_all_that_was_asked_for_is_made(books: Books) -> None:
+    """Also what waits behind a transaction, and what is begun meanwhile."""
+    books.free.clear()
+    asked = [asyncio.create_task(books.group.make(books.decides("a")))]
+    await asyncio.sleep(0)
+    asked += [asyncio.create_task(books.group.make(books.decides(name))) for name in "bc"]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(books.free.set)
+    await books.group.finish()
+    assert books.stored == [["a"], ["b", "c"]]
+    await books.group.finish()
+    await asyncio.gather(*asked)

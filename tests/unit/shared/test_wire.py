@@ -19,7 +19,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX, LEASE_NUMBER_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 
 OUTCOME = Outcome(
@@ -101,7 +101,7 @@ def outcome_pb(**changes: Any) -> types_pb2.Outcome:
         ),
         pytest.param(
             wire.lease_close_from_pb,
-            types_pb2.LeaseClose(final_nanos=AMOUNT_NANOS_MAX + 1),
+            types_pb2.LeaseClose(lease_number=1, final_nanos=AMOUNT_NANOS_MAX + 1),
             "lease_close.final_nanos",
             id="amount beyond the limit",
         ),
@@ -110,6 +110,32 @@ def outcome_pb(**changes: Any) -> types_pb2.Outcome:
             types_pb2.CostAdjustment(request_id="r", delta_nanos=-AMOUNT_NANOS_MAX - 1),
             "adjustment.delta_nanos",
             id="adjustment beyond the limit",
+        ),
+        pytest.param(
+            wire.lease_close_from_pb,
+            types_pb2.LeaseClose(final_nanos=1),
+            "lease_close.lease_number .* 0",
+            id="close of no lease",
+        ),
+        pytest.param(
+            wire.adjustment_from_pb,
+            types_pb2.CostAdjustment(request_id="r", delta_nanos=-1),
+            "adjustment.lease_number .* 0",
+            id="adjustment on no lease",
+        ),
+        pytest.param(
+            wire.summary_from_pb,
+            types_pb2.SpoolSummary(
+                first_sequence=1, last_sequence=1, costs=[types_pb2.LeaseCost(cost_nanos=1)]
+            ),
+            "summary.costs.lease_number .* 0",
+            id="summed cost on no lease",
+        ),
+        pytest.param(
+            wire.attempt_from_pb,
+            types_pb2.Attempt(lease_number=LEASE_NUMBER_MAX + 1),
+            f"attempt.lease_number .* {LEASE_NUMBER_MAX + 1}",
+            id="lease beyond 64 bits",
         ),
         pytest.param(
             wire.feedback_from_pb,
