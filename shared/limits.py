@@ -57,7 +57,7 @@ SPEND_LINES_PER_DAY_MAX: Final = 20_000  # beyond it, tags of a day are one
 # Money. The largest amount leaves room for sums of many in an int64.
 AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars
 PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
-LEASE_NUMBER_MAX: Final = 2**63 - 1
+NUMBER_MAX: Final = 2**63 - 1  # of leases and records: the books keep 64 bits, with a sign
 
 invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")
 invariant(PROMPTS_MAX <= REQUESTS_IN_FLIGHT_MAX, "the prompts of one request must fit")

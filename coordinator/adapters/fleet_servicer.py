@@ -192,7 +192,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             resume_token=hello.resume_token,
             acked_sequence=hello.acked_sequence,
             incarnations=wire.incarnations_from_pb(hello.incarnations, present=hello.incarnation),
-            lease_number_max=hello.lease_number_max,
+            lease_number_max=wire.lease_number_max_from_pb(hello),
             leases=tuple(wire.lease_status_from_pb(lease) for lease in hello.leases),
             local_arms=tuple(hello.local_arms),
             speeds=wire.speeds_from_pb(hello.speeds),
@@ -237,7 +237,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     worst_case_nanos=request.worst_case_nanos,
                     needed_nanos=request.needed_nanos,
                     asked_boot_ms=request.asked_boot_ms,
-                    lease_number_max=request.lease_number_max if says else None,
+                    lease_number_max=wire.lease_number_max_from_pb(request) if says else None,
                 )
                 await self._service.lease_requested(device_id, wish)
             case "resume_token_synced":

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from shared.decision.money import PPM
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, LEASE_NUMBER_MAX
+from shared.limits import AMOUNT_NANOS_MAX, NUMBER_MAX
 
 MessageT = TypeVar("MessageT", bound=Message)
 ValueT = TypeVar("ValueT")
@@ -62,10 +62,10 @@ def read_nanos(value: int, *, field: str) -> int:
     return value
 
 
-def read_lease_number(value: int, *, field: str) -> int:
-    """The number of a lease from a peer: they begin at 1, and the books keep 64 bits."""
-    if not 1 <= value <= LEASE_NUMBER_MAX:
-        raise ProtocolError(f"{field} must be from 1 to {LEASE_NUMBER_MAX}, not {value}")
+def read_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease or a record, or a count, from a peer: it must fit into the books."""
+    if not least <= value <= NUMBER_MAX:
+        raise ProtocolError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
     return value
 
 
@@ -92,6 +92,13 @@ def write_nanos(value: int, *, field: str) -> int:
     """An amount to be sent or stored, at least 0 and at most `AMOUNT_NANOS_MAX`."""
     if not 0 <= value <= AMOUNT_NANOS_MAX:
         raise LimitError(f"{field} must be from 0 to {AMOUNT_NANOS_MAX}, not {value}")
+    return value
+
+
+def write_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease or a record, or a count, to be sent or stored."""
+    if not least <= value <= NUMBER_MAX:
+        raise LimitError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
     return value
 
 

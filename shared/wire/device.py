@@ -9,7 +9,7 @@ from shared.decision.types import ArmSpeed, Battery, DeviceState, IncarnationRan
 from shared.errors import LimitError, ProtocolError
 from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
-from shared.wire.checks import read_id, read_nanos, write_id, write_nanos
+from shared.wire.checks import read_id, read_nanos, read_number, write_id, write_nanos
 from shared.wire.outcome import fallout_from_pb, fallout_to_pb
 
 
@@ -149,9 +149,15 @@ def incarnations_from_pb(
                 f"{each.last_sequence}, after {after}"
             )
         after = each.last_sequence
+    read_number(after, field="hello.incarnations.last_sequence", least=0)
     return tuple(
         IncarnationRange(m.incarnation, m.after_sequence, m.last_sequence) for m in messages
     )
+
+
+def lease_number_max_from_pb(message: fleet_pb2.Hello | fleet_pb2.LeaseRequest) -> int:
+    """The highest number of a lease that has reached a device; 0 for none."""
+    return read_number(message.lease_number_max, field="lease_number_max", least=0)
 
 
 def device_state_to_pb(state: DeviceState) -> types_pb2.DeviceState:

@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple, cast
 from shared.decision.money import PPM
 from shared.decision.types import Attempt, Candidate, Fallout, Observation, Outcome, SpoolRecord
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, LEASE_NUMBER_MAX, RECORD_BYTES_MAX
+from shared.limits import AMOUNT_NANOS_MAX, NUMBER_MAX, RECORD_BYTES_MAX
 from shared.pb.v1 import types_pb2 as pb
 from shared.rows import many
-from shared.wire.checks import encoding, known, parse, write_chance, write_id
+from shared.wire.checks import encoding, known, parse, write_chance, write_id, write_number
 from shared.wire.outcome import (
     SETTLE_FROM_PB,
     SETTLE_TO_PB,
@@ -63,7 +63,7 @@ _ATTEMPT: Final = (
     _text("arm", may_be_left_out=False),
     _Column("latency_ms"),
     _text("error"),
-    _Column("lease_number", most=LEASE_NUMBER_MAX),
+    _Column("lease_number", most=NUMBER_MAX),
     _Column("reserved_nanos", most=AMOUNT_NANOS_MAX),
     _Column("cost_nanos", most=AMOUNT_NANOS_MAX),
     _Column("settle", to_pb=SETTLE_TO_PB, from_pb=SETTLE_FROM_PB, default=None),
@@ -108,8 +108,8 @@ _PARTS: Final = (
 def run_to_pb(records: Sequence[SpoolRecord]) -> pb.OutcomeRun:
     """Outcomes of one incarnation, in the order of their sequences."""
     sequences = [record.sequence for record in records]
-    if min(sequences) < 1:
-        raise LimitError(f"run.sequence must be at least 1, not {min(sequences)}")
+    for sequence in (min(sequences), max(sequences)):
+        write_number(sequence, field="run.sequence")
     message = _to_pb([cast("Outcome", record.body) for record in records])
     message.incarnation = records[0].incarnation
     message.sequence.extend(sequences)
@@ -127,8 +127,8 @@ def run_from_pb(message: pb.OutcomeRun) -> list[SpoolRecord]:
     """
     outcomes = _from_pb(message)
     sequences = _values(message, _Column("sequence", may_be_left_out=False), size=len(outcomes))
-    if sequences and not all(map(lt, [0, *sequences], sequences)):
-        raise ProtocolError("run.sequence must rise, from at least 1")
+    if not all(map(lt, [0, *sequences], [*sequences, NUMBER_MAX + 1])):
+        raise ProtocolError(f"run.sequence must rise, from at least 1 to at most {NUMBER_MAX}")
     whole, places = message.SerializeToString(), range(len(outcomes))
     values = zip(
         sequences, repeat(message.incarnation), outcomes, repeat(whole), places, strict=False

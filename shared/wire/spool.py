@@ -19,7 +19,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX, NUMBER_MAX
 from shared.pb.v1 import fleet_pb2
 from shared.pb.v1 import types_pb2 as pb
 from shared.wire.checks import (
@@ -27,12 +27,13 @@ from shared.wire.checks import (
     parse,
     read_chance,
     read_id,
-    read_lease_number,
     read_nanos,
+    read_number,
     read_ppm,
     write_chance,
     write_id,
     write_nanos,
+    write_number,
     write_ppm,
 )
 from shared.wire.outcome import attempt_from_pb, fill_attempt, fill_outcome, outcome_from_pb
@@ -87,7 +88,7 @@ def judge_call_from_pb(message: pb.JudgeCall) -> JudgeCall:
 def lease_close_to_pb(close: LeaseClose) -> pb.LeaseClose:
     """A device's last word on a lease."""
     return pb.LeaseClose(
-        lease_number=close.lease_number,
+        lease_number=write_number(close.lease_number, field="lease_close.lease_number"),
         final_nanos=write_nanos(close.final_nanos, field="lease_close.final_nanos"),
         clean=close.clean,
         reason=close.reason,
@@ -97,7 +98,7 @@ def lease_close_to_pb(close: LeaseClose) -> pb.LeaseClose:
 def lease_close_from_pb(message: pb.LeaseClose) -> LeaseClose:
     """A device's last word on a lease."""
     return LeaseClose(
-        lease_number=read_lease_number(message.lease_number, field="lease_close.lease_number"),
+        lease_number=read_number(message.lease_number, field="lease_close.lease_number"),
         final_nanos=read_nanos(message.final_nanos, field="lease_close.final_nanos"),
         clean=message.clean,
         reason=message.reason,
@@ -113,7 +114,7 @@ def adjustment_to_pb(adjustment: CostAdjustment) -> pb.CostAdjustment:
         )
     return pb.CostAdjustment(
         request_id=write_id(adjustment.request_id, field="adjustment.request_id"),
-        lease_number=adjustment.lease_number,
+        lease_number=write_number(adjustment.lease_number, field="adjustment.lease_number"),
         delta_nanos=adjustment.delta_nanos,
         reason=adjustment.reason,
     )
@@ -128,7 +129,7 @@ def adjustment_from_pb(message: pb.CostAdjustment) -> CostAdjustment:
         )
     return CostAdjustment(
         request_id=read_id(message.request_id, field="adjustment.request_id"),
-        lease_number=read_lease_number(message.lease_number, field="adjustment.lease_number"),
+        lease_number=read_number(message.lease_number, field="adjustment.lease_number"),
         delta_nanos=message.delta_nanos,
         reason=message.reason,
     )
@@ -136,23 +137,27 @@ def adjustment_from_pb(message: pb.CostAdjustment) -> CostAdjustment:
 
 def summary_to_pb(summary: SpoolSummary) -> pb.SpoolSummary:
     """What is left of compacted outcomes."""
-    if not 1 <= summary.first_sequence <= summary.last_sequence:
+    if not 1 <= summary.first_sequence <= summary.last_sequence <= NUMBER_MAX:
         raise LimitError(
-            f"summary sequences must rise from at least 1, not from {summary.first_sequence} "
-            f"to {summary.last_sequence}"
+            f"summary sequences must rise from 1 to {NUMBER_MAX}, not from "
+            f"{summary.first_sequence} to {summary.last_sequence}"
         )
     return pb.SpoolSummary(
         first_sequence=summary.first_sequence,
         last_sequence=summary.last_sequence,
         costs=[
             pb.LeaseCost(
-                lease_number=number,
+                lease_number=write_number(number, field="summary.costs.lease_number"),
                 cost_nanos=write_nanos(cost, field="summary.costs.cost_nanos"),
             )
             for number, cost in summary.costs
         ],
         counts=[
-            pb.ContextCount(task_class=count.task_class, arm=count.arm, requests=count.requests)
+            pb.ContextCount(
+                task_class=count.task_class,
+                arm=count.arm,
+                requests=write_number(count.requests, field="summary.counts.requests", least=0),
+            )
             for count in summary.counts
         ],
         unreadable=summary.unreadable,
@@ -161,23 +166,27 @@ def summary_to_pb(summary: SpoolSummary) -> pb.SpoolSummary:
 
 def summary_from_pb(message: pb.SpoolSummary) -> SpoolSummary:
     """What is left of compacted outcomes."""
-    if not 1 <= message.first_sequence <= message.last_sequence:
+    if not 1 <= message.first_sequence <= message.last_sequence <= NUMBER_MAX:
         raise ProtocolError(
-            f"summary sequences must rise from at least 1, not from {message.first_sequence} "
-            f"to {message.last_sequence}"
+            f"summary sequences must rise from 1 to {NUMBER_MAX}, not from "
+            f"{message.first_sequence} to {message.last_sequence}"
         )
     return SpoolSummary(
         first_sequence=message.first_sequence,
         last_sequence=message.last_sequence,
         costs=tuple(
             (
-                read_lease_number(cost.lease_number, field="summary.costs.lease_number"),
+                read_number(cost.lease_number, field="summary.costs.lease_number"),
                 read_nanos(cost.cost_nanos, field="summary.costs.cost_nanos"),
             )
             for cost in message.costs
         ),
         counts=tuple(
-            ContextCount(task_class=count.task_class, arm=count.arm, requests=count.requests)
+            ContextCount(
+                task_class=count.task_class,
+                arm=count.arm,
+                requests=read_number(count.requests, field="summary.counts.requests", least=0),
+            )
             for count in message.counts
         ),
         unreadable=message.unreadable,
@@ -186,9 +195,10 @@ def summary_from_pb(message: pb.SpoolSummary) -> SpoolSummary:
 
 def record_to_pb(record: SpoolRecord) -> pb.SpoolRecord:
     """One record of the spool."""
-    if record.sequence < 1:
-        raise LimitError(f"record.sequence must be at least 1, not {record.sequence}")
-    message = pb.SpoolRecord(sequence=record.sequence, incarnation=record.incarnation)
+    message = pb.SpoolRecord(
+        sequence=write_number(record.sequence, field="record.sequence"),
+        incarnation=record.incarnation,
+    )
     body = record.body
     match body:
         case Outcome():
@@ -209,8 +219,7 @@ def record_to_pb(record: SpoolRecord) -> pb.SpoolRecord:
 def record_from_pb(message: pb.SpoolRecord) -> SpoolRecord:
     """One record of the spool; its body must be of a known kind."""
     sequence, incarnation, outcome = _RECORD_FIELDS(message)
-    if sequence < 1:
-        raise ProtocolError(f"record.sequence must be at least 1, not {sequence}")
+    read_number(sequence, field="record.sequence")
     if message.HasField("outcome"):  # nearly all of them have
         return SpoolRecord(sequence, incarnation, outcome_from_pb(outcome))
     return SpoolRecord(sequence, incarnation, _body_from_pb(message))

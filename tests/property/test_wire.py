@@ -44,7 +44,7 @@ from shared.decision.types import (
     TaskClass,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, TOKENS_PER_S_MAX
+from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, NUMBER_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2
 from shared.version import ProtocolVersion
 
@@ -53,6 +53,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
+NUMBERS = st.integers(1, NUMBER_MAX)
 I64 = st.integers(-(2**63), 2**63 - 1)
 NANOS = st.integers(0, AMOUNT_NANOS_MAX)
 SHARE = st.integers(0, PPM)
@@ -67,7 +68,7 @@ ATTEMPTS = st.builds(
     arm=TEXT,
     latency_ms=U32,
     error=TEXT,
-    lease_number=U64,
+    lease_number=st.just(0) | NUMBERS,
     reserved_nanos=NANOS,
     cost_nanos=NANOS,
     settle=st.none() | st.sampled_from(SettleKind),
@@ -116,25 +117,25 @@ FEEDBACK = st.builds(
 )
 JUDGE_CALLS = st.builds(JudgeCall, request_id=NAME, attempt=ATTEMPTS)
 CLOSES = st.builds(
-    LeaseClose, lease_number=U64, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
+    LeaseClose, lease_number=NUMBERS, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
 )
 ADJUSTMENTS = st.builds(
     CostAdjustment,
     request_id=NAME,
-    lease_number=U64,
+    lease_number=NUMBERS,
     delta_nanos=st.integers(-AMOUNT_NANOS_MAX, AMOUNT_NANOS_MAX),
     reason=TEXT,
 )
-COUNTS = st.builds(ContextCount, task_class=TEXT, arm=TEXT, requests=U64)
+COUNTS = st.builds(ContextCount, task_class=TEXT, arm=TEXT, requests=st.just(0) | NUMBERS)
 SUMMARIES = st.builds(
     SpoolSummary,
     first_sequence=st.integers(1, 2**31),
-    last_sequence=st.integers(2**31, 2**64 - 1),
-    costs=st.lists(st.tuples(U64, NANOS), max_size=3).map(tuple),
+    last_sequence=st.integers(2**31, NUMBER_MAX),
+    costs=st.lists(st.tuples(NUMBERS, NANOS), max_size=3).map(tuple),
     counts=st.lists(COUNTS, max_size=3).map(tuple),
 )
 BODIES = OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES | JUDGE_CALLS
-RECORDS = st.builds(SpoolRecord, sequence=st.integers(1, 2**64 - 1), incarnation=TEXT, body=BODIES)
+RECORDS = st.builds(SpoolRecord, sequence=NUMBERS, incarnation=TEXT, body=BODIES)
 STATUSES = st.builds(
     LeaseStatus,
     lease_number=U64,

@@ -19,7 +19,7 @@ from shared.decision.types import (
     SpoolSummary,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX, LEASE_NUMBER_MAX
+from shared.limits import AMOUNT_NANOS_MAX, BATCH_RECORDS_MAX, NUMBER_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
 
 OUTCOME = Outcome(
@@ -133,9 +133,37 @@ def outcome_pb(**changes: Any) -> types_pb2.Outcome:
         ),
         pytest.param(
             wire.attempt_from_pb,
-            types_pb2.Attempt(lease_number=LEASE_NUMBER_MAX + 1),
-            f"attempt.lease_number .* {LEASE_NUMBER_MAX + 1}",
+            types_pb2.Attempt(lease_number=NUMBER_MAX + 1),
+            f"attempt.lease_number .* {NUMBER_MAX + 1}",
             id="lease beyond 64 bits",
+        ),
+        pytest.param(
+            wire.record_from_pb,
+            types_pb2.SpoolRecord(sequence=NUMBER_MAX + 1, outcome=outcome_pb()),
+            f"record.sequence .* {NUMBER_MAX + 1}",
+            id="sequence beyond 64 bits",
+        ),
+        pytest.param(
+            wire.summary_from_pb,
+            types_pb2.SpoolSummary(first_sequence=1, last_sequence=NUMBER_MAX + 1),
+            "summary sequences",
+            id="summary beyond 64 bits",
+        ),
+        pytest.param(
+            wire.summary_from_pb,
+            types_pb2.SpoolSummary(
+                first_sequence=1,
+                last_sequence=1,
+                counts=[types_pb2.ContextCount(requests=NUMBER_MAX + 1)],
+            ),
+            "summary.counts.requests",
+            id="count beyond 64 bits",
+        ),
+        pytest.param(
+            wire.lease_number_max_from_pb,
+            fleet_pb2.Hello(lease_number_max=NUMBER_MAX + 1),
+            "lease_number_max",
+            id="highest lease beyond 64 bits",
         ),
         pytest.param(
             wire.feedback_from_pb,
@@ -239,6 +267,7 @@ def run_of(*sequences: int, **changes: Any) -> types_pb2.OutcomeRun:
     [
         pytest.param(run_of(0, 1), "run.sequence must rise, from at least 1", id="from zero"),
         pytest.param(run_of(2, 2), "run.sequence must rise", id="the same twice"),
+        pytest.param(run_of(2, NUMBER_MAX + 1), "run.sequence must rise", id="beyond 64 bits"),
         pytest.param(run_of(1, 2, request_id=["a", ""]), "request_id is missing", id="no request"),
         pytest.param(run_of(1, 2, status=[1]), "outcome.status has 1 values", id="too few"),
         pytest.param(run_of(1, 2, status=[]), "outcome.status has 0 values", id="none at all"),
