@@ -20,7 +20,7 @@ from coordinator.records import (
 )
 from coordinator.spend import DAY_MS
 from coordinator.verify import LedgerSums
-from shared.errors import InvariantError, NotFoundError
+from shared.errors import InvariantError
 
 WINDOW = 7
 BUDGET = 1_000
@@ -191,11 +191,11 @@ class Account(RuleBasedStateMachine):
     def unknown_lease(self, number: int) -> None:
         """Nothing is booked on a lease that the books do not know."""
         before = self.window
-        with pytest.raises(NotFoundError):
+        with pytest.raises(InvariantError):
             self.account.settle("dev-a", number, cost=1, request_id="r", at=1)
-        with pytest.raises(NotFoundError):
+        with pytest.raises(InvariantError):
             self.account.adjust("dev-a", number, delta=-1, request_id="r", at=1)
-        with pytest.raises(NotFoundError):
+        with pytest.raises(InvariantError):
             self.account.close("dev-a", number, final=0, at=1, note="test")
         assert before == self.window
 
