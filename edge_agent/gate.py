@@ -473,12 +473,8 @@ class Gate:
 
     def raised_watermarks(self) -> Effects:
         """Leases and budgets whose watermark a sync still has to cover (rule L_2)."""
-        effects: Effects = []
-        for lease in self._leases.unsynced():
-            effects.append(PutLease(lease))
-        for key in self._keys.unsynced():
-            effects.append(PutKeyBudget(key))
-        return effects
+        effects: Effects = [PutLease(row) for row in self._leases.unsynced()]
+        return effects + [PutKeyBudget(row) for row in self._keys.unsynced()]
 
     def synced(self, effects: Sequence[BookEffect]) -> None:
         """These effects are safe from a loss of power: their watermarks may be used."""

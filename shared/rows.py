@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 __all__ = ["changed", "many", "quick_dataclass"]
 
 T = TypeVar("T")
-_new, _set = object.__new__, object.__setattr__
 
 
 def many(kind: type[T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
@@ -55,6 +54,6 @@ else:
         if len(after) != len(before):
             unknown = ", ".join(sorted(fields.keys() - before.keys()))
             raise TypeError(f"{type(row).__name__} has no field {unknown}")
-        twin = _new(type(row))
-        _set(twin, "__dict__", after)
+        twin = object.__new__(type(row))
+        object.__setattr__(twin, "__dict__", after)
         return twin

@@ -525,7 +525,9 @@ class LeaseBook:
         if not (self._changed or self._made or self._dropped):
             return NO_CHANGES
         changes = LeaseChanges(
-            tuple(self._changed.values()), tuple(self._made.values()), tuple(self._dropped)
+            leases=tuple(self._changed.values()),
+            reservations=tuple(self._made.values()),
+            dropped=tuple(self._dropped),
         )
         self._changed, self._made, self._dropped = {}, {}, []
         return changes

@@ -75,9 +75,9 @@ class Answering:
         self.wanted[request_id] = wanted
         known = not wanted.pinned or self._engine.config.arm(wanted.pinned) is not None
         facts = RequestFacts(
-            request_id,
-            "other",
-            device.unix_ms(),
+            request_id=request_id,
+            task_class="other",
+            arrived_unix_ms=device.unix_ms(),
             deadline_ms=0,
             body_bytes=wanted.body_bytes,
             messages=1,
