@@ -25,8 +25,18 @@ ROWS_MAX: Final = 1_024
 
 
 @dataclass
-class _Waiting:
-    """A change whose caller waits, and what has become of it."""
+class Asked:
+    """A change whose caller waits, and what has become of it.
+
+    Attributes
+    ----------
+    done : asyncio.Event
+        Set once it is made or has failed.
+    reaction : Reaction or None
+        What the engine decided.
+    error : Exception or None
+        Why it has failed.
+    """
 
     change: Change
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,7 +92,7 @@ class GroupCommit:
         self._commit = commit
         self._tell = tell
         self._begin_anew = begin_anew
-        self._line: deque[_Waiting] = deque()
+        self._line: deque[Asked] = deque()
         self._worker: asyncio.Task[None] | None = None
         self.stale = False
 
@@ -94,23 +104,32 @@ class GroupCommit:
         TidegateError
             Why the engine has refused it, or why it could not be committed.
         """
-        waiting = _Waiting(change)
-        self._line.append(waiting)
+        asked = self.ask(change)
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="group-commit")
-        await waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error.with_traceback(waiting.raised_at)  # others may raise it too
+            self._worker = asyncio.create_task(self._work_off(), name="group-commit")
+        await asked.done.wait()
+        if asked.error is not None:
+            raise asked.error.with_traceback(asked.raised_at)  # others may raise it too
+
+    def ask(self, change: Change) -> Asked:
+        """Put a change behind all that were asked for before it; `work` makes it."""
+        asked = Asked(change)
+        self._line.append(asked)
+        return asked
+
+    async def work(self) -> None:
+        """Make all that is asked for, one transaction after the other."""
+        while self._line:
+            await self._make_group()
 
     async def finish(self) -> None:
         """Return once all that was asked for is made or has failed."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
 
-    async def _work(self) -> None:
+    async def _work_off(self) -> None:
         try:
-            while self._line:
-                await self._make_group()
+            await self.work()
         finally:
             self._worker = None
 
@@ -138,7 +157,7 @@ class GroupCommit:
         for each in group:
             each.done.set()
 
-    def _tell_of(self, durable: _Waiting) -> None:
+    def _tell_of(self, durable: Asked) -> None:
         try:
             if durable.reaction is not None:
                 self._tell(durable.reaction)
@@ -146,13 +165,13 @@ class GroupCommit:
             durable.fail(error)
             self.stale = True  # devices have not heard what they should: they connect anew
 
-    async def _decide(self) -> list[_Waiting]:
+    async def _decide(self) -> list[Asked]:
         """Ask the engine for as much as goes into one transaction.
 
         A change that reads the store waits until the store holds all that was decided before it,
         and the devices have been told: it may begin a session, in which none of that is news.
         """
-        group: list[_Waiting] = []
+        group: list[Asked] = []
         rows = 0
         while self._line and rows < ROWS_MAX and not self.stale:
             each = self._line[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from coordinator.messages import Acked, HelloReceived, LeaseSent, Message
 from coordinator.records import (
@@ -15,6 +16,7 @@ from coordinator.records import (
     StoreEffect,
     WindowRow,
 )
+from coordinator.sessions import Reaction
 from tests.fakes.memory_store import MemoryDatabase
 from tests.simulation.counts import Counts, counts
 from tests.simulation.facts import Facts, GrantSeen
@@ -37,6 +39,23 @@ SIGNS: dict[str, tuple[int, int, int]] = {
 """How each kind of row moves settled, unconfirmed and outstanding money, by the contract."""
 
 
+@dataclass(slots=True)
+class Decided:
+    """One change of the coordinator.
+
+    Attributes
+    ----------
+    cause : str
+        What the coordinator is doing: `wish`, `batch`, `hello`, `tick`, an operator's command.
+    hears : str
+        The device that says hello, or is written off, with that.
+    """
+
+    cause: str
+    hears: str
+    reaction: Reaction
+
+
 @dataclass
 class BooksSide(Facts):
     """Checks the coordinator.
@@ -54,10 +73,8 @@ class BooksSide(Facts):
         What of each lease is out, by its rows, in nano-dollars.
     marks : Counts of str
         By device, the highest booked sequence.
-    cause : str
-        What the coordinator is doing: `wish`, `batch`, `hello`, `tick`, an operator's command.
-    hears : str
-        The device that says hello, or is written off, with that.
+    decided : list of Decided
+        The changes that are about to be committed in one transaction.
     """
 
     unheard: set[str] = field(default_factory=set)
@@ -65,8 +82,8 @@ class BooksSide(Facts):
     restored: bool = False
     ordered: set[int] = field(default_factory=set)
     assumed_unspent: bool = False
+    decided: Sequence[Decided] = ()
     cause: str = ""
-    hears: str = ""
     hello_number_max: int = 0
     hello_owes: dict[str, int] = field(default_factory=dict)
     on_loan: Counts[tuple[str, int]] = field(default_factory=counts)
@@ -106,10 +123,19 @@ class BooksSide(Facts):
                 granted_ms=self.now_ms,
             )
 
-    def store_commit(self, effects: Sequence[StoreEffect]) -> None:
-        """The coordinator's books have taken these rows."""
-        if self.hears in self.unheard:
-            self.owing[self.hears] = self.hello_owes if self.cause == "hello" else {}
+    def store_commit(self, rows: Sequence[StoreEffect]) -> None:
+        """The coordinator's books have taken these rows: change by change they must be right."""
+        whole = list(chain.from_iterable(each.reaction.effects for each in self.decided)) == list(
+            rows
+        )
+        self.holds(whole, "C_2", "{} rows are committed of {}", (len(rows), self.decided))
+        for each in self.decided:
+            self._change(each)
+
+    def _change(self, change: Decided) -> None:
+        self.cause, effects = change.cause, change.reaction.effects
+        if change.hears in self.unheard:
+            self.owing[change.hears] = self.hello_owes if self.cause == "hello" else {}
         windows: dict[int, WindowRow] = {}
         before: dict[int, int] = {}
         lent: set[int] = set()

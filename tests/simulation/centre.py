@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from coordinator.booking import NOTHING_NAMED
 from coordinator.engine import CoordinatorEngine
 from coordinator.fleet_config import FleetConfig, parse_fleet
+from coordinator.group_commit import Change
 from coordinator.messages import HeartbeatAnswered
-from coordinator.records import DeviceRow, DeviceStanding
+from coordinator.records import DeviceRow, DeviceStanding, StoreEffect
 from coordinator.registry import digest
 from coordinator.sessions import Reaction
-from shared.errors import (
-    InvariantError,
-    LostLeadershipError,
-    StoreError,
-    TidegateError,
-)
+from shared.errors import TidegateError
 from tests.fakes.memory_store import MemoryDatabase, book_batch, say_hello
+from tests.simulation.books_side import Decided
 from tests.simulation.disk import Died, Fuse, Mark, SimStore
-from tests.simulation.facts import Violated
 from tests.simulation.network import Line
+from tests.simulation.transactions import Transactions
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -83,18 +82,22 @@ class Centre:
 
     Attributes
     ----------
+    slow : int
+        So many of the next transactions take their time.
     zombie : tuple or None
         A writer that was taken over and does not know it yet (rule C_5).
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._rng = random.Random(f"centre {world.seed}")
+        self.changes = Transactions(self, self._rng)
         self.database = MemoryDatabase()
         self.mark = Mark()
         self.fuse = Fuse()
         self.lines: dict[str, Line] = {}
         self.zombie: tuple[CoordinatorEngine, SimStore] | None = None
-        self.wall_ms = 0
+        self.wall_ms = self.slow = 0
         self.up = False
         self.cannot_write = False
         self.tokens = 0
@@ -106,12 +109,14 @@ class Centre:
 
     def start(self) -> None:
         """A fresh process on the database."""
+        self.stop()
         self.database.held = False
         self.store = SimStore(
             self.database, mark=self.mark, watch=self.world.checker.store_commit, fuse=self.fuse
         )
         self.store.open()
         self.begin_anew()
+        self.changes = Transactions(self, self._rng)
         self.up = True
 
     def begin_anew(self) -> None:
@@ -124,6 +129,7 @@ class Centre:
     def stop(self) -> None:
         """The process is gone."""
         self.up = False
+        self.changes.end()
         for line in self.lines.values():
             line.cut(self.world.now)
         self.lines.clear()
@@ -143,47 +149,24 @@ class Centre:
 
     # Decide, commit, send.
 
-    def change(
-        self, cause: str, decide: Callable[[CoordinatorEngine], Reaction], *, hears: str = ""
-    ) -> bool:
-        """One event, as `CoordinatorService` handles it; False if it was refused.
+    def change(self, cause: str, decide: Change, *, hears: str = "") -> bool:
+        """Put an event through at once, with all before it; False if it was refused.
 
         `hears` names the device that has told of all its leases with this event, or is given up.
         """
-        if not self.up:
-            return False
-        checker = self.world.checker
-        checker.cause, checker.hears = cause, hears
-        try:
-            reaction = decide(self.engine)
-            if reaction.effects:
-                self.commit(reaction)
-            self.send(reaction)
-        except Died:
-            self.fuse.put_out()
-            self.stop()
-            self.world.seen["coordinator_dies_in_commit"] += 1
-            self.world.at(self.world.now + 300, None, self.start_again)
-            return False
-        except LostLeadershipError:
-            self.begin_anew()
-            return False
-        except InvariantError as error:
-            raise Violated("invariant", str(error)) from error
-        except StoreError as error:
-            if not self.cannot_write:
-                raise Violated("exactly_once", str(error)) from error
-            self.begin_anew()
-            return False
-        except TidegateError:
-            return False
-        return True
+        return self.up and self.changes.make(cause, decide, hears=hears)
 
-    def commit(self, reaction: Reaction) -> None:
-        """Make it durable before anybody is told."""
-        if self.cannot_write:
-            raise StoreError("the database cannot be written")
-        self.store.commit(reaction.effects)
+    def write(self, decided: Sequence[Decided], rows: Sequence[StoreEffect]) -> None:
+        """Make rows durable before anybody is told."""
+        self.world.checker.decided = decided
+        self.store.commit(rows)
+
+    def died(self) -> None:
+        """The process ended in a transaction."""
+        self.fuse.put_out()
+        self.stop()
+        self.world.seen["coordinator_dies_in_commit"] += 1
+        self.world.at(self.world.now + 300, None, self.start_again)
 
     def send(self, reaction: Reaction) -> None:
         """Tell the devices."""
@@ -211,58 +194,79 @@ class Centre:
         """A message has come up."""
         if not self.up or self.world.now > line.up_until:
             return
-        device_id, now = line.device.id, self.unix_ms()
-        checker = self.world.checker
-        if kind == "hello":
+        device_id = line.device.id
+        if kind == "heartbeat":
+            self.engine.heartbeat(
+                device_id,
+                leases=body,
+                spooled_records=0,
+                table_version=0,
+                unix_ms=self.unix_ms(),
+            )
+            if self.lines.get(device_id) is line:
+                self.world.network.down(line, HeartbeatAnswered(self.engine.spend_paused))
+            return
+        if kind == "wish" and self.zombie is not None:
+            self._zombie_hears(device_id, body)
+        self.changes.ask(
+            kind,
+            self._change_of(line, kind, body),
+            hears=device_id if kind == "hello" else "",
+            heard=lambda made: None if made else line.cut(self.world.now),
+        )  # a stream whose message was refused ends
+
+    def _change_of(self, line: Line, kind: str, body: Any) -> Change:
+        """What a message asks of the engine, as `CoordinatorService` asks it."""
+        device_id, incarnation = line.device.id, line.incarnation
+
+        async def hello(engine: CoordinatorEngine) -> Reaction:
             old = self.lines.get(device_id)
             if old is not None:
                 old.cut(self.world.now)
             self.lines[device_id] = line
             self.tokens += 1
+            self.world.checker.hello(device_id, body, self.database)
             token = f"token-{self.tokens}"
-            checker.hello(device_id, body, self.database)
-            done = self.change(
-                kind,
-                lambda e: say_hello(
-                    e, self.store, device_id, body, resume_token=token, unix_ms=now
-                ),
-                hears=device_id,
+            return say_hello(
+                engine, self.store, device_id, body, resume_token=token, unix_ms=self.unix_ms()
             )
-        elif kind == "token":
-            done = self.change(kind, lambda e: e.token_synced(device_id, body))
-        elif kind == "batch":
-            done = self.change(
-                kind,
-                lambda e: book_batch(
-                    e, self.store, device_id, body, incarnation=line.incarnation, unix_ms=now
-                ),
-            )
-        elif kind == "heartbeat":
-            self.engine.heartbeat(
-                device_id, leases=body, spooled_records=0, table_version=0, unix_ms=now
-            )
-            if self.lines.get(device_id) is line:
-                self.world.network.down(line, HeartbeatAnswered(self.engine.spend_paused))
-            return
-        else:
-            done = self.wish(device_id, body)
-        if not done:
-            line.cut(self.world.now)  # a stream whose message was refused ends
 
-    def wish(self, device_id: str, body: Any) -> bool:
-        """A device asks for money; a writer that lost its place may be the one who hears it."""
-        now = self.unix_ms()
-        if self.zombie is not None:
-            engine, store = self.zombie
-            try:
-                reaction = engine.lease_requested(device_id, body, unix_ms=now)
-                self.world.checker.cause, self.world.checker.hears = "wish", ""
-                if reaction.effects:
-                    store.commit(reaction.effects)
-                    self.send(reaction)
-            except (TidegateError, Died):
-                self.zombie = None
-        return self.change("wish", lambda e: e.lease_requested(device_id, body, unix_ms=now))
+        def batch(engine: CoordinatorEngine) -> Reaction | Coroutine[Any, Any, Reaction]:
+            named, now = engine.unremembered(device_id, body), self.unix_ms()
+            if named == NOTHING_NAMED:
+                return engine.batch(
+                    device_id, body, incarnation=incarnation, named=named, unix_ms=now
+                )
+            return look_up_and_book(engine)
+
+        async def look_up_and_book(engine: CoordinatorEngine) -> Reaction:
+            now = self.unix_ms()
+            return book_batch(
+                engine, self.store, device_id, body, incarnation=incarnation, unix_ms=now
+            )
+
+        match kind:
+            case "hello":
+                return hello
+            case "batch":
+                return batch
+            case "token":
+                return lambda e: e.token_synced(device_id, body)
+            case _:
+                return lambda e: e.lease_requested(device_id, body, unix_ms=self.unix_ms())
+
+    def _zombie_hears(self, device_id: str, body: Any) -> None:
+        """A writer that lost its place may be the one who hears that a device asks for money."""
+        assert self.zombie is not None
+        engine, store = self.zombie
+        try:
+            reaction = engine.lease_requested(device_id, body, unix_ms=self.unix_ms())
+            if reaction.effects:
+                self.world.checker.decided = [Decided("wish", "", reaction)]
+                store.commit(reaction.effects)
+                self.send(reaction)
+        except (TidegateError, Died):
+            self.zombie = None
 
     def noticed(self, line: Line) -> None:
         """A broken stream's end reaches the coordinator."""
@@ -276,7 +280,7 @@ class Centre:
         if self.up:
             for line in [line for line in self.lines.values() if line.is_cut]:
                 self.noticed(line)
-            self.change("tick", lambda e: e.tick(unix_ms=self.unix_ms()))
+            self.changes.ask("tick", lambda e: e.tick(unix_ms=self.unix_ms()), heard=_nobody)
 
     # Databases and writers.
 
@@ -326,6 +330,10 @@ class Centre:
 
 
 _ACTIVE, _QUARANTINED = DeviceStanding.ACTIVE, DeviceStanding.QUARANTINED
+
+
+def _nobody(made: bool) -> None:
+    """Nobody waits for it."""
 
 
 def copied(database: MemoryDatabase) -> MemoryDatabase:

@@ -167,7 +167,7 @@ class Device:
         )
         self.session.dials()
         self.alive = True
-        self.redial_at = self.world.now + self.rng.randint(0, 300)
+        self.redial_at = self.world.now + self.rng.randint(0, 150)
         run_at_once(self.keeper.commit_or_keep(self.engine.recover(), sync=True))
         self._next_round(1 + int(self.rng.random() * ROUND_MS))
         self.world.at(self.redial_at, self, self.soon)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FATES = [Fate.SLOW, Fate.SLOW, Fate.ABORTED, Fate.SILENT, Fate.DEAD, Fate.REFUSED]
-BUDGET_SHARES = (200, 150, 100, 60)
+BUDGET_SHARES = (400, 300, 200, 60)
 RISE_AHEAD_MS = 6_500
 RISE_WAIT_MS = 2_000
 PRICE_ENDS_MS = 5_000
@@ -73,7 +73,7 @@ class Faults:
 
     def _partition(self, device: Device, dice: Dice) -> bool:
         device.hang_up()
-        device.cut_off_until = self.world.now + dice.choice([500, 2_000, 4_000, 10_000])
+        device.cut_off_until = self.world.now + dice.choice([250, 250, 1_000, 1_000, 2_000, 9_000])
         return True
 
     # Devices.
@@ -103,14 +103,14 @@ class Faults:
             return False
         device.fill_disk(True)
         self.world.at(
-            self.world.now + dice.between(200, 1_500), None, lambda: device.fill_disk(False)
+            self.world.now + dice.between(100, 750), None, lambda: device.fill_disk(False)
         )
         return True
 
     def _suspend(self, device: Device, dice: Dice) -> bool:
         if not device.is_awake:
             return False
-        device.suspend(dice.choice([500, 500, 2_000, 10_000]))
+        device.suspend(dice.choice([250, 250, 250, 1_000, 1_000, 9_000]))
         if dice.random() < 0.5 and device.line is not None:
             device.line.cut(self.world.now)
         return True
@@ -222,7 +222,7 @@ class Faults:
         centre = self.world.centre
         centre.stop()
         centre.zombie = None
-        self.world.at(self.world.now + dice.between(300, 2_000), None, centre.start_again)
+        self.world.at(self.world.now + dice.between(150, 1_000), None, centre.start_again)
         return True
 
     def _coordinator_dies_in_commit(self, device: Device, dice: Dice) -> bool:
@@ -242,8 +242,12 @@ class Faults:
         def again() -> None:
             centre.cannot_write = False
 
-        self.world.at(self.world.now + dice.between(100, 800), None, again)
+        self.world.at(self.world.now + dice.between(50, 400), None, again)
         return True
+
+    def _database_slow(self, device: Device, dice: Dice) -> bool:
+        self.world.centre.slow = dice.between(1, 3)
+        return False  # it counts when a transaction takes long
 
     def _takeover(self, device: Device, dice: Dice) -> bool:
         centre = self.world.centre
@@ -261,8 +265,8 @@ class Faults:
         if not centre.backups or not centre.up:
             return False
         centre.restore(dice.choice(centre.backups)[0])
-        self.world.at(self.world.now + dice.between(100, 500), None, centre.start_again)
-        self.world.at(self.world.now + dice.between(600, 1_200), None, self._recover)
+        self.world.at(self.world.now + dice.between(50, 250), None, centre.start_again)
+        self.world.at(self.world.now + dice.between(300, 600), None, self._recover)
         return True
 
     def _recover(self) -> None:
@@ -313,7 +317,7 @@ class Faults:
 
     def _spend_paused(self, device: Device, dice: Dice) -> bool:
         centre, world = self.world.centre, self.world
-        world.at(world.now + dice.between(200, 1_000), None, lambda: self._pause(False))
+        world.at(world.now + dice.between(100, 500), None, lambda: self._pause(False))
         return centre.operate(lambda e, now: e.set_spend_paused(True, actor="op", unix_ms=now))
 
     def _pause(self, paused: bool) -> None:
@@ -323,7 +327,7 @@ class Faults:
 
     def _arm_disabled(self, device: Device, dice: Dice) -> bool:
         arm = dice.choice(["large", "small"])
-        self.world.at(self.world.now + dice.between(200, 1_000), None, self._enable_arms)
+        self.world.at(self.world.now + dice.between(100, 500), None, self._enable_arms)
         return self.world.centre.operate(
             lambda e, now: e.set_arm_enabled(arm, False, actor="op", unix_ms=now)
         )
@@ -362,6 +366,7 @@ class Faults:
         world.fates.clear()
         world.network.lose = world.network.repeat = world.network.delay = world.network.swap = 0
         world.centre.fuse.put_out()
+        world.centre.slow = 0
         world.centre.cannot_write = False
         world.centre.zombie = None
         for device in world.devices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,7 @@ import coordinator.lending
 from coordinator.account import BudgetAccount
 from coordinator.engine import CoordinatorEngine
 from coordinator.granting import lease_amount_nanos
+from coordinator.group_commit import Asked, GroupCommit, _is_refusal
 from coordinator.messages import Acked
 from coordinator.records import LedgerKind
 from coordinator.recovery import Recovery
@@ -27,11 +28,12 @@ from edge_agent.outbox import Outbox
 from shared.decision.lease import LeaseBook
 from shared.decision.money import Price
 from shared.decision.types import SettleKind
+from shared.errors import StoreError, TidegateError
 from tests.fakes.memory_store import MemoryStore
-from tests.simulation.centre import Centre
 from tests.simulation.device import Device
 from tests.simulation.disk import SimBooks
 from tests.simulation.provider import Bill, Fate
+from tests.simulation.transactions import Transactions
 from tests.simulation.world import World, simulate
 
 LEASE_DURATION_MS = 8_000
@@ -357,14 +359,51 @@ def _records_told_by_sequence_alone() -> Patches:
 
 @_defect("O_1")
 def _ack_before_commit() -> Patches:
-    commit = Centre.commit
+    commit = Transactions._commit
 
-    def wrong(self: Centre, reaction: Reaction) -> None:
-        acks = [sent for sent in reaction.sends if isinstance(sent[1], Acked)]
-        self.send(Reaction(sends=acks))
-        commit(self, reaction)
+    async def wrong(self: Transactions, rows: Any) -> None:
+        for each in self.decided:
+            acks = [sent for sent in each.reaction.sends if isinstance(sent[1], Acked)]
+            self._centre.send(Reaction(sends=acks))
+        await commit(self, rows)
 
-    return [(Centre, "commit", wrong)]
+    return [(Transactions, "_commit", wrong)]
+
+
+@_defect("O_1")
+def _lost_transaction_is_told() -> Patches:
+    commit = Transactions._commit
+
+    async def wrong(self: Transactions, rows: Any) -> None:
+        with suppress(StoreError):
+            await commit(self, rows)
+
+    return [(Transactions, "_commit", wrong)]
+
+
+@_defect("C_2")
+def _engine_goes_on_after_a_lost_transaction() -> Patches:
+    async def wrong(self: GroupCommit) -> None:
+        self.stale = False
+
+    return [(GroupCommit, "_renew", wrong)]
+
+
+@_defect("O_1")
+def _hello_is_read_before_its_transaction() -> Patches:
+    async def wrong(self: GroupCommit) -> list[Asked]:
+        group: list[Asked] = []
+        while self._line and not self.stale:
+            group.append(self._line.popleft())
+            try:
+                made = group[-1].change(self._engine())
+                group[-1].reaction = made if isinstance(made, Reaction) else await made
+            except TidegateError as error:
+                group[-1].fail(error)
+                self.stale = not _is_refusal(error)
+        return group
+
+    return [(GroupCommit, "_decide", wrong)]
 
 
 @_defect("C_6")

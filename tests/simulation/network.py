@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from tests.simulation.device import Device
     from tests.simulation.world import World
 
-LATENCY_MS_MAX = 80
-DELAY_MS_MAX = 1_500
+LATENCY_MS_MAX = 40
+DELAY_MS_MAX = 750
 
 
 class Line:

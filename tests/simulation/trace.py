@@ -28,6 +28,7 @@ FAULTS: dict[str, float] = {
     "coordinator_away": 1,
     "coordinator_clock_steps": 1,
     "database_unwritable": 1,
+    "database_slow": 8,
     "takeover": 1.5,
     "client_gone": 24,
     "budget_set": 3,
@@ -40,7 +41,7 @@ FAULTS: dict[str, float] = {
 """Kinds of fault, with their weights."""
 DISK_FAULTS = {
     "disk_copied": 6.0,
-    "disk_restored": 2.0,
+    "disk_restored": 4.0,
     "disk_copied_back": 1.0,
     "disk_moved": 0.5,
     "clone_of_image": 0.8,
@@ -50,7 +51,7 @@ DISK_FAULTS = {
 DATABASE_FAULTS = {"database_backed_up": 8.0, "database_restored": 0.8}
 FAULT_SHARE = 0.335
 BURSTS = (1, 2, 3, 5, 8)
-GAPS_MS = (5, 75, 170, 310, 500)
+GAPS_MS = (5, 40, 85, 155, 250)
 GAPS_IN_BURST_MS = (0, 5, 20, 40)
 
 

@@ -123,7 +123,7 @@ class World:
         """An operator looks at the alarms from time to time."""
         if self.centre.up and not self.centre.cannot_write:
             self.faults.mend()
-        self.at(self.now + self.rng.randint(800, 2_000), None, self._supervise)
+        self.at(self.now + self.rng.randint(400, 1_000), None, self._supervise)
 
     def add(self, device: Device) -> None:
         """One more device: a clone."""
@@ -144,7 +144,7 @@ class World:
                 device.kill(power=True)
                 self.revive(device)
 
-        self.at(self.now + device.rng.randint(30, 400), None, start)
+        self.at(self.now + device.rng.randint(15, 200), None, start)
 
     def order(self, budget_nanos: int) -> bool:
         """The operator sets the budget; a coordinator that dies meanwhile may have heard."""
