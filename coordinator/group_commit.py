@@ -112,13 +112,16 @@ class GroupCommit:
             raise asked.error.with_traceback(asked.raised_at)  # others may raise it too
 
     def ask(self, change: Change) -> Asked:
-        """Put a change behind all that were asked for before it; `work` makes it."""
+        """Put a change behind all that were asked for before it; by itself it starts nothing."""
         asked = Asked(change)
         self._line.append(asked)
         return asked
 
     async def work(self) -> None:
-        """Make all that is asked for, one transaction after the other."""
+        """Make all that is asked for, one transaction after the other.
+
+        Who asks by `ask` runs it, once at a time; `make` does so by itself.
+        """
         while self._line:
             await self._make_group()
 

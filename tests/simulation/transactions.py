@@ -57,6 +57,7 @@ class Transactions:
         self._work: Coroutine[Any, Any, None] | None = None
         self._callers: deque[_Caller] = deque()
         self._broken: Exception | None = None
+        self._unwritable = StoreError("the database cannot be written")
         self._hurried = False
         self._pauses = 0
 
@@ -107,10 +108,10 @@ class Transactions:
             centre.world.seen["database_slow"] += 1
             await _written()
         if centre.cannot_write:
-            raise StoreError("the database cannot be written")
+            raise self._unwritable
         try:
             centre.write(self.decided, rows)
-        except StoreError as error:
+        except StoreError as error:  # a lost place too: here the present writer never loses it
             self._broken = Violated("exactly_once", str(error))
             raise
         except Exception as error:
@@ -141,6 +142,7 @@ class Transactions:
             self._work = None
         except Died:
             self._work = None
+            self._look_for_defects()
             centre.died()
             return
         else:
@@ -155,15 +157,22 @@ class Transactions:
             self._go_on()
 
     def _answer(self) -> None:
-        """Tell those whose change is made or refused; what must not be ends the run."""
-        if self._broken is not None:
-            raise self._broken
+        """Tell those whose change is made or refused."""
+        self._look_for_defects()
         callers = self._callers
         while callers and callers[0].asked.done.is_set():
             caller = callers.popleft()
+            caller.heard(caller.asked.error is None)
+
+    def _look_for_defects(self) -> None:
+        """End the run by what no change may fail of, also where the process has died since."""
+        if self._broken is not None:
+            raise self._broken
+        for caller in self._callers:
             error = caller.asked.error
             if isinstance(error, InvariantError):
                 raise Violated("invariant", str(error)) from error
+            if isinstance(error, StoreError) and error is not self._unwritable:
+                raise Violated("exactly_once", str(error)) from error
             if error is not None and not isinstance(error, TidegateError):
                 raise error
-            caller.heard(error is None)
