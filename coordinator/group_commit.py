@@ -105,8 +105,8 @@ class GroupCommit:
             Why the engine has refused it, or why it could not be committed.
         """
         asked = self.ask(change)
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work_off(), name="group-commit")
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self.work(), name="group-commit")
         await asked.done.wait()
         if asked.error is not None:
             raise asked.error.with_traceback(asked.raised_at)  # others may raise it too
@@ -129,12 +129,6 @@ class GroupCommit:
         """Return once all that was asked for is made or has failed."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
-
-    async def _work_off(self) -> None:
-        try:
-            await self.work()
-        finally:
-            self._worker = None
 
     async def _make_group(self) -> None:
         """One transaction; no caller hears of it before the engine is in order again."""

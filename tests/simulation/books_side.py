@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from coordinator.messages import Acked, HelloReceived, LeaseSent, Message
 from coordinator.records import (
@@ -21,13 +20,13 @@ from tests.fakes.memory_store import MemoryDatabase
 from tests.simulation.counts import Counts, counts
 from tests.simulation.facts import Facts, GrantSeen
 
-GRANTED = "grant"
+GRANTED, ADJUSTED = "grant", "adjust"
 SIGNS: dict[str, tuple[int, int, int]] = {
     GRANTED: (0, 0, 1),
     "settle": (1, 0, -1),
     "unsettle": (1, 0, -1),
     "confirm": (1, -1, 0),
-    "adjust": (1, 0, 0),
+    ADJUSTED: (1, 0, 0),
     "refund": (0, -1, 0),
     "release": (0, 0, -1),
     "unconfirmed": (0, 1, -1),
@@ -71,6 +70,8 @@ class BooksSide(Facts):
         What the operator may have set a window's budget to, in nano-dollars.
     on_loan : Counts of (device, lease number)
         What of each lease is out, by its rows, in nano-dollars.
+    committed : Counts of (device, lease number)
+        What of each lease is settled, unconfirmed or out, by its rows, in nano-dollars.
     risen : Counts of int
         By window, what was committed beyond its target, and beyond what was committed before.
     marks : Counts of str
@@ -89,6 +90,7 @@ class BooksSide(Facts):
     hello_number_max: int = 0
     hello_owes: dict[str, int] = field(default_factory=dict)
     on_loan: Counts[tuple[str, int]] = field(default_factory=counts)
+    committed: Counts[tuple[str, int]] = field(default_factory=counts)
     ledger_id: int = 0
     booked: set[str] = field(default_factory=set)
     targets: dict[int, int] = field(default_factory=dict)
@@ -128,9 +130,8 @@ class BooksSide(Facts):
 
     def store_commit(self, rows: Sequence[StoreEffect]) -> None:
         """The coordinator's books have taken these rows: change by change they must be right."""
-        whole = list(chain.from_iterable(each.reaction.effects for each in self.decided)) == list(
-            rows
-        )
+        decided = [row for each in self.decided for row in each.reaction.effects]
+        whole = decided == list(rows)
         self.holds(whole, "C_2", "{} rows are committed of {}", (len(rows), self.decided))
         for each in self.decided:
             self._change(each)
@@ -143,6 +144,8 @@ class BooksSide(Facts):
         before: dict[int, int] = {}
         lent: set[int] = set()
         leases: list[LeaseRecord] = []
+        outcomes: list[BookedOutcome] = []
+        costs: dict[tuple[str, str], int] = {}
         for effect in effects:
             if type(effect) is LedgerRow:
                 if effect.window_id not in before:
@@ -150,14 +153,16 @@ class BooksSide(Facts):
                 self._row(effect)
                 if effect.kind == GRANTED:
                     lent.add(effect.window_id)
+                elif effect.request_id and effect.kind != ADJUSTED:
+                    request = (effect.device_id, effect.request_id)
+                    settled = SIGNS[effect.kind][0] * effect.amount_nanos
+                    costs[request] = costs.get(request, 0) + settled
             elif type(effect) is WindowRow:
                 windows[effect.id] = effect
             elif type(effect) is LeaseRecord:
                 leases.append(effect)
             elif type(effect) is BookedOutcome:
-                request_id = effect.outcome.request_id
-                self.holds(request_id not in self.booked, "P5", "{} is booked twice", (request_id,))
-                self.booked.add(request_id)
+                outcomes.append(effect)
             elif type(effect) is SpoolMark:
                 self._mark(effect)
         if self.unheard:  # whether or not the coordinator lives to know it
@@ -169,6 +174,18 @@ class BooksSide(Facts):
             self._window(row, before=before.get(row.id), lent=row.id in lent)
         for lease in leases:
             self._lease(lease)
+        for booked in outcomes:
+            self._outcome(
+                booked, settled=costs.get((booked.device_id, booked.outcome.request_id), 0)
+            )
+
+    def _outcome(self, booked: BookedOutcome, *, settled: int) -> None:
+        """It is new, and settled at what its device says that it cost."""
+        request_id = booked.outcome.request_id
+        self.holds(request_id not in self.booked, "P5", "{} is booked twice", (request_id,))
+        self.booked.add(request_id)
+        cost = sum(a.cost_nanos for a in booked.outcome.attempts if a.lease_number)
+        self.holds(settled == cost, "S_2", "{} nanos are settled of {}", (settled, booked))
 
     def _mark(self, mark: SpoolMark) -> None:
         self.marks[mark.device_id] = max(self.marks[mark.device_id], mark.sequence)
@@ -187,6 +204,7 @@ class BooksSide(Facts):
         sums[1] += unconfirmed * amount
         sums[2] += outstanding * amount
         self.on_loan[key] += outstanding * amount
+        self.committed[key] += (settled + unconfirmed + outstanding) * amount
         if row.kind == "release" and amount:
             unseen = self.cause == "hello" and row.lease_number > self.hello_number_max
             # In the same way a device that is shut out closes leases that it never saw.
@@ -209,13 +227,26 @@ class BooksSide(Facts):
         elif before is not None and sum(sums) > before:
             # After a cut more may be committed already (C_3); overruns come on top of it (S_4).
             self.risen[row.id] += max(0, sum(sums) - max(before, row.target_nanos))
-            within = self.risen[row.id] <= sum(self.provider.listed_beyond.values())
+            within = self.risen[row.id] <= self._beyond_in(row.id)
             excused = self.restored or self.assumed_unspent
             said = "committed money rose beyond the budget: {}"
             self.holds(within or excused, "I1", said, (row,))
 
+    def _beyond_in(self, window_id: int) -> int:
+        """What the provider's own faults come to, on the leases of a window."""
+        return sum(
+            nanos
+            for key, nanos in self.provider.listed_beyond.items()
+            if self.granted[key].window_id == window_id
+        )
+
     def _lease(self, lease: LeaseRecord) -> None:
-        open_nanos = self.on_loan[lease.device_id, lease.number]
+        key = (lease.device_id, lease.number)
+        most = lease.amount_nanos + self.provider.listed_beyond.get(key, 0)
+        within = self.committed[key] <= most
+        excused = self.restored or self.assumed_unspent
+        self.holds(within or excused, "I2", "{} are committed on {}", (self.committed[key], lease))
+        open_nanos = self.on_loan[key]
         left = max(0, lease.amount_nanos - lease.booked_nanos)
         expected = left if lease.end is LeaseEnd.OPEN else 0
         self.holds(open_nanos == expected, "C_2", "{}: {} are out by its rows", (lease, open_nanos))
@@ -227,6 +258,7 @@ class BooksSide(Facts):
         self.owing.clear()
         self.sums.clear()
         self.on_loan.clear()
+        self.committed.clear()
         self.ledger_id = 0
         self.marks.clear()
         for (device, _), sequence in database.spool_marks.items():

@@ -231,19 +231,18 @@ class Centre:
                 engine, self.store, device_id, body, resume_token=token, unix_ms=self.unix_ms()
             )
 
-        def batch(engine: CoordinatorEngine) -> Reaction | Coroutine[Any, Any, Reaction]:
-            named, now = engine.unremembered(device_id, body), self.unix_ms()
-            if named == NOTHING_NAMED:
-                return engine.batch(
-                    device_id, body, incarnation=incarnation, named=named, unix_ms=now
-                )
-            return look_up_and_book(engine)
-
-        async def look_up_and_book(engine: CoordinatorEngine) -> Reaction:
+        def book(engine: CoordinatorEngine) -> Reaction:
             now = self.unix_ms()
             return book_batch(
                 engine, self.store, device_id, body, incarnation=incarnation, unix_ms=now
             )
+
+        async def look_up_and_book(engine: CoordinatorEngine) -> Reaction:
+            return book(engine)
+
+        def batch(engine: CoordinatorEngine) -> Reaction | Coroutine[Any, Any, Reaction]:
+            reads = engine.unremembered(device_id, body) != NOTHING_NAMED
+            return look_up_and_book(engine) if reads else book(engine)
 
         match kind:
             case "hello":

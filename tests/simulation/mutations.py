@@ -37,6 +37,7 @@ from tests.simulation.transactions import Transactions
 from tests.simulation.world import World, simulate
 
 LEASE_DURATION_MS = 8_000
+MORE_NANOS = 3_000_000
 Patches = Sequence[tuple[Any, str, Any]]
 
 
@@ -165,6 +166,32 @@ def _money_as_float() -> Patches:
         return nanos / 1e9 * 1e9
 
     return [(Price, "cost_nanos", wrong)]
+
+
+@_defect("S_2")
+def _settle_a_nano_too_much() -> Patches:
+    settle_all = BudgetAccount.settle_all
+
+    def wrong(self: BudgetAccount, device_id: str, costs: Any, *, at: int) -> int:
+        more = [(number, cost + 1, request_id, label) for number, cost, request_id, label in costs]
+        return settle_all(self, device_id, more, at=at)
+
+    return [(BudgetAccount, "settle_all", wrong)]
+
+
+@_defect("I2")
+def _close_books_more_than_was_lent() -> Patches:
+    close = BudgetAccount.close
+
+    def wrong(self: BudgetAccount, device_id: str, number: int, **more: Any) -> str:
+        alarm = close(self, device_id, number, **more)
+        lease = self._known(device_id, number)
+        for kind in (LedgerKind.GRANT, LedgerKind.UNCONFIRMED):
+            self._book(lease, kind, MORE_NANOS, unix_ms=more["at"])
+        self._put_lease(replace(lease, unconfirmed_nanos=lease.unconfirmed_nanos + MORE_NANOS))
+        return alarm
+
+    return [(BudgetAccount, "close", wrong)]
 
 
 # The gate.
