@@ -22,6 +22,7 @@ from coordinator.cli.render import (
 from coordinator.cli.session import (
     ExitCode,
     OutputFormat,
+    Session,
     confirm,
     is_interactive,
     session_of,
@@ -112,7 +113,7 @@ def recover_ledger(
     before: admin_pb2.LedgerRecovery = session.call("GetRecovery", admin_pb2.GetRecoveryRequest())
     if before.active:
         if session.format is OutputFormat.TABLE:
-            _show_recovery(before)
+            _show_recovery(session, before)
         missing = len(before.missing)
         when = (
             f"as soon as {missing} missing devices have connected or are written off"
@@ -141,15 +142,26 @@ def show_recovery(ctx: typer.Context) -> None:
     if session.format is OutputFormat.JSON:
         show_json(reply)
     elif reply.active:
-        _show_recovery(reply)
+        _show_recovery(session, reply)
     else:
         typer.echo("these books are complete: there is nothing to recover")
 
 
-def _show_recovery(reply: admin_pb2.LedgerRecovery) -> None:
+def _show_recovery(session: Session, reply: admin_pb2.LedgerRecovery) -> None:
     typer.echo(reply.reason)
     if reply.confirmed_by:
         typer.echo(f"confirmed by {reply.confirmed_by}")
+    status: admin_pb2.FleetStatus = session.call("GetStatus", admin_pb2.GetStatusRequest())
+    budget = status.budget
+    paused = ", spending paused" if budget.spend_paused else ""
+    typer.echo(
+        f"in force is what these books knew: {usd(budget.target_nanos)} a window, "
+        f"configuration {status.config_version}{paused}"
+    )
+    typer.echo(
+        "what was changed after the backup is lost: compare `tidectl budget show`, `tidectl diff`, "
+        "`tidectl arm list` and `tidectl audit list` first"
+    )
     rows = [*_devices("heard", reply.heard), *_devices("missing", reply.missing)]
     console().print(table(["DEVICE", "ID", "STATE", "SILENT"], rows))
 

@@ -201,11 +201,13 @@ def test_recover_shows_who_is_missing_and_asks(
     tidectl: Tidectl, coordinator: FakeCoordinator
 ) -> None:
     """Then it says whom lending waits for."""
-    coordinator.replies.update(GetRecovery=RECOVERING, RecoverLedger=RECOVERING)
+    status = admin_pb2.FleetStatus(budget=BUDGET, config_version=4)
+    coordinator.replies.update(GetRecovery=RECOVERING, RecoverLedger=RECOVERING, GetStatus=status)
     assert 2 == tidectl("ledger", "recover").exit_code
     result = tidectl("ledger", "recover", "--yes")
     assert 0 == result.exit_code
     assert ["barn", "d-2", "missing", "1", "min"] in [line.split() for line in lines(result)]
+    assert "what these books knew: $1.00 a window, configuration 4\n" in result.stdout
     assert "nothing is lent before these are heard: barn" in result.stdout
     assert to_data(RECOVERING) == json.loads(tidectl.json("ledger", "recover", "--yes").stdout)
     assert "missing" in tidectl("ledger", "recovery").stdout
