@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ from shared.errors import (
     LimitError,
     ProtocolError,
     ProtocolVersionError,
+    TidegateError,
 )
 from shared.limits import NAME_CHARS_MAX
 from shared.pb.v1 import fleet_pb2, fleet_pb2_grpc
@@ -125,23 +127,24 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         """One device's session."""
         async with translated(context):
             device = await self._device(context)
-            hello = await self._hello(request_iterator)
-            outbox = await self._service.connect(device, hello)
-            log.info("session_begun", device_id=device.id, name=device.name)
-            sender = Sender(device.id, hello.incarnation)
-            reading = asyncio.create_task(self._read(sender, request_iterator))
-            reading.add_done_callback(lambda _: outbox.close())
-            try:
-                secure = _is_over_tls(context)
-                async for message in self._outgoing(outbox, device_id=device.id, secure=secure):
-                    yield message
-                if reading.done() and not reading.cancelled():
-                    reading.result()
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
-                await self._service.disconnect(device.id, outbox, incarnation=hello.incarnation)
-                log.info("session_ended", device_id=device.id, name=device.name)
+            with _failure_logged(device):
+                hello = await self._hello(request_iterator)
+                outbox = await self._service.connect(device, hello)
+                log.info("session_begun", device_id=device.id, name=device.name)
+                sender = Sender(device.id, hello.incarnation)
+                reading = asyncio.create_task(self._read(sender, request_iterator))
+                reading.add_done_callback(lambda _: outbox.close())
+                try:
+                    secure = _is_over_tls(context)
+                    async for message in self._outgoing(outbox, device_id=device.id, secure=secure):
+                        yield message
+                    if reading.done() and not reading.cancelled():
+                        reading.result()
+                finally:
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+                    await self._service.disconnect(device.id, outbox, incarnation=hello.incarnation)
+                    log.info("session_ended", device_id=device.id, name=device.name)
 
     async def _device(self, context: Context) -> DeviceRow:
         """The device that calls."""
@@ -301,6 +304,17 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             now_unix_ms=self._clock.unix_ms(),
             quarantined=welcomed.quarantined,
         )
+
+
+@contextmanager
+def _failure_logged(device: DeviceRow) -> Iterator[None]:
+    """Say which device's session failed, and why: an operator may have to look into it."""
+    try:
+        yield
+    except Exception as error:
+        problem = str(error) if isinstance(error, TidegateError) else type(error).__name__
+        log.warning("session_failed", device_id=device.id, name=device.name, problem=problem)
+        raise
 
 
 def _is_over_tls(context: Context) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,12 @@ def join(stub: Any, fleet: Fleet, version: ProtocolVersion) -> tuple[tuple[str, 
     return (("authorization", f"Bearer {reply.credential}"),)
 
 
+def log_of(fleet: Fleet) -> list[dict[str, Any]]:
+    """What the coordinator has logged."""
+    assert fleet.coordinator is not None
+    return [json.loads(line) for line in fleet.coordinator.log.read_text().splitlines()]
+
+
 def test_a_newer_device_works_with_this_coordinator(fleet: Fleet, stub: Any) -> None:
     """Unknown fields and an unknown kind of message are passed over; the session goes on."""
     metadata = join(stub, fleet, NEXT)
@@ -73,10 +80,14 @@ def test_a_newer_device_works_with_this_coordinator(fleet: Fleet, stub: Any) -> 
     call.cancel()
     assert "welcome" == bodies[0]
     assert {"config", "table"} <= set(bodies)
+    assert "session_failed" not in {line["event"] for line in log_of(fleet)}
 
 
 def test_a_device_two_versions_apart_is_refused_by_name(fleet: Fleet, stub: Any) -> None:
-    """Both the join and the session are refused with both versions in the message."""
+    """Both the join and the session are refused with both versions in the message.
+
+    The coordinator's log says which device that was.
+    """
     with pytest.raises(grpc.RpcError) as joined:
         join(stub, fleet, TOO_FAR)
     metadata = join(stub, fleet, PROTOCOL_VERSION)
@@ -87,6 +98,9 @@ def test_a_device_two_versions_apart_is_refused_by_name(fleet: Fleet, stub: Any)
         assert grpc.StatusCode.FAILED_PRECONDITION == error.code()
         assert str(TOO_FAR) in error.details()
         assert str(PROTOCOL_VERSION) in error.details()
+    (failed,) = [line for line in log_of(fleet) if line["event"] == "session_failed"]
+    assert f"peer-{PROTOCOL_VERSION}" == failed["name"]
+    assert str(TOO_FAR) in failed["problem"]
 
 
 class _NewerServicer(FleetServicer):
