@@ -226,7 +226,8 @@ class BudgetAccount:
                     uncovered = self._fitting(cost - covered, lease.window_id, besides=beyond)
                     booked += uncovered
                     beyond += uncovered
-                    parts.append((LedgerKind.OVERRUN, uncovered, request_id, label))
+                    if uncovered:
+                        parts.append((LedgerKind.OVERRUN, uncovered, request_id, label))
             overrun += beyond
             self._book_all(lease, parts, unix_ms=at)
             self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,16 +32,21 @@ MOST = AMOUNT_NANOS_MAX
 LONG = "".join(map(chr, random.Random(0).choices(range(0x4E00, 0x9FFF), k=9_000)))
 
 
-def outcome(sequence: int = 1, **fields: object) -> pb.SpoolRecord:
+def outcome(sequence: int = 1, **fields: Any) -> pb.SpoolRecord:
     """An outcome with whatever a device may write into it."""
-    values = {"request_id": f"r{sequence}", "status": pb.REQUEST_STATUS_OK, **fields}
+    values: dict[str, Any] = {
+        "request_id": f"r{sequence}",
+        "status": pb.REQUEST_STATUS_OK,
+        **fields,
+    }
     return pb.SpoolRecord(sequence=sequence, incarnation="i", outcome=pb.Outcome(**values))
 
 
 def attempt(*, lease: int = 1, cost: int = MOST, **fields: str) -> pb.Attempt:
     """A paid attempt."""
-    paid = {"lease_number": lease, "reserved_nanos": cost, "cost_nanos": cost}
-    return pb.Attempt(**{"arm": "cloud", **fields}, **paid, settle=pb.SETTLE_KIND_REPORTED)
+    values: dict[str, Any] = {"arm": "cloud", **fields}
+    paid: dict[str, int] = {"lease_number": lease, "reserved_nanos": cost, "cost_nanos": cost}
+    return pb.Attempt(**values, **paid, settle=pb.SETTLE_KIND_REPORTED)
 
 
 def grade(request_id: str, sequence: int = 1) -> pb.SpoolRecord:
