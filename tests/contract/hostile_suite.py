@@ -45,7 +45,7 @@ def outcome(sequence: int = 1, **fields: Any) -> pb.SpoolRecord:
 def attempt(*, lease: int = 1, cost: int = MOST, **fields: str) -> pb.Attempt:
     """A paid attempt."""
     values: dict[str, Any] = {"arm": "cloud", **fields}
-    paid: dict[str, int] = {"lease_number": lease, "reserved_nanos": cost, "cost_nanos": cost}
+    paid: dict[str, Any] = {"lease_number": lease, "reserved_nanos": cost, "cost_nanos": cost}
     return pb.Attempt(**values, **paid, settle=pb.SETTLE_KIND_REPORTED)
 
 
@@ -266,6 +266,24 @@ class HostileSuite:
                 device_id, LeaseWish(available_nanos=0, worst_case_nanos=5, needed_nanos=5)
             )
             assert 2 == service.engine.registry.device(device_id).lease_number_max
+            await fleet.check()
+
+        asyncio.run(scene())
+
+    def test_a_batch_that_is_refused_has_changed_nothing(self, bench: StoreBench) -> None:
+        """Not even that it spoke of a lease which these books do not know (rule C_5)."""
+
+        async def scene() -> None:
+            fleet = Fleet(bench.store())
+            await fleet.begin()
+            device_id = await fleet.join()
+            await fleet.hello(device_id)
+            record = outcome(attempts=[attempt(cost=1)])
+            record.incarnation = "another"
+            with pytest.raises(ProtocolError, match="did not name"):
+                await fleet.sends(device_id, fleet_pb2.OutcomeBatch(records=[record]))
+            assert fleet.service.engine.recovery is None
+            assert fleet.service.engine.account.lease(device_id, 1) is None
             await fleet.check()
 
         asyncio.run(scene())
