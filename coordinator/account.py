@@ -24,6 +24,7 @@ from coordinator.records import (
 from coordinator.spend import UNKNOWN, Label, SpendByDay
 from shared.decision.money import dollars
 from shared.errors import InvariantError, NotFoundError, invariant
+from shared.limits import BOOKED_NANOS_MAX
 from shared.rows import changed, many
 
 AttemptCost = tuple[int, int, str, Label]
@@ -210,19 +211,24 @@ class BudgetAccount:
             kind = LedgerKind.SETTLE if is_open else LedgerKind.CONFIRM
             booked, unconfirmed = lease.booked_nanos, lease.unconfirmed_nanos
             parts: list[_Part] = []
+            beyond = 0
             for _, cost, request_id, label in run:
                 if cost < 0:
                     raise InvariantError(f"a cost cannot be negative: {cost}")
                 left = lease.amount_nanos - booked if is_open else unconfirmed
                 covered = cost if cost <= left else max(0, left)
-                booked += cost
+                booked += covered
                 if not is_open:
                     unconfirmed -= covered
                 if covered:
                     parts.append((kind, covered, request_id, label))
                 if cost > covered:
-                    parts.append((LedgerKind.OVERRUN, cost - covered, request_id, label))
-                    overrun += cost - covered
+                    uncovered = self._fitting(cost - covered, lease.window_id, besides=beyond)
+                    booked += uncovered
+                    beyond += uncovered
+                    if uncovered:
+                        parts.append((LedgerKind.OVERRUN, uncovered, request_id, label))
+            overrun += beyond
             self._book_all(lease, parts, unix_ms=at)
             self._put_lease(changed(lease, booked_nanos=booked, unconfirmed_nanos=unconfirmed))
         return overrun
@@ -292,7 +298,8 @@ class BudgetAccount:
                 alarm, final = _impossible(lease, final=final), lease.amount_nanos
             final = min(final, lease.amount_nanos)
         unexplained = max(0, final - lease.booked_nanos)
-        change = unexplained - lease.unconfirmed_nanos
+        change = self._fitting(unexplained - lease.unconfirmed_nanos, lease.window_id)
+        unexplained = lease.unconfirmed_nanos + change
         lease = changed(
             lease,
             end=LeaseEnd.CLOSED,
@@ -339,6 +346,7 @@ class BudgetAccount:
         invariant(lease.amount_nanos >= 0, f"a lease cannot be negative: {lease.amount_nanos}")
         if (lease.device_id, lease.number) in self._leases:
             return
+        lease = changed(lease, amount_nanos=self._fitting(lease.amount_nanos, lease.window_id))
         self._put_lease(lease)
         note = "presented by its device after a restore"
         self._book(
@@ -381,6 +389,14 @@ class BudgetAccount:
     def is_booked_in_full(self, device_id: str, number: int) -> bool:
         """Whether a lease has ended and all of it counts as spent, confirmed or not."""
         return self._known(device_id, number).is_booked_in_full
+
+    def _fitting(self, nanos: int, window_id: int, *, besides: int = 0) -> int:
+        """As much of what was never lent as a window can take, which devices may say at will.
+
+        Far above any budget, so that only nonsense is cut; sums must stay within 64 bits.
+        """
+        room = BOOKED_NANOS_MAX - self.window(window_id).committed_nanos - besides
+        return min(nanos, max(0, room))
 
     def _known(self, device_id: str, number: int) -> LeaseRecord:
         lease = self.lease(device_id, number)

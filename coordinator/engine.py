@@ -180,7 +180,9 @@ class CoordinatorEngine(Operating):
                 resume_digest_next=device.resume_digest_next
                 if quarantined
                 else digest(resume_token),
-                lease_number_max=max(device.lease_number_max, hello.lease_number_max),
+                lease_number_max=max(
+                    self.registry.device(device_id).lease_number_max, hello.lease_number_max
+                ),
                 seen_unix_ms=unix_ms,
                 software_version=hello.software_version,
             )
@@ -276,9 +278,10 @@ class CoordinatorEngine(Operating):
             raise ProtocolError(f"the session of incarnation {incarnation} is over: connect again")
         reaction = Reaction()
         kept = tuple(records)
+        session.spool.check_named(kept, device=device.name)
         self._adopt_forgotten(reaction, device, kept, named=named, earlier=earlier, unix_ms=unix_ms)
         booked = self._booking.book(
-            device,
+            self.registry.device(device_id),
             kept,
             spool=session.spool,
             account=self.account,

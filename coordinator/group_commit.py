@@ -49,6 +49,12 @@ class Asked:
         if self.error is None:
             self.error, self.raised_at = error, error.__traceback__
 
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more becomes of it: its caller hears."""
+        if error is not None:
+            self.fail(error)
+        self.done.set()
+
     @property
     def rows(self) -> list[StoreEffect]:
         """What is to be committed; nothing of a change that was refused."""
@@ -120,10 +126,17 @@ class GroupCommit:
     async def work(self) -> None:
         """Make all that is asked for, one transaction after the other.
 
-        Who asks by `ask` runs it, once at a time; `make` does so by itself.
+        Who asks by `ask` runs it, once at a time; `make` does so by itself. If it is cancelled,
+        all who wait are told so, and what may be half done is looked up before anything else.
         """
-        while self._line:
-            await self._make_group()
+        try:
+            while self._line:
+                await self._make_group()
+        except asyncio.CancelledError:
+            self.stale = True
+            while self._line:
+                self._line.popleft().end(StoreError("cut off before it was written: ask again"))
+            raise
 
     async def finish(self) -> None:
         """Return once all that was asked for is made or has failed."""
@@ -134,13 +147,25 @@ class GroupCommit:
         """One transaction; no caller hears of it before the engine is in order again."""
         problem = await self._renew() if self.stale else None
         if problem is not None:
-            first = self._line.popleft()
-            first.fail(problem)
-            first.done.set()
+            self._line.popleft().end(problem)
             return
         group = await self._decide()
         try:
+            await self._write(group)
+            if self.stale:
+                await self._renew()  # if it cannot be, the next caller is told why
+        finally:
+            for each in group:
+                each.end()
+
+    async def _write(self, group: list[Asked]) -> None:
+        try:
             await self._commit([row for each in group for row in each.rows])
+        except asyncio.CancelledError:
+            self.stale = True
+            for each in group:
+                each.fail(StoreError("cut off while it was written: look whether it is done"))
+            raise
         except Exception as error:  # noqa: BLE001 - handed to every caller
             self.stale = True
             problem = error if len(group) == 1 else _shared(error)
@@ -149,10 +174,6 @@ class GroupCommit:
         else:
             for each in group:
                 self._tell_of(each)
-        if self.stale:
-            await self._renew()  # if it cannot be, the next caller is told why
-        for each in group:
-            each.done.set()
 
     def _tell_of(self, durable: Asked) -> None:
         try:

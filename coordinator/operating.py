@@ -30,6 +30,7 @@ from coordinator.sessions import Reaction
 from shared.decision.money import dollars
 from shared.decision.table import SelectionTable
 from shared.errors import ConfigError, ConflictError, NotFoundError
+from shared.limits import AMOUNT_NANOS_MAX
 
 
 class Operating(Recovering):
@@ -98,8 +99,9 @@ class Operating(Recovering):
     def set_budget(self, amount_nanos: int, *, actor: str, unix_ms: int) -> Reaction:
         """Change the budget of this window and the following ones (rule C_3)."""
         self._require_config()
-        if amount_nanos < 0:
-            raise ConfigError("budget", f"{amount_nanos} nano-dollars is negative")
+        if not 0 <= amount_nanos <= AMOUNT_NANOS_MAX:
+            most = f"from $0 to ${dollars(AMOUNT_NANOS_MAX)}"
+            raise ConfigError("budget", f"{amount_nanos} nano-dollars is not {most}")
         self._budget_override = amount_nanos
         reaction = Reaction(
             effects=[

@@ -14,6 +14,7 @@ from coordinator.records import (
     AuditRow,
     DeviceRow,
     EarlierFacts,
+    LeaseRecord,
     PutSetting,
     SettingKey,
 )
@@ -22,6 +23,7 @@ from coordinator.sessions import Reaction
 from coordinator.state import FleetState
 from shared.decision.types import SpoolRecord
 from shared.errors import ConflictError
+from shared.rows import changed
 
 STRANGERS_MAX: Final = 100
 
@@ -109,14 +111,15 @@ class Recovering(FleetState):
         for session in self.sessions.values():
             for status in session.leases:
                 known = self.account.has_window(status.window_id)
-                self.account.adopt(
+                self._adopt(
+                    reaction,
                     presented_lease(
                         status,
                         device_id=session.device_id,
                         incarnation=session.incarnation,
                         window_id=status.window_id if known else self.window_id,
                         unix_ms=unix_ms,
-                    )
+                    ),
                 )
         reaction.effects += self.account.take_changes()
         told = (s.device_id for s in self.sessions.values() if s.spool.is_caught_up)
@@ -138,19 +141,29 @@ class Recovering(FleetState):
         unknown = [n for n in leases if self.account.lease(device.id, n) is None]
         if unknown and self.window is None:
             raise ConflictError("there is no budget window yet: send the batch again later")
+        tellers = {n: r for r in reversed(records) for n in named_in([r]).leases} if unknown else {}
         for number in unknown:
-            teller = next(r for r in records if number in named_in([r]).leases)
+            teller = tellers[number]
             reason = (
                 f"device {device.name} reports on lease {number}, which these books do not know: "
                 "they were restored from a backup"
             )
             self._begin_recovery(reaction, reason=reason, unix_ms=unix_ms)
-            self.account.adopt(  # unless its device has just been asked, and holds it
+            self._adopt(  # unless its device has just been asked, and holds it
+                reaction,
                 forgotten_lease(
                     number,
                     device_id=device.id,
                     incarnation=teller.incarnation,
                     window_id=self.window_id,
                     unix_ms=unix_ms,
-                )
+                ),
             )
+
+    def _adopt(self, reaction: Reaction, lease: LeaseRecord) -> None:
+        """Book a lease that the books have lost; the next one of its device has a higher number."""
+        self.account.adopt(lease)
+        device = self.registry.device(lease.device_id)
+        if lease.number > device.lease_number_max:
+            raised = self.registry.put(changed(device, lease_number_max=lease.number))
+            reaction.effects.append(raised)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from coordinator.records import SpendRow
-from shared.limits import SPEND_LINES_PER_DAY_MAX
+from shared.limits import ID_CHARS_MAX, NUMBER_MAX, SPEND_LINES_PER_DAY_MAX
 
 DAY_MS: Final = 24 * 3_600_000
 Label = tuple[str, str]
@@ -52,14 +52,14 @@ class SpendByDay:
         if total is None:
             label = self._new_label(label)
             total = self._totals.setdefault(label, [0, 0])
-        total[place] += nanos
+        total[place] = max(-NUMBER_MAX, min(total[place] + nanos, NUMBER_MAX))
         self._dirty.add(label)
 
     def _new_label(self, label: Label) -> Label:
         """As it may stand in the books: devices say what they like, and a day has a limit."""
         if len(self._totals) >= SPEND_LINES_PER_DAY_MAX and label != UNKNOWN:
             return ("", OTHER_TAGS)
-        arm, tag = (text.replace("\x00", "\ufffd") for text in label)
+        arm, tag = (text[:ID_CHARS_MAX].replace("\x00", "\ufffd") for text in label)
         return (arm, tag)
 
     def take(self) -> list[SpendRow]:

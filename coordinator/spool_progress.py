@@ -84,6 +84,7 @@ class SpoolProgress:
         if fresh:  # as nearly always
             marks[fresh[-1].incarnation] = acked = fresh[-1].sequence
             return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
+        self.check_named(records, device=device)
         for record in records:
             sequence, incarnation, body, _, _ = record
             if sequence <= acked:
@@ -94,11 +95,6 @@ class SpoolProgress:
                 if missing is None:
                     raise ProtocolError(said)
                 missing.append(said)
-            if incarnation not in marks:
-                raise ProtocolError(
-                    f"device {device} sent sequence {sequence} of the incarnation "
-                    f"{incarnation!r}, which its hello did not name"
-                )
             acked = sequence
             mark = marks[incarnation]
             if first <= mark < sequence and doubled is not None:
@@ -112,6 +108,23 @@ class SpoolProgress:
                 marks[incarnation] = sequence
                 fresh.append(record)
         return SpoolProgress(acked=acked, last=self.last, marks=marks), fresh
+
+    def check_named(self, records: Iterable[SpoolRecord], *, device: str) -> None:
+        """Refuse records of an incarnation that the hello did not name, unless they are booked.
+
+        Raises
+        ------
+        ProtocolError
+            Naming the first of them.
+        """
+        if self.marks.keys() >= set(map(_incarnation, records)):
+            return
+        for record in records:
+            if record.sequence > self.acked and record.incarnation not in self.marks:
+                raise ProtocolError(
+                    f"device {device} sent sequence {record.sequence} of the incarnation "
+                    f"{record.incarnation!r}, which its hello did not name"
+                )
 
     def _next(self, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:
         """The records, if they are those that come next, one by one, on this disk and in the books.

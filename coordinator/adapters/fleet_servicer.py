@@ -91,8 +91,15 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         """Exchange a join token for a credential."""
         async with translated(context):
             self._check_version(request.protocol)
-            if not 0 < len(request.device_name) <= NAME_CHARS_MAX:
-                raise LimitError(f"a device's name has 1 to {NAME_CHARS_MAX} characters")
+            for what, least, text in (
+                ("name", 1, request.device_name),
+                ("class", 0, request.device_class),
+            ):
+                if not least <= len(text) <= NAME_CHARS_MAX or "\x00" in text:
+                    raise LimitError(
+                        f"a device's {what} has {least} to {NAME_CHARS_MAX} characters, none of "
+                        f"them a NUL: {text[:NAME_CHARS_MAX]!r}"
+                    )
             device_id, credential = await self._service.join(
                 token=request.join_token,
                 name=request.device_name,

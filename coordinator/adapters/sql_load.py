@@ -95,7 +95,7 @@ def _earlier_tables(connection: Connection) -> tuple[EarlierTable, ...]:
 def load_table(connection: Connection, device_class: str, *, version: int) -> SelectionTable | None:
     """A selection table that is in force or kept."""
     table = schema.TABLE
-    mine = (table.c.device_class == device_class) & (table.c.version == version)
+    mine = (table.c.device_class == rows.storable(device_class)) & (table.c.version == version)
     query = select(table.c.record).where(mine).order_by(table.c.place).limit(1)
     record = connection.execute(query).scalar_one_or_none()
     return decode_table(record) if record is not None else None
@@ -193,7 +193,7 @@ def load_ledger(
     table = schema.LEDGER
     query = select(table).where(table.c.id > after_id).order_by(table.c.id).limit(limit)
     if device_id:
-        query = query.where(table.c.device_id == device_id)
+        query = query.where(table.c.device_id == rows.storable(device_id))
     return [rows.ledger_row(row) for row in connection.execute(query).mappings()]
 
 
@@ -223,9 +223,9 @@ def load_decisions(
     if after is not None:
         query = query.where(outcome.c.position > after)
     if device_id:
-        query = query.where(outcome.c.device_id == device_id)
+        query = query.where(outcome.c.device_id == rows.storable(device_id))
     if request_id:
-        query = query.where(outcome.c.request_id == request_id)
+        query = query.where(outcome.c.request_id == rows.storable(request_id))
     found = connection.execute(query).mappings().all()
     booked = _outcomes(connection, found)
     return [
@@ -257,8 +257,11 @@ def load_earlier(
         graded.update(connection.execute(select(grade.c.request_id).where(mine)).scalars())
     if not lease_numbers:
         return EarlierFacts(graded=frozenset(graded))
-    wanted = (lease.c.device_id == device_id) & lease.c.number.in_(lease_numbers)
-    leases = connection.execute(select(lease).where(wanted)).mappings().all()
+    leases: list[RowMapping] = []
+    for start in range(0, len(lease_numbers), _NAMES_PER_QUERY):
+        named = lease.c.number.in_(lease_numbers[start : start + _NAMES_PER_QUERY])
+        wanted = (lease.c.device_id == device_id) & named
+        leases += connection.execute(select(lease).where(wanted)).mappings()
     ids = {row["window_id"] for row in leases}
     windows = connection.execute(select(window).where(window.c.id.in_(ids))).mappings()
     return EarlierFacts(

@@ -34,6 +34,7 @@ from coordinator.records import (
     WindowRow,
 )
 from shared.decision.types import Attempt, Feedback, Outcome, RequestStatus
+from shared.limits import NUMBER_MAX
 from shared.wire import encode_run, encode_table
 
 Row = tuple[Any, ...]
@@ -44,7 +45,7 @@ _KINDS: Final = {kind: kind.value for kind in LedgerKind}
 _STATUSES: Final = {status: status.value for status in RequestStatus}
 
 
-def _text(value: str) -> str:
+def storable(value: str) -> str:
     """PostgreSQL takes no NUL in text, and a device may have sent one."""
     return value.replace("\x00", "\ufffd") if "\x00" in value else value
 
@@ -52,7 +53,7 @@ def _text(value: str) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
-    return _text(value) if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 def _same_names(record: Any) -> Row:
@@ -60,7 +61,7 @@ def _same_names(record: Any) -> Row:
 
 
 def _texts(values: Sequence[str]) -> Sequence[str]:
-    return list(map(_text, values)) if "\x00" in "".join(values) else values
+    return list(map(storable, values)) if "\x00" in "".join(values) else values
 
 
 def _ledger(rows: Sequence[LedgerRow]) -> Writes:
@@ -98,7 +99,7 @@ def _outcomes(booked: Sequence[BookedOutcome]) -> Writes:
 
 
 def _cost(attempts: Sequence[Attempt]) -> int:
-    return sum(attempt.cost_nanos for attempt in attempts)
+    return min(NUMBER_MAX, sum(attempt.cost_nanos for attempt in attempts))
 
 
 def _grade(booked: BookedFeedback) -> Row:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from shared.decision.money import PPM
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, NUMBER_MAX
+from shared.limits import AMOUNT_NANOS_MAX, ID_CHARS_MAX, LEASE_NUMBER_MAX, NUMBER_MAX
 
 MessageT = TypeVar("MessageT", bound=Message)
 ValueT = TypeVar("ValueT")
@@ -62,11 +62,16 @@ def read_nanos(value: int, *, field: str) -> int:
     return value
 
 
-def read_number(value: int, *, field: str, least: int = 1) -> int:
-    """The number of a lease or a record, or a count, from a peer: it must fit into the books."""
-    if not least <= value <= NUMBER_MAX:
-        raise ProtocolError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
+def read_number(value: int, *, field: str, least: int = 1, most: int = NUMBER_MAX) -> int:
+    """The number of a record, or a count, from a peer: it must fit into the books."""
+    if not least <= value <= most:
+        raise ProtocolError(f"{field} must be from {least} to {most}, not {value}")
     return value
+
+
+def read_lease_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease, from a peer: those that follow it must fit into the books too."""
+    return read_number(value, field=field, least=least, most=LEASE_NUMBER_MAX)
 
 
 def read_ppm(value: int, *, field: str) -> int:
@@ -82,10 +87,19 @@ def read_chance(value: int, *, field: str) -> int:
 
 
 def read_id(value: str, *, field: str) -> str:
-    """A name from a peer that must be there."""
-    if not value:
-        raise ProtocolError(f"{field} is missing")
+    """A name from a peer that must be there, and that the books find things by."""
+    problem = _problem_of_id(value)
+    if problem:
+        raise ProtocolError(f"{field} {problem}")
     return value
+
+
+def _problem_of_id(value: str) -> str:
+    if not value:
+        return "is missing"
+    if len(value) > ID_CHARS_MAX:
+        return f"has {len(value)} characters, the most is {ID_CHARS_MAX}: {value[:32]!r}..."
+    return f"has a NUL: {value!r}" if "\x00" in value else ""
 
 
 def write_nanos(value: int, *, field: str) -> int:
@@ -95,11 +109,16 @@ def write_nanos(value: int, *, field: str) -> int:
     return value
 
 
-def write_number(value: int, *, field: str, least: int = 1) -> int:
-    """The number of a lease or a record, or a count, to be sent or stored."""
-    if not least <= value <= NUMBER_MAX:
-        raise LimitError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
+def write_number(value: int, *, field: str, least: int = 1, most: int = NUMBER_MAX) -> int:
+    """The number of a record, or a count, to be sent or stored."""
+    if not least <= value <= most:
+        raise LimitError(f"{field} must be from {least} to {most}, not {value}")
     return value
+
+
+def write_lease_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease, to be sent or stored."""
+    return write_number(value, field=field, least=least, most=LEASE_NUMBER_MAX)
 
 
 def write_ppm(value: int, *, field: str) -> int:
@@ -117,7 +136,8 @@ def write_chance(value: int, *, field: str) -> int:
 
 
 def write_id(value: str, *, field: str) -> str:
-    """A name to be sent or stored that must be there."""
-    if not value:
-        raise LimitError(f"{field} must not be empty")
+    """A name to be sent or stored that must be there, and be found again."""
+    problem = _problem_of_id(value)
+    if problem:
+        raise LimitError(f"{field} {problem}")
     return value

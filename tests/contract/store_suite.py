@@ -496,7 +496,7 @@ class StoreSuite:
     def test_text_from_devices_cannot_stop_the_books(self, store: Store) -> None:
         """A NUL in what a device sent is booked; the decision keeps it as it was."""
         odd = booked(1)
-        odd = odd._replace(outcome=odd.outcome._replace(tag="a\x00b", request_id="req\x00"))
+        odd = odd._replace(outcome=odd.outcome._replace(tag="a\x00b", arm="gpt\x00"))
         store.commit([odd])
         (found,) = store.decisions(limit=1)
         assert odd == found.outcome

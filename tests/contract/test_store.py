@@ -23,6 +23,7 @@ from coordinator.ports import Store
 from coordinator.records import SettingKey, Snapshot
 from shared.errors import LostLeadershipError, StoreError
 from shared.wire import encode_run
+from tests.contract.hostile_suite import HostileSuite
 from tests.contract.store_suite import (
     WINDOW,
     StoreBench,
@@ -96,7 +97,7 @@ class TestMemoryStore(StoreSuite):
         return MemoryBench()
 
 
-class SqlSuite(StoreSuite):
+class SqlSuite(StoreSuite, HostileSuite):
     """What both databases must do besides."""
 
     def test_the_migrations_lead_to_the_declared_schema(self, bench: SqlBench) -> None:

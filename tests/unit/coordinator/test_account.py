@@ -16,6 +16,7 @@ from coordinator.records import (
     WindowRow,
 )
 from shared.errors import InvariantError, NotFoundError
+from shared.limits import AMOUNT_NANOS_MAX, BOOKED_NANOS_MAX
 
 DEVICE = "dev"
 WINDOW = WindowRow(7, 0, 10, 1_000)
@@ -538,3 +539,17 @@ def test_a_lease_that_has_ended_may_be_booked_in_full(
     """Then it covers whatever else is said of it; one of unknown amount covers nothing."""
     row = LeaseRecord(DEVICE, 1, "inc", 7, amount, 1, 0, booked, unconfirmed, end)
     assert full is row.is_booked_in_full
+
+
+def test_what_devices_make_up_fills_a_window_and_no_more() -> None:
+    """Costs, late usage and lost leases far above any budget are cut, so that sums fit."""
+    account = lent()
+    for _ in range(3):
+        settle(account, AMOUNT_NANOS_MAX)
+    adjust(account, 2 * AMOUNT_NANOS_MAX)
+    account.adopt(LeaseRecord(DEVICE, 2, "inc", 7, AMOUNT_NANOS_MAX, 1, 0))
+    assert (BOOKED_NANOS_MAX, 0, 0) == balances(account)
+    assert (BOOKED_NANOS_MAX, 0) == (lease(account).booked_nanos, lease(account, 2).amount_nanos)
+    rows(account)
+    settle(account, 1)
+    assert [] == rows(account)

@@ -308,3 +308,49 @@ async def test_the_end_is_when_all_that_was_asked_for_is_made(books: Books) -> N
     assert books.stored == [["a"], ["b", "c"]]
     await books.group.finish()
     await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("stage", ["read", "commit", "written", "renew"])
+async def test_whoever_is_cut_off_hears_of_it_and_the_next_one_goes_on(
+    books: Books, stage: str
+) -> None:
+    """Wherever the worker is cancelled: nobody waits for ever, and nothing lost is told as made."""
+    reached, never = asyncio.Event(), asyncio.Event()
+    commit, begin_anew = books.commit, books.begin_anew
+
+    async def stop() -> None:
+        reached.set()
+        await never.wait()
+
+    async def reads(_: CoordinatorEngine) -> Reaction:
+        await stop()
+        raise AssertionError
+
+    async def slow_commit(rows: list[StoreEffect]) -> None:
+        if stage == "written":  # by a thread that nobody cancels
+            await commit(rows)
+        await stop()
+
+    async def slow_renewal() -> None:
+        await stop()
+
+    if stage in {"commit", "written"}:
+        books.group._commit = slow_commit
+    elif stage == "renew":
+        books.fail_commit, books.group._begin_anew = StoreError("full"), slow_renewal
+    first = reads if stage == "read" else books.decides("a")
+    callers = [asyncio.create_task(books.group.make(first))]
+    await reached.wait()
+    callers += [asyncio.create_task(books.group.make(books.decides(name))) for name in "bc"]
+    await asyncio.sleep(0)
+    worker = books.group._worker
+    assert worker is not None
+    worker.cancel()
+    async with asyncio.timeout(5):
+        came = await asyncio.gather(*callers, return_exceptions=True)
+    assert [StoreError] * 3 == [type(each) for each in came]
+    assert books.told == []
+    books.fail_commit, books.group._commit, books.group._begin_anew = None, commit, begin_anew
+    await books.group.make(books.decides("d"))
+    before = ["a"] if stage == "written" else []
+    assert ([*before, "d"], ["d"], 1) == (books.engine, books.told, books.renewals)

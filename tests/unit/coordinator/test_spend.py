@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.records import SpendRow
 from coordinator.spend import DAY_MS, OTHER_TAGS, SpendByDay
+from shared.limits import ID_CHARS_MAX, NUMBER_MAX
 
 
 def test_money_is_counted_by_day_arm_and_tag() -> None:
@@ -75,3 +76,15 @@ def test_a_name_is_counted_as_the_books_keep_it() -> None:
     again = SpendByDay(spend.take())
     again.add(("large", "a\x00"), settled=1, unconfirmed=0, unix_ms=0)
     assert [SpendRow(0, "large", "a\ufffd", 2)] == again.take()
+
+
+def test_a_label_and_its_total_fit_the_books_whatever_devices_say() -> None:
+    """A long tag is cut, and counts on as one; a total stays within 64 bits, either way."""
+    spend = SpendByDay()
+    for sign in (1, -1):
+        label = ("large", f"{sign}".zfill(2) + "a" * 9_000)
+        for _ in range(2):
+            spend.add(label, settled=sign * NUMBER_MAX, unconfirmed=0, unix_ms=0)
+    tags = [f"{sign}".zfill(2) + "a" * (ID_CHARS_MAX - 2) for sign in (-1, 1)]
+    totals = (-NUMBER_MAX, NUMBER_MAX)
+    assert [SpendRow(0, "large", *row) for row in zip(tags, totals, strict=True)] == spend.take()

@@ -191,7 +191,7 @@ def outcome_pb(**changes: Any) -> types_pb2.Outcome:
         ),
         pytest.param(
             wire.lease_status_from_pb,
-            types_pb2.LeaseStatus(settled_nanos=-5),
+            types_pb2.LeaseStatus(lease_number=1, settled_nanos=-5),
             "lease.settled_nanos .* -5",
             id="spent below zero",
         ),
