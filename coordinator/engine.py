@@ -153,6 +153,7 @@ class CoordinatorEngine(Operating):
         hello: HelloReceived,
         *,
         marks: Mapping[str, int],
+        earlier: EarlierFacts = NOTHING_EARLIER,
         resume_token: str,
         unix_ms: int,
     ) -> Reaction:
@@ -162,10 +163,13 @@ class CoordinatorEngine(Operating):
         ----------
         marks : mapping of str to int
             What the books hold of the hello's incarnations: the highest booked sequences.
+        earlier : EarlierFacts
+            What the books hold of the leases that it presents and that `unremembered_leases` names.
         resume_token : str
             The fresh one of this session (rule D_2).
         """
         device = self.registry.device(device_id)
+        self.account.remember(earlier.leases, windows=earlier.windows)
         reaction = Reaction()
         device = self._checked(reaction, device, hello, marks=marks, unix_ms=unix_ms)
         quarantined = device.standing is DeviceStanding.QUARANTINED
@@ -243,8 +247,12 @@ class CoordinatorEngine(Operating):
     def unremembered(self, device_id: str, records: Iterable[SpoolRecord]) -> Named:
         """What to look up in the books before a batch: of its leases, the older ones."""
         named = named_in(records)
-        older = tuple([n for n in named.leases if self.account.lease(device_id, n) is None])
+        older = self.unremembered_leases(device_id, named.leases)
         return Named(named.graded, older, named.outcomes)
+
+    def unremembered_leases(self, device_id: str, numbers: Iterable[int]) -> tuple[int, ...]:
+        """Those of a device's leases to look up in the books: they ended in earlier windows."""
+        return tuple([n for n in numbers if self.account.lease(device_id, n) is None])
 
     def batch(
         self,

@@ -172,15 +172,27 @@ class CoordinatorService:
         token = self._ids.new_secret("tdr")
 
         names = [each.incarnation for each in hello.incarnations]
+        presented = [status.lease_number for status in hello.leases]
 
         async def change(engine: CoordinatorEngine) -> Reaction:
-            marks = await self._read(lambda: self._store.spool_marks(device.id, names))
+            named = Named((), engine.unremembered_leases(device.id, presented), ())
+
+            def look_up() -> tuple[dict[str, int], EarlierFacts]:
+                marks = self._store.spool_marks(device.id, names)
+                return marks, self._earlier(device.id, named)
+
+            marks, earlier = await self._read(look_up)
             older = self._outboxes.get(device.id)
             if older is not None:
                 older.close()
             self._outboxes[device.id] = outbox  # from here on, so that the welcome comes first
             return engine.hello(
-                device.id, hello, marks=marks, resume_token=token, unix_ms=self._clock.unix_ms()
+                device.id,
+                hello,
+                marks=marks,
+                earlier=earlier,
+                resume_token=token,
+                unix_ms=self._clock.unix_ms(),
             )
 
         await self._changes.make(change)

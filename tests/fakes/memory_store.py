@@ -152,10 +152,21 @@ def say_hello(
     resume_token: str,
     unix_ms: int,
 ) -> Reaction:
-    """Let an engine hear a hello, with the store's marks, as the service does."""
+    """Let an engine hear a hello, with what the store holds of it, as the service does."""
     names = [each.incarnation for each in hello.incarnations]
-    marks = store.spool_marks(device_id, names)
-    return engine.hello(device_id, hello, marks=marks, resume_token=resume_token, unix_ms=unix_ms)
+    marks, earlier = store.spool_marks(device_id, names), NOTHING_EARLIER
+    presented = [status.lease_number for status in hello.leases]
+    unremembered = engine.unremembered_leases(device_id, presented)
+    if unremembered:
+        earlier = store.earlier(device_id, request_ids=(), lease_numbers=unremembered)
+    return engine.hello(
+        device_id,
+        hello,
+        marks=marks,
+        earlier=earlier,
+        resume_token=resume_token,
+        unix_ms=unix_ms,
+    )
 
 
 def book_batch(

@@ -118,6 +118,26 @@ def test_a_presented_lease_belongs_to_its_own_window_if_the_books_know_it(fleet:
     assert [] == verified(fleet)
 
 
+def test_a_presented_lease_that_ended_in_an_earlier_window_is_in_the_books(fleet: Fleet) -> None:
+    """Written off, and not lent a second time; its device's close may lower the write-off."""
+    fleet.restart()
+    _, gone = fleet.engine.write_off("dev", assume_unspent=False, actor="ann", unix_ms=fleet.now)
+    fleet.does(gone)
+    first = fleet.window
+    fleet.tick(later_ms=100_000)
+    old = backup(fleet)
+    restore(fleet, old)
+    fleet.store.commit([PutSetting(SettingKey.RECOVERY, Recovery("restored").to_json())])
+    fleet.restart()
+    fleet.hello(leases=(status(1, amount=WORST, window_id=first.id),), number_max=1)
+    fleet.sync()
+    assert LeaseEnd.WRITTEN_OFF is fleet.store.database.leases["dev", 1].end
+    assert 0 == fleet.window.committed_nanos
+    fleet.report(LeaseClose(1, 10, clean=False, reason="process ended"))
+    assert 10 == fleet.store.database.windows[first.id].committed_nanos
+    assert [] == verified(fleet)
+
+
 def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
     fleet: Fleet,
 ) -> None:
