@@ -30,6 +30,7 @@ from tests.bench.replaying import REPLAYS, choice_figure
 from tests.bench.soak import SOAK_S, soak
 
 Benchmark = Callable[[], Figure | Iterable[Figure]]
+LOG_COLUMNS = 160  # of a file, which has no width of its own
 BENCHMARKS: dict[str, tuple[Benchmark, ...]] = {
     "plan": (plan_of_a_large_fleet, programme_of_one_context),
     "choice": (choice_figure,),
@@ -88,7 +89,7 @@ def main() -> int:
     # The benchmarks' own processes are ended on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     logs.configure(format_="console", level="warning")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
     chosen = {name: BENCHMARKS[name] for name in options.only}
     if "soak" in chosen:
         chosen["soak"] = (partial(soak, options.soak_s),)
