@@ -15,6 +15,7 @@ from coordinator.records import (
     SpendRow,
     WindowRow,
 )
+from coordinator.spend import UNKNOWN
 from shared.errors import InvariantError, NotFoundError
 from shared.limits import AMOUNT_NANOS_MAX, BOOKED_NANOS_MAX
 
@@ -553,3 +554,51 @@ def test_what_devices_make_up_fills_a_window_and_no_more() -> None:
     rows(account)
     settle(account, 1)
     assert [] == rows(account)
+
+
+def test_what_is_made_up_in_one_batch_fills_a_window_and_no_more() -> None:
+    """Cost by cost, and what a lease covers is no part of it."""
+    account = lent()
+    costs = [(1, 3 * AMOUNT_NANOS_MAX, "r", UNKNOWN)] * 2
+    assert BOOKED_NANOS_MAX - 100 == account.settle_all(DEVICE, costs, at=1)
+    assert (BOOKED_NANOS_MAX, 0, 0) == balances(account)
+    assert BOOKED_NANOS_MAX == lease(account).booked_nanos
+
+
+def test_lost_leases_fill_a_window_and_no_more() -> None:
+    """To the last nano."""
+    account = BudgetAccount(windows=[WINDOW])
+    for number in range(1, 6):
+        account.adopt(LeaseRecord(DEVICE, number, "inc", 7, AMOUNT_NANOS_MAX, 1, 0))
+    assert (0, 0, BOOKED_NANOS_MAX) == balances(account)
+    assert [AMOUNT_NANOS_MAX] * 4 + [0] == [lease(account, n).amount_nanos for n in range(1, 6)]
+
+
+def test_the_close_of_a_lost_lease_fills_a_window_and_no_more() -> None:
+    """The lease has as much unconfirmed as the window has for it."""
+    unknown = LeaseRecord(DEVICE, 1, "inc", 7, 0, 1, 0, end=LeaseEnd.WRITTEN_OFF)
+    account = BudgetAccount(windows=[WINDOW], leases=[unknown])
+    close(account, BOOKED_NANOS_MAX + 1)
+    assert (0, BOOKED_NANOS_MAX, 0) == balances(account)
+    assert (BOOKED_NANOS_MAX,) * 2 == (
+        lease(account).unconfirmed_nanos,
+        lease(account).amount_nanos,
+    )
+
+
+def test_a_window_that_holds_more_than_is_made_up_takes_no_more_of_it() -> None:
+    """Several windows carried into one may come to that."""
+    full = replace(WINDOW, settled_nanos=BOOKED_NANOS_MAX, outstanding_nanos=100)
+    held = LeaseRecord(DEVICE, 1, "inc", 7, 100, 1, 0)
+    account = BudgetAccount(windows=[full], leases=[held])
+    assert 0 == settle(account, 150)
+    assert [(LedgerKind.SETTLE, 100)] == rows(account)
+    assert (BOOKED_NANOS_MAX + 100, 0, 0) == balances(account)
+
+
+def test_what_no_lease_covers_is_told_in_all() -> None:
+    """Of every lease of a batch."""
+    account = lent()
+    account.grant(LeaseRecord(DEVICE, 2, "inc", 7, 100, 1, 0))
+    costs = [(1, 130, "a", UNKNOWN), (2, 90, "b", UNKNOWN), (2, 60, "c", UNKNOWN)]
+    assert 30 + 50 == account.settle_all(DEVICE, costs, at=1)

@@ -187,6 +187,18 @@ def test_restored_books_without_a_window_wait_for_one() -> None:
     assert 70 == fleet.window.outstanding_nanos
 
 
+@pytest.mark.parametrize(("number", "known", "highest"), [(5, 2, 5), (2, 2, 2), (2, 5, 5)])
+def test_no_number_of_a_lost_lease_is_given_again(number: int, known: int, highest: int) -> None:
+    """Whatever its device says of the highest that has reached it."""
+    fleet = Fleet(configured=False)
+    fleet.store.commit([PutSetting(SettingKey.RECOVERY, Recovery("restored").to_json())])
+    fleet.restart()
+    fleet.hello(leases=(status(number, amount=70),), number_max=known)
+    fleet.apply(FLEET)
+    assert highest == fleet.device.lease_number_max
+    assert highest == fleet.store.database.devices["dev"].lease_number_max
+
+
 def test_a_recovery_outlives_a_restart() -> None:
     """With whom it waits for: of a database that was just restored, everybody."""
     for recovery in (

@@ -131,8 +131,17 @@ def test_a_gap_is_an_error_unless_it_was_expected() -> None:
 
 def test_an_incarnation_must_be_announced() -> None:
     """Its mark would not be known."""
-    with pytest.raises(ProtocolError, match="its hello did not name"):
+    said = "device pi sent sequence 1 of the incarnation 'b', which its hello did not name"
+    with pytest.raises(ProtocolError, match=said):
         progress(("a", 0, 0)).after([record(1, "b")], device="pi")
+
+
+def test_what_is_acked_may_be_of_any_incarnation() -> None:
+    """Of a disk that has trimmed it since, and is not asked for its mark."""
+    begun = progress(("b", 5, 9))
+    records = [record(4, "a"), record(5, "a"), record(6, "b")]
+    after, fresh = begun.after(records, device="pi")
+    assert (6, records[2:]) == (after.acked, fresh)
 
 
 @given(
