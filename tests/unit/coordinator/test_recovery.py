@@ -138,6 +138,39 @@ def test_a_presented_lease_that_ended_in_an_earlier_window_is_in_the_books(fleet
     assert [] == verified(fleet)
 
 
+def test_a_heartbeat_presents_no_lease_that_the_books_have_let_go_of(fleet: Fleet) -> None:
+    """It ended in an earlier window: it is not lent a second time when a recovery begins."""
+    first = fleet.window.id
+    fleet.report(LeaseClose(1, 10, clean=True, reason="recalled"))
+    for _ in range(2):
+        fleet.tick(later_ms=100_000)
+    assert fleet.engine.account.lease("dev", 1) is None
+    held = (status(1, amount=WORST, window_id=first),)
+    fleet.engine.heartbeat(
+        "dev", leases=held, spooled_records=0, table_version=0, unix_ms=fleet.now
+    )
+    fleet.report(paid("b", lease=9, cost=1))
+    assert LeaseEnd.CLOSED is fleet.store.database.leases["dev", 1].end
+    assert (1, 0) == (fleet.window.settled_nanos, fleet.window.outstanding_nanos)
+    assert [] == verified(fleet)
+
+
+def test_a_lost_lease_is_booked_once_for_a_session(fleet: Fleet) -> None:
+    """Also if the books are restored, recovered, and found wanting again in the meantime."""
+    old = backup(fleet)
+    restore(fleet, old)
+    fleet.hello(leases=(status(1, amount=WORST), status(2, amount=70)), number_max=2)
+    fleet.sync()
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    fleet.report(LeaseClose(2, 5, clean=True, reason="recalled"))
+    for _ in range(2):
+        fleet.tick(later_ms=100_000)
+    assert fleet.engine.account.lease("dev", 2) is None
+    fleet.report(paid("b", lease=9, cost=1))
+    assert LeaseEnd.CLOSED is fleet.store.database.leases["dev", 2].end
+    assert [] == verified(fleet)
+
+
 def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
     fleet: Fleet,
 ) -> None:
@@ -160,11 +193,9 @@ def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
 def test_connected_devices_are_asked_when_a_batch_shows_that_the_books_were_restored(
     fleet: Fleet,
 ) -> None:
-    """What they last said that they hold counts, be it before anybody knew of the restore."""
-    held = (status(3, amount=70),)
-    fleet.engine.heartbeat(
-        "dev", leases=held, spooled_records=0, table_version=0, unix_ms=fleet.now
-    )
+    """What their hello has presented counts, be it before anybody knew of the restore."""
+    fleet.hello(leases=(status(1, amount=WORST), status(3, amount=70)))
+    assert ("dev", 3) not in fleet.store.database.leases
     fleet.now += 1_000
     fleet.report(paid("b", lease=2, cost=30))
     assert (70, fleet.now) == (
