@@ -59,7 +59,7 @@ AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars
 PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
 BOOKED_NANOS_MAX: Final = 4 * AMOUNT_NANOS_MAX  # of a window, whatever devices report beyond it
 NUMBER_MAX: Final = 2**63 - 1  # of leases and records: the books keep 64 bits, with a sign
-LEASE_NUMBER_MAX: Final = 2**62  # from a device: leaves room for the leases still to come
+LEASE_NUMBER_MAX: Final = 2**62  # nothing is lent above it: its device could not report it
 ID_CHARS_MAX: Final = 256  # from a peer: the books have an index of it
 
 invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")

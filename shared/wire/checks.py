@@ -70,7 +70,7 @@ def read_number(value: int, *, field: str, least: int = 1, most: int = NUMBER_MA
 
 
 def read_lease_number(value: int, *, field: str, least: int = 1) -> int:
-    """The number of a lease, from a peer: those that follow it must fit into the books too."""
+    """The number of a lease, from a peer: at most the highest that is lent."""
     return read_number(value, field=field, least=least, most=LEASE_NUMBER_MAX)
 
 
