@@ -84,6 +84,16 @@ BOOKED = {
     "costs that add up beyond 64 bits": [outcome(n, attempts=[attempt()]) for n in range(1, 101)],
     "late usage that adds up beyond 64 bits": [late(n) for n in range(1, 101)],
     "money that comes and goes": [late(n, delta=MOST * (-1) ** n) for n in range(1, 101)],
+    "money that comes under two tags and goes under none": [
+        record
+        for n in range(1, 400, 4)
+        for record in (
+            outcome(n, tag="a", attempts=[attempt()]),
+            outcome(n + 1, tag="b", attempts=[attempt()]),
+            late(n + 2, delta=-MOST),
+            late(n + 3, delta=-MOST),
+        )
+    ],
     "closes that add up beyond 64 bits": [close(n) for n in range(1, 101)],
     "a tag longer than an index takes": [outcome(tag=LONG[:5_000], attempts=[attempt(cost=1)])],
     "an arm longer than an index takes": [outcome(attempts=[attempt(arm=LONG[:5_000])])],
