@@ -13,7 +13,7 @@ from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
 from shared.decision.lease import LeaseWish
 from shared.decision.money import dollars
-from shared.limits import LEASE_NUMBER_MAX
+from shared.limits import NUMBER_MAX
 from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
@@ -140,7 +140,7 @@ class Lending:
         if device.standing is not DeviceStanding.ACTIVE:
             reason = f"the device is {device.standing}: {device.standing_reason}"
             return reason, STANDING_RETRY_AFTER_MS
-        if device.lease_number_max >= LEASE_NUMBER_MAX:  # it could not be told of
+        if device.lease_number_max >= NUMBER_MAX:
             reason = (
                 f"the device's lease {device.lease_number_max} is the last that can have a number: "
                 "join it anew"

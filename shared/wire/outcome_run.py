@@ -19,7 +19,6 @@ from shared.errors import LimitError, ProtocolError
 from shared.limits import (
     AMOUNT_NANOS_MAX,
     ID_CHARS_MAX,
-    LEASE_NUMBER_MAX,
     NUMBER_MAX,
     RECORD_BYTES_MAX,
 )
@@ -77,7 +76,7 @@ _ATTEMPT: Final = (
     _text("arm", may_be_left_out=False),
     _Column("latency_ms"),
     _text("error"),
-    _Column("lease_number", most=LEASE_NUMBER_MAX),
+    _Column("lease_number", most=NUMBER_MAX),
     _Column("reserved_nanos", most=AMOUNT_NANOS_MAX),
     _Column("cost_nanos", most=AMOUNT_NANOS_MAX),
     _Column("settle", to_pb=SETTLE_TO_PB, from_pb=SETTLE_FROM_PB, default=None),

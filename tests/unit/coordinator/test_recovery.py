@@ -22,7 +22,7 @@ from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from shared.decision.types import LeaseClose, LeaseStatus
 from shared.errors import ConflictError
-from shared.limits import LEASE_NUMBER_MAX
+from shared.limits import NUMBER_MAX
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet, paid
 
@@ -231,9 +231,7 @@ def test_no_number_of_a_lost_lease_is_given_again(number: int, known: int, highe
     assert highest == fleet.store.database.devices["dev"].lease_number_max
 
 
-@pytest.mark.parametrize(
-    ("highest", "lends"), [(LEASE_NUMBER_MAX - 1, True), (LEASE_NUMBER_MAX, False)]
-)
+@pytest.mark.parametrize(("highest", "lends"), [(NUMBER_MAX - 1, True), (NUMBER_MAX, False)])
 def test_nothing_is_lent_under_a_number_that_its_device_could_not_report(
     highest: int, lends: bool
 ) -> None:
@@ -243,7 +241,7 @@ def test_nothing_is_lent_under_a_number_that_its_device_could_not_report(
     fleet.sync()
     fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
     if lends:
-        assert LEASE_NUMBER_MAX == fleet.lease().lease_number
+        assert NUMBER_MAX == fleet.lease().lease_number
     else:
         assert f"lease {highest} is the last that can have a number" in fleet.refusal().reason
 
