@@ -9,14 +9,7 @@ from shared.decision.types import ArmSpeed, Battery, DeviceState, IncarnationRan
 from shared.errors import LimitError, ProtocolError
 from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
-from shared.wire.checks import (
-    read_id,
-    read_nanos,
-    read_number,
-    write_id,
-    write_nanos,
-    write_number,
-)
+from shared.wire.checks import read_id, read_nanos, read_number, write_id, write_nanos, write_number
 from shared.wire.outcome import fallout_from_pb, fallout_to_pb
 
 

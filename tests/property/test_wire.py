@@ -44,12 +44,7 @@ from shared.decision.types import (
     TaskClass,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import (
-    AMOUNT_NANOS_MAX,
-    ARMS_MAX,
-    NUMBER_MAX,
-    TOKENS_PER_S_MAX,
-)
+from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, NUMBER_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2
 from shared.version import ProtocolVersion
 
