@@ -19,6 +19,7 @@ from coordinator.booking import Named, named_in
 from coordinator.identity import (
     close_lost,
     close_unseen,
+    lost_leases,
     quarantine_reason,
     restored_books,
     unheld_leases,
@@ -198,6 +199,7 @@ class CoordinatorEngine(Operating):
             incarnation=hello.incarnation,
             spool=spool,
             unheld=unheld_leases(device, hello, account=self.account),
+            lost=lost_leases(device, hello, account=self.account),
             spooled_records=spool.last - spool.acked,
             table_version=hello.table_version,
             leases=hello.leases,

@@ -113,6 +113,7 @@ class GroupCommit:
         asked = self.ask(change)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self.work(), name="group-commit")
+            self._worker.add_done_callback(self._cut_off)  # perhaps before its first step
         await asked.done.wait()
         if asked.error is not None:
             raise asked.error.with_traceback(asked.raised_at)  # others may raise it too
@@ -126,17 +127,17 @@ class GroupCommit:
     async def work(self) -> None:
         """Make all that is asked for, one transaction after the other.
 
-        Who asks by `ask` runs it, once at a time; `make` does so by itself. If it is cancelled,
-        all who wait are told so, and what may be half done is looked up before anything else.
+        Who asks by `ask` runs it, once at a time; `make` does so by itself.
         """
-        try:
-            while self._line:
-                await self._make_group()
-        except asyncio.CancelledError:
-            self.stale = True
+        while self._line:
+            await self._make_group()
+
+    def _cut_off(self, worker: asyncio.Task[None]) -> None:
+        """If it was cancelled, all who wait are told so, and the engine is made anew."""
+        if worker.cancelled():
+            self.stale = True  # a change may be half decided
             while self._line:
                 self._line.popleft().end(StoreError("cut off before it was written: ask again"))
-            raise
 
     async def finish(self) -> None:
         """Return once all that was asked for is made or has failed."""

@@ -9,6 +9,7 @@ from coordinator.account import BudgetAccount
 from coordinator.messages import HelloReceived
 from coordinator.records import DeviceRow
 from coordinator.registry import digest
+from shared.decision.types import LeaseStatus
 
 ANY_TOKEN: Final = "*"  # noqa: S105 - after readmission the first token is taken as it comes
 
@@ -97,6 +98,17 @@ def unheld_leases(
     held = {status.lease_number for status in hello.leases}
     lent = (lease.number for lease in account.open_leases(device.id))
     return tuple(n for n in lent if n <= hello.lease_number_max and n not in held)
+
+
+def lost_leases(
+    device: DeviceRow, hello: HelloReceived, *, account: BudgetAccount
+) -> tuple[LeaseStatus, ...]:
+    """Leases that a device holds and the books do not know, once they were asked.
+
+    A hello alone tells of them: what is granted in its session is in the books, and what has ended
+    since is there too, while the account lets go of it with its window.
+    """
+    return tuple(s for s in hello.leases if account.lease(device.id, s.lease_number) is None)
 
 
 def close_lost(

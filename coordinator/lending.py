@@ -13,6 +13,7 @@ from coordinator.registry import Registry
 from coordinator.sessions import Reaction, Session
 from shared.decision.lease import LeaseWish
 from shared.decision.money import dollars
+from shared.limits import NUMBER_MAX
 from shared.rows import changed
 
 RETRY_AFTER_MS = 2_000
@@ -138,6 +139,12 @@ class Lending:
             return "the session's resume token is not synced yet", RETRY_AFTER_MS
         if device.standing is not DeviceStanding.ACTIVE:
             reason = f"the device is {device.standing}: {device.standing_reason}"
+            return reason, STANDING_RETRY_AFTER_MS
+        if device.lease_number_max >= NUMBER_MAX:
+            reason = (
+                f"the device's lease {device.lease_number_max} is the last that can have a number: "
+                "join it anew"
+            )
             return reason, STANDING_RETRY_AFTER_MS
         if window is None or unix_ms >= window.end_unix_ms:
             return "the budget window is over and the next has not begun", RETRY_AFTER_MS

@@ -105,11 +105,11 @@ class Recovering(FleetState):
         reaction.effects.append(PutSetting(SettingKey.RECOVERY, recovery.to_json()))
 
     def _heard(self, reaction: Reaction, *, unix_ms: int) -> None:
-        """Book the leases that connected devices present; who has told all else was heard."""
+        """Book the lost leases of connected devices; who has told all else was heard."""
         if self.recovery is None or self.window is None:
             return
         for session in self.sessions.values():
-            for status in session.leases:
+            for status in session.lost:
                 known = self.account.has_window(status.window_id)
                 self._adopt(
                     reaction,
@@ -121,6 +121,7 @@ class Recovering(FleetState):
                         unix_ms=unix_ms,
                     ),
                 )
+            session.lost = ()
         reaction.effects += self.account.take_changes()
         told = (s.device_id for s in self.sessions.values() if s.spool.is_caught_up)
         self._put_recovery(reaction, self.recovery.without(told))

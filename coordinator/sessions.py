@@ -101,6 +101,8 @@ class Session:
         How far its spool is booked.
     unheld : tuple of int
         Leases that it has seen and, by its hello, no longer holds. Their closes are on the way.
+    lost : tuple of LeaseStatus
+        Leases that its hello has presented and that the books do not know, until they are booked.
     may_spend : bool
         Its resume token of this session is synced (rule D_2).
     granted : list of LeaseRecord
@@ -111,6 +113,7 @@ class Session:
     incarnation: str
     spool: SpoolProgress
     unheld: tuple[int, ...] = ()
+    lost: tuple[LeaseStatus, ...] = ()
     may_spend: bool = False
     spooled_records: int = 0
     table_version: int = 0

@@ -52,7 +52,8 @@ class SpendByDay:
         if total is None:
             label = self._new_label(label)
             total = self._totals.setdefault(label, [0, 0])
-        total[place] = max(-NUMBER_MAX, min(total[place] + nanos, NUMBER_MAX))
+        if abs(total[place]) < NUMBER_MAX:  # at its limit it has lost count, and stays there
+            total[place] = max(-NUMBER_MAX, min(total[place] + nanos, NUMBER_MAX))
         self._dirty.add(label)
 
     def _new_label(self, label: Label) -> Label:

@@ -59,14 +59,12 @@ AMOUNT_NANOS_MAX: Final = 10**9 * 10**8  # 100 million dollars
 PRICE_NANOS_PER_MTOK_MAX: Final = 10**9 * 10**6
 BOOKED_NANOS_MAX: Final = 4 * AMOUNT_NANOS_MAX  # of a window, whatever devices report beyond it
 NUMBER_MAX: Final = 2**63 - 1  # of leases and records: the books keep 64 bits, with a sign
-LEASE_NUMBER_MAX: Final = 2**62  # from a device: leaves room for the leases still to come
 ID_CHARS_MAX: Final = 256  # from a peer: the books have an index of it
 
 invariant(BATCH_RECORDS_MAX * RECORD_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX, "a batch must fit")
 invariant(PROMPTS_MAX <= REQUESTS_IN_FLIGHT_MAX, "the prompts of one request must fit")
 invariant(AMOUNT_NANOS_MAX * 64 < 2**63, "sums of amounts must fit an int64")
 invariant(BOOKED_NANOS_MAX + AMOUNT_NANOS_MAX <= NUMBER_MAX, "a window's balance must fit")
-invariant(LEASE_NUMBER_MAX < NUMBER_MAX, "a device's next lease must have a number")
 invariant(max(REQUEST_ID_CHARS_MAX, NAME_CHARS_MAX) <= ID_CHARS_MAX, "an id must fit a message")
 invariant(2 * UNACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "most of a spool can be compacted")
 invariant(RETAIN_ACKED_RECORDS_MAX <= SPOOL_RECORDS_MAX, "acked rows are part of the spool")

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from shared.decision.money import PPM
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, ID_CHARS_MAX, LEASE_NUMBER_MAX, NUMBER_MAX
+from shared.limits import AMOUNT_NANOS_MAX, ID_CHARS_MAX, NUMBER_MAX
 
 MessageT = TypeVar("MessageT", bound=Message)
 ValueT = TypeVar("ValueT")
@@ -62,16 +62,11 @@ def read_nanos(value: int, *, field: str) -> int:
     return value
 
 
-def read_number(value: int, *, field: str, least: int = 1, most: int = NUMBER_MAX) -> int:
-    """The number of a record, or a count, from a peer: it must fit into the books."""
-    if not least <= value <= most:
-        raise ProtocolError(f"{field} must be from {least} to {most}, not {value}")
+def read_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease or a record, or a count, from a peer: it must fit into the books."""
+    if not least <= value <= NUMBER_MAX:
+        raise ProtocolError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
     return value
-
-
-def read_lease_number(value: int, *, field: str, least: int = 1) -> int:
-    """The number of a lease, from a peer: those that follow it must fit into the books too."""
-    return read_number(value, field=field, least=least, most=LEASE_NUMBER_MAX)
 
 
 def read_ppm(value: int, *, field: str) -> int:
@@ -109,16 +104,11 @@ def write_nanos(value: int, *, field: str) -> int:
     return value
 
 
-def write_number(value: int, *, field: str, least: int = 1, most: int = NUMBER_MAX) -> int:
-    """The number of a record, or a count, to be sent or stored."""
-    if not least <= value <= most:
-        raise LimitError(f"{field} must be from {least} to {most}, not {value}")
+def write_number(value: int, *, field: str, least: int = 1) -> int:
+    """The number of a lease or a record, or a count, to be sent or stored."""
+    if not least <= value <= NUMBER_MAX:
+        raise LimitError(f"{field} must be from {least} to {NUMBER_MAX}, not {value}")
     return value
-
-
-def write_lease_number(value: int, *, field: str, least: int = 1) -> int:
-    """The number of a lease, to be sent or stored."""
-    return write_number(value, field=field, least=least, most=LEASE_NUMBER_MAX)
 
 
 def write_ppm(value: int, *, field: str) -> int:

@@ -9,16 +9,7 @@ from shared.decision.types import ArmSpeed, Battery, DeviceState, IncarnationRan
 from shared.errors import LimitError, ProtocolError
 from shared.limits import ARMS_MAX, INCARNATIONS_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2, types_pb2
-from shared.wire.checks import (
-    read_id,
-    read_lease_number,
-    read_nanos,
-    read_number,
-    write_id,
-    write_lease_number,
-    write_nanos,
-    write_number,
-)
+from shared.wire.checks import read_id, read_nanos, read_number, write_id, write_nanos, write_number
 from shared.wire.outcome import fallout_from_pb, fallout_to_pb
 
 
@@ -51,7 +42,7 @@ def grant_from_pb(message: fleet_pb2.LeaseGrant) -> tuple[str, LeaseGranted]:
 def lease_status_to_pb(status: LeaseStatus) -> types_pb2.LeaseStatus:
     """A device's own account of a lease."""
     return types_pb2.LeaseStatus(
-        lease_number=write_lease_number(status.lease_number, field="lease.lease_number"),
+        lease_number=write_number(status.lease_number, field="lease.lease_number"),
         window_id=write_number(status.window_id, field="lease.window_id", least=0),
         amount_nanos=write_nanos(status.amount_nanos, field="lease.amount_nanos"),
         settled_nanos=write_nanos(status.settled_nanos, field="lease.settled_nanos"),
@@ -64,7 +55,7 @@ def lease_status_to_pb(status: LeaseStatus) -> types_pb2.LeaseStatus:
 def lease_status_from_pb(message: types_pb2.LeaseStatus) -> LeaseStatus:
     """A device's own account of a lease."""
     return LeaseStatus(
-        lease_number=read_lease_number(message.lease_number, field="lease.lease_number"),
+        lease_number=read_number(message.lease_number, field="lease.lease_number"),
         window_id=read_number(message.window_id, field="lease.window_id", least=0),
         amount_nanos=read_nanos(message.amount_nanos, field="lease.amount_nanos"),
         settled_nanos=read_nanos(message.settled_nanos, field="lease.settled_nanos"),
@@ -168,7 +159,7 @@ def incarnations_from_pb(
 
 def lease_number_max_from_pb(message: fleet_pb2.Hello | fleet_pb2.LeaseRequest) -> int:
     """The highest number of a lease that has reached a device; 0 for none."""
-    return read_lease_number(message.lease_number_max, field="lease_number_max", least=0)
+    return read_number(message.lease_number_max, field="lease_number_max", least=0)
 
 
 def device_state_to_pb(state: DeviceState) -> types_pb2.DeviceState:

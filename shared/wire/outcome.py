@@ -20,13 +20,13 @@ from shared.wire.checks import (
     known,
     read_chance,
     read_id,
-    read_lease_number,
     read_nanos,
+    read_number,
     read_ppm,
     write_chance,
     write_id,
-    write_lease_number,
     write_nanos,
+    write_number,
     write_ppm,
 )
 
@@ -64,9 +64,7 @@ def fill_attempt(message: pb.Attempt, attempt: Attempt) -> None:
     message.arm = attempt.arm
     message.latency_ms = attempt.latency_ms
     if attempt.lease_number:
-        message.lease_number = write_lease_number(
-            attempt.lease_number, field="attempt.lease_number"
-        )
+        message.lease_number = write_number(attempt.lease_number, field="attempt.lease_number")
     if attempt.reserved_nanos:
         message.reserved_nanos = write_nanos(attempt.reserved_nanos, field="attempt.reserved_nanos")
     if attempt.cost_nanos:
@@ -81,7 +79,7 @@ def attempt_from_pb(message: pb.Attempt) -> Attempt:
     """One try of one arm; a local one has no settle kind."""
     arm, latency_ms, error, lease_number, reserved, cost, settle = _ATTEMPT_FIELDS(message)
     if lease_number:
-        read_lease_number(lease_number, field="attempt.lease_number")
+        read_number(lease_number, field="attempt.lease_number")
     if not (reserved or cost or settle):
         return Attempt(arm, latency_ms, error, lease_number)
     return Attempt(

@@ -9,31 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice, pairwise, repeat
 from operator import lt
 from typing import Any, Final, NamedTuple, cast
 
 from shared.decision.money import PPM
 from shared.decision.types import Attempt, Candidate, Fallout, Observation, Outcome, SpoolRecord
 from shared.errors import LimitError, ProtocolError
-from shared.limits import (
-    AMOUNT_NANOS_MAX,
-    ID_CHARS_MAX,
-    LEASE_NUMBER_MAX,
-    NUMBER_MAX,
-    RECORD_BYTES_MAX,
-)
+from shared.limits import AMOUNT_NANOS_MAX, ID_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_MAX
 from shared.pb.v1 import types_pb2 as pb
 from shared.rows import many
-from shared.wire.checks import (
-    encoding,
-    known,
-    parse,
-    read_id,
-    write_chance,
-    write_id,
-    write_number,
-)
+from shared.wire.checks import encoding, known, parse, read_id, write_chance, write_id, write_number
 from shared.wire.outcome import (
     SETTLE_FROM_PB,
     SETTLE_TO_PB,
@@ -77,7 +63,7 @@ _ATTEMPT: Final = (
     _text("arm", may_be_left_out=False),
     _Column("latency_ms"),
     _text("error"),
-    _Column("lease_number", most=LEASE_NUMBER_MAX),
+    _Column("lease_number", most=NUMBER_MAX),
     _Column("reserved_nanos", most=AMOUNT_NANOS_MAX),
     _Column("cost_nanos", most=AMOUNT_NANOS_MAX),
     _Column("settle", to_pb=SETTLE_TO_PB, from_pb=SETTLE_FROM_PB, default=None),
@@ -146,7 +132,14 @@ def run_from_pb(message: pb.OutcomeRun) -> list[SpoolRecord]:
             read_id(request_id, field="outcome.request_id")
     sequences = _values(message, _Column("sequence", may_be_left_out=False), size=len(outcomes))
     if not all(map(lt, [0, *sequences], [*sequences, NUMBER_MAX + 1])):
-        raise ProtocolError(f"run.sequence must rise, from at least 1 to at most {NUMBER_MAX}")
+        wrong = (
+            f"{sequence} comes after {before}"
+            for before, sequence in pairwise([0, *sequences])
+            if not before < sequence <= NUMBER_MAX
+        )
+        raise ProtocolError(
+            f"run.sequence must rise, from at least 1 to at most {NUMBER_MAX}: {next(wrong)}"
+        )
     whole, places = message.SerializeToString(), range(len(outcomes))
     values = zip(
         sequences, repeat(message.incarnation), outcomes, repeat(whole), places, strict=False

@@ -27,13 +27,11 @@ from shared.wire.checks import (
     parse,
     read_chance,
     read_id,
-    read_lease_number,
     read_nanos,
     read_number,
     read_ppm,
     write_chance,
     write_id,
-    write_lease_number,
     write_nanos,
     write_number,
     write_ppm,
@@ -90,7 +88,7 @@ def judge_call_from_pb(message: pb.JudgeCall) -> JudgeCall:
 def lease_close_to_pb(close: LeaseClose) -> pb.LeaseClose:
     """A device's last word on a lease."""
     return pb.LeaseClose(
-        lease_number=write_lease_number(close.lease_number, field="lease_close.lease_number"),
+        lease_number=write_number(close.lease_number, field="lease_close.lease_number"),
         final_nanos=write_nanos(close.final_nanos, field="lease_close.final_nanos"),
         clean=close.clean,
         reason=close.reason,
@@ -100,7 +98,7 @@ def lease_close_to_pb(close: LeaseClose) -> pb.LeaseClose:
 def lease_close_from_pb(message: pb.LeaseClose) -> LeaseClose:
     """A device's last word on a lease."""
     return LeaseClose(
-        lease_number=read_lease_number(message.lease_number, field="lease_close.lease_number"),
+        lease_number=read_number(message.lease_number, field="lease_close.lease_number"),
         final_nanos=read_nanos(message.final_nanos, field="lease_close.final_nanos"),
         clean=message.clean,
         reason=message.reason,
@@ -116,7 +114,7 @@ def adjustment_to_pb(adjustment: CostAdjustment) -> pb.CostAdjustment:
         )
     return pb.CostAdjustment(
         request_id=write_id(adjustment.request_id, field="adjustment.request_id"),
-        lease_number=write_lease_number(adjustment.lease_number, field="adjustment.lease_number"),
+        lease_number=write_number(adjustment.lease_number, field="adjustment.lease_number"),
         delta_nanos=adjustment.delta_nanos,
         reason=adjustment.reason,
     )
@@ -131,7 +129,7 @@ def adjustment_from_pb(message: pb.CostAdjustment) -> CostAdjustment:
         )
     return CostAdjustment(
         request_id=read_id(message.request_id, field="adjustment.request_id"),
-        lease_number=read_lease_number(message.lease_number, field="adjustment.lease_number"),
+        lease_number=read_number(message.lease_number, field="adjustment.lease_number"),
         delta_nanos=message.delta_nanos,
         reason=message.reason,
     )
@@ -149,7 +147,7 @@ def summary_to_pb(summary: SpoolSummary) -> pb.SpoolSummary:
         last_sequence=summary.last_sequence,
         costs=[
             pb.LeaseCost(
-                lease_number=write_lease_number(number, field="summary.costs.lease_number"),
+                lease_number=write_number(number, field="summary.costs.lease_number"),
                 cost_nanos=write_nanos(cost, field="summary.costs.cost_nanos"),
             )
             for number, cost in summary.costs
@@ -178,7 +176,7 @@ def summary_from_pb(message: pb.SpoolSummary) -> SpoolSummary:
         last_sequence=message.last_sequence,
         costs=tuple(
             (
-                read_lease_number(cost.lease_number, field="summary.costs.lease_number"),
+                read_number(cost.lease_number, field="summary.costs.lease_number"),
                 read_nanos(cost.cost_nanos, field="summary.costs.cost_nanos"),
             )
             for cost in message.costs

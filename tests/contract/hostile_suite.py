@@ -20,7 +20,7 @@ from shared.clock import SystemClock, SystemIds
 from shared.decision.lease import LeaseWish
 from shared.decision.types import Outcome, SpoolBody, SpoolRecord
 from shared.errors import LimitError, ProtocolError
-from shared.limits import AMOUNT_NANOS_MAX, LEASE_NUMBER_MAX, NUMBER_MAX
+from shared.limits import AMOUNT_NANOS_MAX, NUMBER_MAX
 from shared.pb.v1 import fleet_pb2
 from shared.pb.v1 import types_pb2 as pb
 from tests.contract.store_suite import StoreBench
@@ -84,6 +84,17 @@ BOOKED = {
     "costs that add up beyond 64 bits": [outcome(n, attempts=[attempt()]) for n in range(1, 101)],
     "late usage that adds up beyond 64 bits": [late(n) for n in range(1, 101)],
     "money that comes and goes": [late(n, delta=MOST * (-1) ** n) for n in range(1, 101)],
+    "a lease that none can follow": [outcome(attempts=[attempt(lease=NUMBER_MAX)])],
+    "money that comes under two tags and goes under none": [
+        record
+        for n in range(1, 400, 4)
+        for record in (
+            outcome(n, tag="a", attempts=[attempt()]),
+            outcome(n + 1, tag="b", attempts=[attempt()]),
+            late(n + 2, delta=-MOST),
+            late(n + 3, delta=-MOST),
+        )
+    ],
     "closes that add up beyond 64 bits": [close(n) for n in range(1, 101)],
     "a tag longer than an index takes": [outcome(tag=LONG[:5_000], attempts=[attempt(cost=1)])],
     "an arm longer than an index takes": [outcome(attempts=[attempt(arm=LONG[:5_000])])],
@@ -104,14 +115,14 @@ REFUSED = {
     "grades that become one in the books": [grade("r\0", 1), grade("r\ufffd", 2)],
     "a grade of a request longer than an index takes": [grade(LONG)],
     "late usage of a request with a NUL": [late(request_id="r\0")],
-    "a lease that none can follow": [outcome(attempts=[attempt(lease=LEASE_NUMBER_MAX + 1)])],
+    "a lease beyond 64 bits": [outcome(attempts=[attempt(lease=NUMBER_MAX + 1)])],
 }
 HELLOS_REFUSED = {
     "an incarnation with a NUL": fleet_pb2.Hello(incarnation="i\0"),
     "an incarnation longer than an index takes": fleet_pb2.Hello(incarnation=LONG),
     "a lease beyond 64 bits": fleet_pb2.Hello(incarnation="i", leases=[presented(2**63)]),
-    "a highest lease that none can follow": fleet_pb2.Hello(
-        incarnation="i", lease_number_max=NUMBER_MAX
+    "a highest lease beyond 64 bits": fleet_pb2.Hello(
+        incarnation="i", lease_number_max=NUMBER_MAX + 1
     ),
 }
 

@@ -44,13 +44,7 @@ from shared.decision.types import (
     TaskClass,
 )
 from shared.errors import LimitError, ProtocolError
-from shared.limits import (
-    AMOUNT_NANOS_MAX,
-    ARMS_MAX,
-    LEASE_NUMBER_MAX,
-    NUMBER_MAX,
-    TOKENS_PER_S_MAX,
-)
+from shared.limits import AMOUNT_NANOS_MAX, ARMS_MAX, NUMBER_MAX, TOKENS_PER_S_MAX
 from shared.pb.v1 import fleet_pb2
 from shared.version import ProtocolVersion
 
@@ -62,7 +56,6 @@ NAME = st.text(
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 NUMBERS = st.integers(1, NUMBER_MAX)
-LEASES = st.integers(1, LEASE_NUMBER_MAX)
 I64 = st.integers(-(2**63), 2**63 - 1)
 NANOS = st.integers(0, AMOUNT_NANOS_MAX)
 SHARE = st.integers(0, PPM)
@@ -77,7 +70,7 @@ ATTEMPTS = st.builds(
     arm=TEXT,
     latency_ms=U32,
     error=TEXT,
-    lease_number=st.just(0) | LEASES,
+    lease_number=st.just(0) | NUMBERS,
     reserved_nanos=NANOS,
     cost_nanos=NANOS,
     settle=st.none() | st.sampled_from(SettleKind),
@@ -126,12 +119,12 @@ FEEDBACK = st.builds(
 )
 JUDGE_CALLS = st.builds(JudgeCall, request_id=NAME, attempt=ATTEMPTS)
 CLOSES = st.builds(
-    LeaseClose, lease_number=LEASES, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
+    LeaseClose, lease_number=NUMBERS, final_nanos=NANOS, clean=st.booleans(), reason=TEXT
 )
 ADJUSTMENTS = st.builds(
     CostAdjustment,
     request_id=NAME,
-    lease_number=LEASES,
+    lease_number=NUMBERS,
     delta_nanos=st.integers(-AMOUNT_NANOS_MAX, AMOUNT_NANOS_MAX),
     reason=TEXT,
 )
@@ -140,14 +133,14 @@ SUMMARIES = st.builds(
     SpoolSummary,
     first_sequence=st.integers(1, 2**31),
     last_sequence=st.integers(2**31, NUMBER_MAX),
-    costs=st.lists(st.tuples(LEASES, NANOS), max_size=3).map(tuple),
+    costs=st.lists(st.tuples(NUMBERS, NANOS), max_size=3).map(tuple),
     counts=st.lists(COUNTS, max_size=3).map(tuple),
 )
 BODIES = OUTCOMES | FEEDBACK | CLOSES | ADJUSTMENTS | SUMMARIES | JUDGE_CALLS
 RECORDS = st.builds(SpoolRecord, sequence=NUMBERS, incarnation=TEXT, body=BODIES)
 STATUSES = st.builds(
     LeaseStatus,
-    lease_number=LEASES,
+    lease_number=NUMBERS,
     window_id=NUMBERS,
     amount_nanos=NANOS,
     settled_nanos=NANOS,

@@ -22,6 +22,7 @@ from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from shared.decision.types import LeaseClose, LeaseStatus
 from shared.errors import ConflictError
+from shared.limits import NUMBER_MAX
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet, paid
 
@@ -138,6 +139,39 @@ def test_a_presented_lease_that_ended_in_an_earlier_window_is_in_the_books(fleet
     assert [] == verified(fleet)
 
 
+def test_a_heartbeat_presents_no_lease_that_the_books_have_let_go_of(fleet: Fleet) -> None:
+    """It ended in an earlier window: it is not lent a second time when a recovery begins."""
+    first = fleet.window.id
+    fleet.report(LeaseClose(1, 10, clean=True, reason="recalled"))
+    for _ in range(2):
+        fleet.tick(later_ms=100_000)
+    assert fleet.engine.account.lease("dev", 1) is None
+    held = (status(1, amount=WORST, window_id=first),)
+    fleet.engine.heartbeat(
+        "dev", leases=held, spooled_records=0, table_version=0, unix_ms=fleet.now
+    )
+    fleet.report(paid("b", lease=9, cost=1))
+    assert LeaseEnd.CLOSED is fleet.store.database.leases["dev", 1].end
+    assert (1, 0) == (fleet.window.settled_nanos, fleet.window.outstanding_nanos)
+    assert [] == verified(fleet)
+
+
+def test_a_lost_lease_is_booked_once_for_a_session(fleet: Fleet) -> None:
+    """Also if the books are restored, recovered, and found wanting again in the meantime."""
+    old = backup(fleet)
+    restore(fleet, old)
+    fleet.hello(leases=(status(1, amount=WORST), status(2, amount=70)), number_max=2)
+    fleet.sync()
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    fleet.report(LeaseClose(2, 5, clean=True, reason="recalled"))
+    for _ in range(2):
+        fleet.tick(later_ms=100_000)
+    assert fleet.engine.account.lease("dev", 2) is None
+    fleet.report(paid("b", lease=9, cost=1))
+    assert LeaseEnd.CLOSED is fleet.store.database.leases["dev", 2].end
+    assert [] == verified(fleet)
+
+
 def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
     fleet: Fleet,
 ) -> None:
@@ -160,11 +194,9 @@ def test_a_batch_that_shows_that_the_books_were_restored_freezes_them_for_good(
 def test_connected_devices_are_asked_when_a_batch_shows_that_the_books_were_restored(
     fleet: Fleet,
 ) -> None:
-    """What they last said that they hold counts, be it before anybody knew of the restore."""
-    held = (status(3, amount=70),)
-    fleet.engine.heartbeat(
-        "dev", leases=held, spooled_records=0, table_version=0, unix_ms=fleet.now
-    )
+    """What their hello has presented counts, be it before anybody knew of the restore."""
+    fleet.hello(leases=(status(1, amount=WORST), status(3, amount=70)))
+    assert ("dev", 3) not in fleet.store.database.leases
     fleet.now += 1_000
     fleet.report(paid("b", lease=2, cost=30))
     assert (70, fleet.now) == (
@@ -197,6 +229,21 @@ def test_no_number_of_a_lost_lease_is_given_again(number: int, known: int, highe
     fleet.apply(FLEET)
     assert highest == fleet.device.lease_number_max
     assert highest == fleet.store.database.devices["dev"].lease_number_max
+
+
+@pytest.mark.parametrize(("highest", "lends"), [(NUMBER_MAX - 1, True), (NUMBER_MAX, False)])
+def test_nothing_is_lent_under_a_number_that_its_device_could_not_report(
+    highest: int, lends: bool
+) -> None:
+    """Its hello would be refused ever after, and the lease never closed."""
+    fleet = Fleet()
+    fleet.hello(number_max=highest)
+    fleet.sync()
+    fleet.does(fleet.engine.recover_ledger(actor="ann", unix_ms=fleet.now))
+    if lends:
+        assert NUMBER_MAX == fleet.lease().lease_number
+    else:
+        assert f"lease {highest} is the last that can have a number" in fleet.refusal().reason
 
 
 def test_a_recovery_outlives_a_restart() -> None:

@@ -18,6 +18,7 @@ from coordinator.records import (
 )
 from coordinator.spend import SpendByDay
 from coordinator.verify import LedgerSums
+from shared.limits import NUMBER_MAX
 
 LEASE = LeaseRecord("d1", 1, "inc", 7, 300, 1, 0)
 
@@ -137,6 +138,14 @@ def test_money_that_no_day_has_is_named() -> None:
     said = sums.differences(windows=[], leases=[], spend=lines)
     assert "spend by day: settled_nanos is 39, the rows of all windows add up to 40" in said
     assert "spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0" in said
+
+
+def test_of_a_day_that_has_lost_count_nothing_is_said() -> None:
+    """One line of it is at its limit, either way; its other figure is still compared."""
+    for most in (NUMBER_MAX, -NUMBER_MAX):
+        lines = [SpendRow(0, "large", "shop", most), SpendRow(0, "", "", 9, 1)]
+        said = LedgerSums().differences(windows=[], leases=[], spend=lines)
+        assert ["spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0"] == said
 
 
 def test_a_missing_row_is_named() -> None:

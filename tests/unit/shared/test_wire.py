@@ -265,9 +265,15 @@ def run_of(*sequences: int, **changes: Any) -> types_pb2.OutcomeRun:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        pytest.param(run_of(0, 1), "run.sequence must rise, from at least 1", id="from zero"),
-        pytest.param(run_of(2, 2), "run.sequence must rise", id="the same twice"),
-        pytest.param(run_of(2, NUMBER_MAX + 1), "run.sequence must rise", id="beyond 64 bits"),
+        pytest.param(
+            run_of(0, 1),
+            "run.sequence must rise, from at least 1 .* 0 comes after 0",
+            id="from zero",
+        ),
+        pytest.param(run_of(2, 2), "run.sequence must rise.* 2 comes after 2", id="the same twice"),
+        pytest.param(
+            run_of(2, NUMBER_MAX + 1), f": {NUMBER_MAX + 1} comes after 2", id="beyond 64 bits"
+        ),
         pytest.param(run_of(1, 2, request_id=["a", ""]), "request_id is missing", id="no request"),
         pytest.param(run_of(1, 2, status=[1]), "outcome.status has 1 values", id="too few"),
         pytest.param(run_of(1, 2, status=[]), "outcome.status has 0 values", id="none at all"),
