@@ -288,7 +288,6 @@ class CoordinatorEngine(Operating):
             raise ProtocolError(f"the session of incarnation {incarnation} is over: connect again")
         reaction = Reaction()
         kept = tuple(records)
-        session.spool.check_named(kept, device=device.name)
         self._adopt_forgotten(reaction, device, kept, named=named, earlier=earlier, unix_ms=unix_ms)
         booked = self._booking.book(
             self.registry.device(device_id),

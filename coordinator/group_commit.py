@@ -165,7 +165,11 @@ class GroupCommit:
         except asyncio.CancelledError:
             self.stale = True
             for each in group:
-                each.fail(StoreError("cut off while it was written: look whether it is done"))
+                each.fail(
+                    StoreError(
+                        "cut off while it was written: it may be done, see `tidectl audit list`"
+                    )
+                )
             raise
         except Exception as error:  # noqa: BLE001 - handed to every caller
             self.stale = True

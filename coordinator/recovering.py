@@ -142,7 +142,10 @@ class Recovering(FleetState):
         unknown = [n for n in leases if self.account.lease(device.id, n) is None]
         if unknown and self.window is None:
             raise ConflictError("there is no budget window yet: send the batch again later")
-        tellers = {n: r for r in reversed(records) for n in named_in([r]).leases} if unknown else {}
+        if not unknown:
+            return
+        self.sessions[device.id].spool.check_named(records, device=device.name)
+        tellers = {n: r for r in reversed(records) for n in named_in([r]).leases}
         for number in unknown:
             teller = tellers[number]
             reason = (

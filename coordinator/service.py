@@ -195,7 +195,12 @@ class CoordinatorService:
                 unix_ms=self._clock.unix_ms(),
             )
 
-        await self._changes.make(change)
+        try:
+            await self._changes.make(change)
+        except BaseException:
+            if self._outboxes.get(device.id) is outbox:
+                del self._outboxes[device.id]
+            raise
         return outbox
 
     async def disconnect(self, device_id: str, outbox: Outbox, *, incarnation: str) -> None:

@@ -117,8 +117,6 @@ class SpoolProgress:
         ProtocolError
             Naming the first of them.
         """
-        if self.marks.keys() >= set(map(_incarnation, records)):
-            return
         for record in records:
             if record.sequence > self.acked and record.incarnation not in self.marks:
                 raise ProtocolError(

@@ -91,15 +91,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         """Exchange a join token for a credential."""
         async with translated(context):
             self._check_version(request.protocol)
-            for what, least, text in (
-                ("name", 1, request.device_name),
-                ("class", 0, request.device_class),
-            ):
-                if not least <= len(text) <= NAME_CHARS_MAX or "\x00" in text:
-                    raise LimitError(
-                        f"a device's {what} has {least} to {NAME_CHARS_MAX} characters, none of "
-                        f"them a NUL: {text[:NAME_CHARS_MAX]!r}"
-                    )
+            _check_name(request.device_name, what="name", chars_min=1)
+            _check_name(request.device_class, what="class", chars_min=0)
             device_id, credential = await self._service.join(
                 token=request.join_token,
                 name=request.device_name,
@@ -310,6 +303,15 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             spend_paused=welcomed.spend_paused,
             now_unix_ms=self._clock.unix_ms(),
             quarantined=welcomed.quarantined,
+        )
+
+
+def _check_name(text: str, *, what: str, chars_min: int) -> None:
+    """Refuse what the books cannot hold, or an operator cannot read."""
+    if not chars_min <= len(text) <= NAME_CHARS_MAX or "\x00" in text:
+        raise LimitError(
+            f"a device's {what} has {chars_min} to {NAME_CHARS_MAX} characters, none a NUL; choose "
+            f"another than {text[:NAME_CHARS_MAX]!r}"
         )
 
 

@@ -151,6 +151,14 @@ def _show_recovery(session: Session, reply: admin_pb2.LedgerRecovery) -> None:
     typer.echo(reply.reason)
     if reply.confirmed_by:
         typer.echo(f"confirmed by {reply.confirmed_by}")
+    else:
+        _show_what_is_in_force(session)
+    rows = [*_devices("heard", reply.heard), *_devices("missing", reply.missing)]
+    console().print(table(["DEVICE", "ID", "STATE", "SILENT"], rows))
+
+
+def _show_what_is_in_force(session: Session) -> None:
+    """The operators' own settings may be those of a backup."""
     status: admin_pb2.FleetStatus = session.call("GetStatus", admin_pb2.GetStatusRequest())
     budget = status.budget
     paused = ", spending paused" if budget.spend_paused else ""
@@ -159,11 +167,9 @@ def _show_recovery(session: Session, reply: admin_pb2.LedgerRecovery) -> None:
         f"configuration {status.config_version}{paused}"
     )
     typer.echo(
-        "what was changed after the backup is lost: compare `tidectl budget show`, `tidectl diff`, "
-        "`tidectl arm list` and `tidectl audit list` first"
+        "if they were restored, what was changed after the backup is lost: compare `tidectl budget "
+        "show`, `tidectl diff`, `tidectl arm list` and `tidectl audit list` first"
     )
-    rows = [*_devices("heard", reply.heard), *_devices("missing", reply.missing)]
-    console().print(table(["DEVICE", "ID", "STATE", "SILENT"], rows))
 
 
 def _devices(state: str, devices: Iterable[admin_pb2.RecoveringDevice]) -> Sequence[list[str]]:

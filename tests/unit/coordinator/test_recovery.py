@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
@@ -342,6 +343,8 @@ def test_a_copy_is_shut_out_once_its_device_was_met(fleet: Fleet) -> None:
 def test_a_forgotten_lease_is_of_the_incarnation_that_tells_of_it(fleet: Fleet) -> None:
     """A spool may hold records of several."""
     first, second = fleet.records(paid("b", lease=2, cost=30), paid("c", lease=3, cost=40))
+    session = fleet.engine.sessions["dev"]
+    session.spool = replace(session.spool, marks={"inc-0": 0, "inc-1": 1})
     reaction = Reaction()
     fleet.engine._adopt_forgotten(
         reaction,
