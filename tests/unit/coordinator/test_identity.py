@@ -11,6 +11,7 @@ from coordinator.identity import (
     ANY_TOKEN,
     close_lost,
     close_unseen,
+    lost_leases,
     quarantine_reason,
     restored_books,
     unheld_leases,
@@ -177,3 +178,12 @@ def test_only_the_leases_that_lost_their_close_are_booked_in_full(account: Budge
     assert ({1: 100, 2: 0}, {NOW}) == (ended(account), times(account))
     assert "device pi no longer knows of its leases [1]" in alarm
     assert "" == close_lost(DEVICE, [1, 2], account=account, unix_ms=NOW)
+
+
+def test_a_lease_is_lost_if_the_books_do_not_know_it_of_this_device(account: BudgetAccount) -> None:
+    """That another device has one of that number does not matter."""
+    other = replace(DEVICE, id="d2")
+    assert [4] == [
+        s.lease_number for s in lost_leases(DEVICE, hello(holds=(2, 4)), account=account)
+    ]
+    assert [2] == [s.lease_number for s in lost_leases(other, hello(holds=(1, 2)), account=account)]

@@ -22,7 +22,7 @@ from coordinator.recovering import STRANGERS_MAX
 from coordinator.recovery import Recovery
 from coordinator.sessions import Reaction
 from shared.decision.types import LeaseClose, LeaseStatus
-from shared.errors import ConflictError
+from shared.errors import ConflictError, ProtocolError
 from shared.limits import NUMBER_MAX
 from tests.fakes.memory_store import MemoryDatabase, MemoryStore
 from tests.unit.coordinator.test_fleet_flow import FLEET, WORST, Fleet, paid
@@ -355,6 +355,16 @@ def test_a_forgotten_lease_is_of_the_incarnation_that_tells_of_it(fleet: Fleet) 
     )
     found = [fleet.engine.account.lease("dev", number) for number in (2, 3)]
     assert ["inc-0", "inc-1"] == [lease.incarnation for lease in found if lease is not None]
+
+
+def test_a_lost_lease_of_an_incarnation_without_a_name_is_refused(fleet: Fleet) -> None:
+    """Before anything has changed: no recovery begins, and no lease is booked."""
+    (told,) = fleet.records(paid("b", lease=2, cost=30))
+    said = f"device {fleet.device.name} sent sequence {told.sequence} of the incarnation 'inc-0'"
+    with pytest.raises(ProtocolError, match=said):
+        fleet.send([told._replace(incarnation="inc-0")])
+    assert fleet.engine.recovery is None
+    assert fleet.engine.account.lease("dev", 2) is None
 
 
 def test_a_lease_that_ended_after_the_backup_is_booked_from_the_spool(fleet: Fleet) -> None:

@@ -90,11 +90,12 @@ def test_a_label_and_its_total_fit_the_books_whatever_devices_say() -> None:
     assert [SpendRow(0, "large", *row) for row in zip(tags, totals, strict=True)] == spend.take()
 
 
-def test_a_total_at_its_limit_stays_there() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_total_at_its_limit_stays_there(sign: int) -> None:
     """What came beyond is not counted, so what goes again is not either; that a row may tell."""
     spend = SpendByDay()
     for nanos in (NUMBER_MAX - 1, 5, -7):
-        spend.add(("large", "a"), settled=nanos, unconfirmed=0, unix_ms=0)
+        spend.add(("large", "a"), settled=sign * nanos, unconfirmed=0, unix_ms=0)
     again = SpendByDay(spend.take())
-    again.add(("large", "a"), settled=-7, unconfirmed=0, unix_ms=0)
-    assert [SpendRow(0, "large", "a", NUMBER_MAX)] == again.take()
+    again.add(("large", "a"), settled=-7 * sign, unconfirmed=0, unix_ms=0)
+    assert [SpendRow(0, "large", "a", sign * NUMBER_MAX)] == again.take()
