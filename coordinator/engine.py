@@ -176,21 +176,8 @@ class CoordinatorEngine(Operating):
         quarantined = device.standing is DeviceStanding.QUARANTINED
         close_unseen(device, hello, account=self.account, unix_ms=unix_ms)
         reaction.effects += self.account.take_changes()
-        device = self.registry.put(
-            changed(
-                device,
-                incarnation=hello.incarnation,
-                # What it presents it has synced, even if its confirmation was lost on the way.
-                resume_digest=device.resume_digest if quarantined else digest(hello.resume_token),
-                resume_digest_next=device.resume_digest_next
-                if quarantined
-                else digest(resume_token),
-                lease_number_max=max(
-                    self.registry.device(device_id).lease_number_max, hello.lease_number_max
-                ),
-                seen_unix_ms=unix_ms,
-                software_version=hello.software_version,
-            )
+        device = self._greeted(
+            device, hello, resume_token="" if quarantined else resume_token, unix_ms=unix_ms
         )
         reaction.effects.append(device)
         spool = SpoolProgress.of(hello.incarnations, marks=marks)
@@ -231,6 +218,27 @@ class CoordinatorEngine(Operating):
         if table is not None:
             reaction.sends.append((device_id, TableSent(table)))
         return self._tell(reaction, unix_ms=unix_ms)
+
+    def _greeted(
+        self, device: DeviceRow, hello: HelloReceived, *, resume_token: str, unix_ms: int
+    ) -> DeviceRow:
+        """A device's row after its hello; without a token of this session it keeps its own."""
+        stored = self.registry.device(device.id)  # a lease may have been adopted meanwhile
+        row = changed(
+            device,
+            incarnation=hello.incarnation,
+            lease_number_max=max(stored.lease_number_max, hello.lease_number_max),
+            seen_unix_ms=unix_ms,
+            software_version=hello.software_version,
+        )
+        if resume_token:
+            row = changed(
+                row,
+                # What it presents it has synced, even if its confirmation was lost on the way.
+                resume_digest=digest(hello.resume_token),
+                resume_digest_next=digest(resume_token),
+            )
+        return self.registry.put(row)
 
     def token_synced(self, device_id: str, resume_token: str) -> Reaction:
         """The device has this session's token on its disk: from now on it may spend."""

@@ -157,6 +157,12 @@ class Fleet:
         device_id, _ = await self.service.join(token=token, name=name, device_class="edge")
         return device_id
 
+    async def connected(self) -> str:
+        """One more device, with a session."""
+        device_id = await self.join()
+        await self.hello(device_id)
+        return device_id
+
     async def hello(self, device_id: str, said: fleet_pb2.Hello | None = None) -> object:
         """Begin a session as the servicer does."""
         said = said or fleet_pb2.Hello(incarnation="i")
@@ -190,6 +196,13 @@ class Fleet:
         self.store.load()
 
 
+async def begun(bench: StoreBench) -> Fleet:
+    """A fleet on a new store of this kind."""
+    fleet = Fleet(bench.store())
+    await fleet.begin()
+    return fleet
+
+
 def in_runs(records: Sequence[pb.SpoolRecord]) -> fleet_pb2.OutcomeBatch:
     """The same records as an agent sends them."""
     return wire.batch_to_pb(map(wire.record_from_pb, records))
@@ -203,11 +216,9 @@ class HostileSuite:
         """One by one and in runs; the device is not asked for them again."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
+            fleet = await begun(bench)
             for batch in (fleet_pb2.OutcomeBatch(records=BOOKED[name]), in_runs(BOOKED[name])):
-                device_id = await fleet.join()
-                await fleet.hello(device_id)
+                device_id = await fleet.connected()
                 await fleet.sends(device_id, batch)
             await fleet.check()
 
@@ -220,10 +231,8 @@ class HostileSuite:
         """On arrival, by its name: it costs its own device the session, and no other."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
-            device_id = await fleet.join()
-            await fleet.hello(device_id)
+            fleet = await begun(bench)
+            device_id = await fleet.connected()
             with pytest.raises(ProtocolError, match=r"request_id|lease_number"):
                 await fleet.sends(device_id, fleet_pb2.OutcomeBatch(records=REFUSED[name]))
             await fleet.check()
@@ -235,8 +244,7 @@ class HostileSuite:
         """Before the books are asked anything."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
+            fleet = await begun(bench)
             with pytest.raises(ProtocolError, match=r"incarnation|lease"):
                 await fleet.hello(await fleet.join(), HELLOS_REFUSED[name])
             await fleet.check()
@@ -247,8 +255,7 @@ class HostileSuite:
         """While the books are recovered every lease that is presented is booked (rule C_5)."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
+            fleet = await begun(bench)
             leases = [presented(number) for number in range(1, 101)]
             said = fleet_pb2.Hello(incarnation="i", lease_number_max=100, leases=leases)
             await fleet.hello(await fleet.join(), said)
@@ -260,10 +267,8 @@ class HostileSuite:
         """Its number is taken: the next one is higher, once the books are recovered."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
-            device_id = await fleet.join()
-            await fleet.hello(device_id)
+            fleet = await begun(bench)
+            device_id = await fleet.connected()
             records = [outcome(attempts=[attempt(lease=1, cost=1)])]
             await fleet.sends(device_id, fleet_pb2.OutcomeBatch(records=records))
             service = fleet.service
@@ -285,10 +290,8 @@ class HostileSuite:
         """Not even that it spoke of a lease which these books do not know (rule C_5)."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
-            device_id = await fleet.join()
-            await fleet.hello(device_id)
+            fleet = await begun(bench)
+            device_id = await fleet.connected()
             record = outcome(attempts=[attempt(cost=1)])
             record.incarnation = "another"
             with pytest.raises(ProtocolError, match="did not name"):
@@ -325,10 +328,8 @@ class HostileSuite:
         """Whatever the wire lets through; a summary in the middle would be a gap."""
 
         async def scene() -> None:
-            fleet = Fleet(bench.store())
-            await fleet.begin()
-            device_id = await fleet.join()
-            await fleet.hello(device_id)
+            fleet = await begun(bench)
+            device_id = await fleet.connected()
             records = [SpoolRecord(at, "i", body) for at, body in enumerate(bodies, start=1)]
             batch = wire.batch_to_pb(records)
             try:
