@@ -84,23 +84,25 @@ class LedgerSums:
     def _spend_differences(self, spend: Iterable[SpendRow]) -> list[str]:
         """Where what was spent by day, arm and tag is not what the rows of all windows come to.
 
-        Nothing can be told of figures of which a line is at its limit: devices have made up more
-        than the books can count.
+        A figure of which a line is at its limit has lost count, and nothing else can be told of it:
+        devices have made up more than the books can hold by tag.
         """
-        by_day, beyond = Counter[str](), set[str]()
+        by_day, lost_count = Counter[str](), set[str]()
         for line in spend:
             by_day.update({name: getattr(line, name) for name in _BY_DAY})
-            beyond |= {name for name in _BY_DAY if abs(getattr(line, name)) >= NUMBER_MAX}
+            lost_count |= {name for name in _BY_DAY if abs(getattr(line, name)) >= NUMBER_MAX}
         totals = {
             name: sum(sums[place] for sums in self.windows.values())
             for place, name in enumerate(_BY_DAY)
         }
         totals["unconfirmed_nanos"] -= self._carried
-        return [
-            f"spend by day: {name} is {by_day[name]}, the rows of all windows add up to {total}"
+        said = {
+            name: f"is {by_day[name]}, the rows of all windows add up to {total}"
             for name, total in totals.items()
-            if name not in beyond and by_day[name] != total
-        ]
+            if by_day[name] != total
+        }
+        said |= dict.fromkeys(lost_count, "has lost count, a line is at the limit of 64 bits")
+        return [f"spend by day: {name} {said[name]}" for name in totals if name in said]
 
 
 def _window_differences(window: WindowRow | None, sums: list[int], window_id: int) -> list[str]:

@@ -140,12 +140,16 @@ def test_money_that_no_day_has_is_named() -> None:
     assert "spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0" in said
 
 
-def test_of_a_day_that_has_lost_count_nothing_is_said() -> None:
-    """One line of it is at its limit, either way; its other figure is still compared."""
-    for most in (NUMBER_MAX, -NUMBER_MAX):
-        lines = [SpendRow(0, "large", "shop", most), SpendRow(0, "", "", 9, 1)]
-        said = LedgerSums().differences(windows=[], leases=[], spend=lines)
-        assert ["spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0"] == said
+@pytest.mark.parametrize("most", [NUMBER_MAX, -NUMBER_MAX])
+def test_a_day_that_has_lost_count_is_named(most: int) -> None:
+    """One line of it is at its limit, whatever the sums are; its other figure is compared."""
+    one = most // NUMBER_MAX
+    lines = [SpendRow(0, "large", "shop", most), SpendRow(0, "", "", one - most, 1)]
+    lines.append(SpendRow(0, "small", "shop", -one))
+    assert [
+        "spend by day: settled_nanos has lost count, a line is at the limit of 64 bits",
+        "spend by day: unconfirmed_nanos is 1, the rows of all windows add up to 0",
+    ] == LedgerSums().differences(windows=[], leases=[], spend=lines)
 
 
 def test_a_missing_row_is_named() -> None:
